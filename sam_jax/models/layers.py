@@ -88,15 +88,16 @@ def conv(
   *,
   name: str,
   strides: Strides = (1, 1),
+  padding="SAME",
   init=conv_init,
   use_bias: bool = False,
 ) -> Array:
-  """Square 'SAME' convolution, `[N,H,W,C]` to `[N,h,w,features]`."""
+  """Convolution by a square kernel, `[N,H,W,C]` to `[N,h,w,features]`."""
   return nn.Conv(
     features,
     (kernel, kernel),
     strides,
-    padding="SAME",
+    padding=padding,
     use_bias=use_bias,
     kernel_init=init,
     dtype=settings.dtype,
@@ -237,9 +238,24 @@ def draw_keep(key: Array, shape: tuple[int, ...], probability: float) -> Array:
   return jax.random.bernoulli(key, probability, shape)
 
 
-def drop(x: Array, keep: Array, probability: float) -> Array:
-  """Zeros where `keep` is False, `x / probability` elsewhere."""
-  return jnp.where(keep, x / probability, 0).astype(x.dtype)
+def dropout(
+  x: Array, key: Array, rate: float, *, per_example: bool = False
+) -> Array:
+  """Zeros with probability `rate`, else `x / (1 - rate)`.
+
+  Args:
+    x: `[N,...]`.
+    key: PRNG key.
+    rate: in [0, 1).
+    per_example: one draw for each example (stochastic depth,
+      https://arxiv.org/abs/1603.09382) instead of one for each value.
+
+  Returns:
+    Like `x`, which is its expected value.
+  """
+  shape = (len(x),) + (1,) * (x.ndim - 1) if per_example else x.shape
+  keep = draw_keep(key, shape, 1 - rate)
+  return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
 def _mix(a: Array, b: Array, weight: Array) -> Array:

@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from sam_jax.models import efficientnet, resnet
 from sam_jax.models.layers import LayerSettings
+from sam_jax.models.plain_cnn import PlainCNN
+from sam_jax.models.pyramidnet import PyramidNet
+from sam_jax.models.shake_shake import ShakeShake
 from sam_jax.models.wide_resnet import WideResnet
 
 
@@ -19,15 +23,15 @@ class Family(NamedTuple):
     pattern: regular expression that matches the whole name.
     build: `(match, num_classes, settings, **options) -> module`.
     names: the names to list; the pattern may match more.
-    options: keyword arguments of `create_model` that `build` understands.
-    image_size: native side of the images, from the name.
+    options: keyword arguments of `create_model` that only some families have.
+    image_size: native side of the images; None: the configuration knows.
   """
 
   pattern: str
   build: Callable[..., nn.Module]
   names: tuple[str, ...]
-  options: frozenset[str]
-  image_size: Callable[[str], int]
+  options: frozenset[str] = frozenset()
+  image_size: int | None = 32
 
 
 def _wide_resnet(
@@ -49,21 +53,112 @@ def _wide_resnet(
   )
 
 
+def _shake_shake(match, num_classes, settings):
+  blocks, width = {"26_2x96d": (4, 6), "mini": (2, 1)}[match[1]]
+  return ShakeShake(num_classes, blocks, width, settings)
+
+
+def _pyramidnet(match, num_classes, settings):
+  depth = int(match[1])
+  if (depth - 2) % 9 or depth < 11:
+    raise ValueError(
+      f"No {match[0]}: a bottleneck PyramidNet's depth is 9n + 2 (11, 110, "
+      "164, 272, ...), as in pyramidnet272."
+    )
+  shake_drop = match[2] is not None
+  return PyramidNet(
+    num_classes, depth, shake_drop=shake_drop, settings=settings
+  )
+
+
+def _resnet(match, num_classes, settings):
+  return resnet.ResNet(num_classes, int(match[1]), settings)
+
+
+def _cifar_resnet(match, num_classes, settings):
+  blocks = (int(match[1]) - 2) // 6
+  shortcuts = match[2] is None
+  return resnet.CifarResNet(num_classes, blocks, shortcuts, settings)
+
+
+def _plain_cnn(match, num_classes, settings):
+  depth = int(match[1])
+  if depth < 4:
+    raise ValueError(f"No {match[0]}: the depth must be at least 4.")
+  return PlainCNN(num_classes, depth, settings)
+
+
+def _efficientnet(
+  match,
+  num_classes,
+  settings,
+  *,
+  dropout_rate=None,
+  stochastic_depth_rate=0.2,
+):
+  config = efficientnet.CONFIGS[match[0]]
+  return efficientnet.EfficientNet(
+    num_classes,
+    config,
+    config.dropout_rate if dropout_rate is None else dropout_rate,
+    stochastic_depth_rate,
+    settings,
+  )
+
+
 _FAMILIES = (
   Family(
     r"wrn(\d+)_(\d+)",
     _wide_resnet,
     ("wrn10_2", "wrn16_8", "wrn28_10", "wrn40_2", "wrn40_10"),
     frozenset({"dropout_rate", "additional_skips", "normalisation"}),
-    lambda name: 32,
+  ),
+  Family(
+    r"shake_shake_(26_2x96d|mini)",
+    _shake_shake,
+    ("shake_shake_26_2x96d", "shake_shake_mini"),
+  ),
+  Family(
+    r"pyramidnet(\d+)(_shakedrop)?",
+    _pyramidnet,
+    ("pyramidnet110", "pyramidnet272", "pyramidnet272_shakedrop"),
+  ),
+  Family(
+    r"resnet(20|32|44|56|110)(_noshort)?",
+    _cifar_resnet,
+    ("resnet20", "resnet32", "resnet56", "resnet56_noshort"),
+  ),
+  Family(
+    f"resnet({'|'.join(map(str, resnet.RESNETS))})",
+    _resnet,
+    tuple(f"resnet{depth}" for depth in resnet.RESNETS),
+    image_size=224,
+  ),
+  Family(r"cnn(\d+)", _plain_cnn, ("cnn36", "cnn39")),
+  Family(
+    "|".join(efficientnet.CONFIGS),
+    _efficientnet,
+    tuple(efficientnet.CONFIGS),
+    frozenset({"dropout_rate", "stochastic_depth_rate"}),
+    image_size=None,
   ),
 )
 
-# Names of the official release, and other names of the same model.
+# Other names of the same models, most of them the official release's.
 _ALIASES = {
   "wrn_mini": "wrn16_1",
+  "pyramidnet_mini": "pyramidnet11",
+  "pyramidnet_mini_shakedrop": "pyramidnet11_shakedrop",
   "WideResnet_mini": "wrn16_1",
   "WideResnet28x10": "wrn28_10",
+  "WideResnet_ShakeShake_mini": "shake_shake_mini",
+  "WideResnet28x6_ShakeShake": "shake_shake_26_2x96d",
+  "Pyramid_ShakeDrop_mini": "pyramidnet11_shakedrop",
+  "Pyramid_ShakeDrop": "pyramidnet272_shakedrop",
+  "Resnet50": "resnet50",
+  "Resnet101": "resnet101",
+  "Resnet152": "resnet152",
+  **{name.replace("_", "-"): name for name in efficientnet.CONFIGS},
 }
 
 
@@ -83,8 +178,8 @@ def image_size(name: str) -> int:
   Raises:
     ValueError: if the name is unknown.
   """
-  canonical, family, _ = _lookup(name)
-  return family.image_size(canonical)
+  family, match = _lookup(name)
+  return family.image_size or efficientnet.CONFIGS[match[0]].resolution
 
 
 def create_model(
@@ -135,7 +230,7 @@ def create_model(
     raise ValueError(f"num_classes must be at least 1, not {num_classes}.")
   if batch_norm_groups is not None and batch_norm_axis is None:
     raise ValueError("batch_norm_groups needs batch_norm_axis.")
-  _, family, match = _lookup(name)
+  family, match = _lookup(name)
   options = _supported(
     name,
     family,
@@ -155,12 +250,12 @@ def create_model(
   return family.build(match, num_classes, settings, **options)
 
 
-def _lookup(name: str) -> tuple[str, Family, re.Match]:
+def _lookup(name: str) -> tuple[Family, re.Match]:
   canonical = _ALIASES.get(name, name)
   for family in _FAMILIES:
     match = re.fullmatch(family.pattern, canonical)
     if match:
-      return canonical, family, match
+      return family, match
   known = known_models()
   near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
   hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -43,11 +43,8 @@ class WideResnetBlock(nn.Module):
     )
     y = layers.norm_relu(y, settings, name="bn_2")
     if settings.train and self.dropout_rate:
-      keep_probability = 1 - self.dropout_rate
-      keep = layers.draw_keep(
-        self.make_rng("dropout"), y.shape, keep_probability
-      )
-      y = layers.drop(y, keep, keep_probability)
+      key = self.make_rng("dropout")
+      y = layers.dropout(y, key, self.dropout_rate)
     init = nn.initializers.variance_scaling(
       2.0 * self.residual_scale**2, "fan_out", "normal"
     )

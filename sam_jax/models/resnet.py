@@ -1,0 +1,213 @@
+"""Residual networks, https://arxiv.org/abs/1512.03385.
+
+`ResNet` is the ImageNet family as google-research/sam has it (version 1, the
+stride on the 3x3 convolution, the last scale of each block starts at zero).
+`CifarResNet` is the small family of section 4.2, which SAM's label-noise
+experiments use at depth 32 and which the official release lacks.
+"""
+
+import flax.linen as nn
+import jax
+
+from sam_jax.models import layers
+from sam_jax.models.layers import LayerSettings, Strides
+
+Array = jax.Array
+
+# Depth: (blocks per stage, whether blocks are bottlenecks).
+RESNETS = {
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+  101: ((3, 4, 23, 3), True),
+  152: ((3, 8, 36, 3), True),
+  200: ((3, 24, 36, 3), True),
+}
+
+_init = nn.initializers.lecun_normal()
+
+
+class ResNetBlock(nn.Module):
+  """Two 3x3 convolutions, or a 1x1, 3x3, 1x1 bottleneck, plus a shortcut.
+
+  Attributes:
+    channels: of the inner convolutions.
+    strides: of the first 3x3 convolution and of the shortcut.
+    bottleneck: which of the two; a bottleneck's result is four times wider.
+    settings: shared layer settings.
+  """
+
+  channels: int
+  strides: Strides
+  bottleneck: bool
+  settings: LayerSettings
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps `[N,H,W,C]` to `[N,H/stride,W/stride,channels or 4*channels]`."""
+    once = (1, 1)
+    kernels = [(3, self.strides), (3, once)]
+    width = self.channels
+    if self.bottleneck:
+      kernels = [(1, once), (3, self.strides), (1, once)]
+      width *= 4
+    y = x
+    for i, (kernel, strides) in enumerate(kernels):
+      last = i == len(kernels) - 1
+      y = self._conv(
+        y, width if last else self.channels, kernel, strides, f"Conv_{2 * i}"
+      )
+      scale_init = nn.initializers.zeros if last else nn.initializers.ones
+      y = layers.batch_norm(
+        y, self.settings, name=f"BatchNorm_{2 * i + 1}", scale_init=scale_init
+      )
+      y = y if last else nn.relu(y)
+    if x.shape != y.shape:
+      x = self._conv(x, width, 1, self.strides, "conv_proj")
+      x = layers.batch_norm(x, self.settings, name="norm_proj")
+    return nn.relu(x + y)
+
+  def _conv(
+    self, x: Array, features: int, kernel: int, strides: Strides, name: str
+  ) -> Array:
+    return layers.conv(
+      x, features, kernel, self.settings, strides=strides, init=_init, name=name
+    )
+
+
+class ResNet(nn.Module):
+  """ImageNet ResNet, version 1.
+
+  Attributes:
+    num_classes: number of logits.
+    depth: a key of `RESNETS`.
+    settings: shared layer settings.
+  """
+
+  num_classes: int
+  depth: int
+  settings: LayerSettings = LayerSettings()
+
+  @nn.compact
+  def __call__(
+    self, x: Array, *, train: bool, true_gradient: bool = False
+  ) -> Array:
+    """Maps images `[N,H,W,C]` to float32 logits `[N,num_classes]`.
+
+    Args:
+      x: float images, any resolution and number of channels.
+      train: use batch statistics.
+      true_gradient: accepted by all models; nothing here depends on it.
+
+    Returns:
+      Logits.
+    """
+    settings = self.settings.for_call(self, train, true_gradient)
+    x = layers.conv(
+      x,
+      64,
+      7,
+      settings,
+      strides=(2, 2),
+      padding=3,
+      init=_init,
+      name="conv_init",
+    )
+    # No ReLU before the pool: the official network has none there.
+    x = layers.batch_norm(x, settings, name="bn_init")
+    x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+    x, blocks = self._stages(x, settings)
+    return layers.dense_logits(
+      x, self.num_classes, init=_init, name=f"Dense_{blocks}"
+    )
+
+  def _stages(self, x: Array, settings: LayerSettings) -> tuple[Array, int]:
+    """All blocks; returns their output and their number."""
+    block = layers.block_class(ResNetBlock, settings)
+    stages, bottleneck = RESNETS[self.depth]
+    prefix = "BottleneckResNetBlock" if bottleneck else "ResNetBlock"
+    count = 0
+    for stage, blocks in enumerate(stages):
+      for i in range(blocks):
+        strides = (2, 2) if stage > 0 and i == 0 else (1, 1)
+        name = f"{prefix}_{count}"
+        x = block(64 << stage, strides, bottleneck, settings, name=name)(x)
+        count += 1
+    return x, count
+
+
+class CifarBlock(nn.Module):
+  """Conv, BN, ReLU, conv, BN, plus an optional shortcut, then ReLU.
+
+  The shortcut has no parameters: it keeps every second pixel and pads the
+  channels by zeros ("option A" of the ResNet paper).
+
+  Attributes:
+    channels: of both convolutions.
+    strides: of the first convolution and of the shortcut.
+    shortcut: whether there is one.
+    settings: shared layer settings.
+  """
+
+  channels: int
+  strides: Strides
+  shortcut: bool
+  settings: LayerSettings
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps `[N,H,W,C]` to `[N,H/stride,W/stride,channels]`."""
+    settings = self.settings
+    y = layers.conv(
+      x, self.channels, 3, settings, strides=self.strides, name="Conv_0"
+    )
+    y = layers.norm_relu(y, settings, name="BatchNorm_1")
+    y = layers.conv(y, self.channels, 3, settings, name="Conv_2")
+    y = layers.batch_norm(y, settings, name="BatchNorm_3")
+    if self.shortcut:
+      rows, columns = self.strides
+      kept = x[:, ::rows, ::columns]
+      y = y + layers.zero_pad_shortcut(kept, self.channels, (1, 1))
+    return nn.relu(y)
+
+
+class CifarResNet(nn.Module):
+  """CIFAR ResNet of depth `6 * blocks_per_group + 2`: 16, 32, 64 channels.
+
+  Attributes:
+    num_classes: number of logits.
+    blocks_per_group: 5 for ResNet-32.
+    shortcuts: False is the "noshort" network of the loss-surface figures.
+    settings: shared layer settings.
+  """
+
+  num_classes: int
+  blocks_per_group: int
+  shortcuts: bool = True
+  settings: LayerSettings = LayerSettings()
+
+  @nn.compact
+  def __call__(
+    self, x: Array, *, train: bool, true_gradient: bool = False
+  ) -> Array:
+    """Maps images `[N,H,W,C]` to float32 logits `[N,num_classes]`.
+
+    Args:
+      x: float images, any resolution and number of channels.
+      train: use batch statistics.
+      true_gradient: accepted by all models; nothing here depends on it.
+
+    Returns:
+      Logits.
+    """
+    settings = self.settings.for_call(self, train, true_gradient)
+    block = layers.block_class(CifarBlock, settings)
+    x = layers.conv(x, 16, 3, settings, name="conv_init")
+    x = layers.norm_relu(x, settings, name="bn_init")
+    blocks = 3 * self.blocks_per_group
+    for i in range(blocks):
+      group, position = divmod(i, self.blocks_per_group)
+      strides = (2, 2) if group > 0 and position == 0 else (1, 1)
+      name = f"CifarBlock_{i}"
+      x = block(16 << group, strides, self.shortcuts, settings, name=name)(x)
+    return layers.dense_logits(x, self.num_classes, name=f"Dense_{blocks}")
