@@ -1,0 +1,1 @@
+"""Data sets: the catalog, and the pipelines that feed batches."""

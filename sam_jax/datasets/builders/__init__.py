@@ -1,0 +1,1 @@
+"""TFDS builders of data sets that TFDS itself lacks."""

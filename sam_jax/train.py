@@ -1,0 +1,81 @@
+"""Trains a network with Sharpness-Aware Minimization.
+
+python -m sam_jax.train --config=configs/digits.py:sam --workdir=runs/digits \\
+  --config.sam.rho=0.2
+
+Run it again with the same workdir to go on where it stopped. Exit codes: 0,
+finished or stopped on request; 1, the run failed; 2, it could not start.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file, with its arguments after a colon."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the run: logs, checkpoints, results."
+)
+
+
+def main(argv: list[str]) -> None:
+  """Runs the training loop that the flags ask for."""
+  if len(argv) > 1:
+    _refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
+  for name in ("config", "workdir"):
+    if not flags.FLAGS[name].value:
+      _refuse(f"--{name} is missing, see: python -m sam_jax.train --help")
+  logging.set_verbosity(logging.INFO)
+  # Imported late: a mistyped flag is reported without waiting for JAX.
+  import jax
+
+  from sam_jax.datasets.catalog import DatasetError
+  from sam_jax.training import loop
+  from sam_jax.training.config import ConfigError
+  from sam_jax.training.stopping import DivergedError
+
+  _cache_compiled_programs(jax, _CONFIG.value.compilation_cache_dir)
+  try:
+    loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  except (ConfigError, DatasetError) as error:
+    _refuse(str(error))
+  except DivergedError as error:
+    sys.exit(f"error: {error}")
+
+
+def _cache_compiled_programs(jax, directory: str) -> None:
+  """Lets later runs of the same programs skip their compilation."""
+  if directory:
+    path = os.path.expanduser(directory)
+    jax.config.update("jax_compilation_cache_dir", path)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; a wrong one is one clear line, not a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except (
+    flags.Error,
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+  ) as error:
+    message = error.args[0] if error.args else error
+    _refuse(f"{message}".splitlines()[0])
+
+
+def _refuse(message: str) -> None:
+  """Says in one line why the run can't start."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,229 @@
+"""The config of a run: every field with its default, and the rules it obeys."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from sam_jax import models
+from sam_jax.augment import pipeline
+from sam_jax.datasets import catalog, label_noise
+from sam_jax.sam import m_sharpness_layout
+from sam_jax.training import optimizer
+
+BATCH_NORM_SCOPES = ("m", "device", "all", "frozen")
+DTYPES = ("float32", "bfloat16")
+MASKS = ("all", "norm", "no_norm")
+DECAY_KINDS = ("l2", "decoupled")
+
+
+class ConfigError(ValueError):
+  """A config, or something it points to, that no run can start from."""
+
+
+def default_config() -> ConfigDict:
+  """Every field of a config; the values are the paper's where it has them."""
+  return ConfigDict(
+    {
+      "seed": 0,  # decides initialisation, data order, augmentation, dropout
+      "num_epochs": 200,
+      "batch_size": 256,  # examples of a step, over all devices
+      "eval_batch_size": placeholder(int),  # None: batch_size
+      "label_smoothing": 0.0,
+      "model": {
+        "name": "wrn28_10",
+        "dtype": "float32",  # of activations: float32 or bfloat16
+        # Examples that share batch statistics: "m", those that share a
+        # perturbation; "device", those of a device; "all", the whole batch;
+        # "frozen", none: the running averages, for fine-tuning.
+        "batch_norm": "m",
+        "dropout_rate": placeholder(float),  # None: the model's own
+        "remat": False,  # recompute activations in the backward pass
+      },
+      "dataset": {
+        "name": "cifar10",
+        "data_dir": placeholder(str),  # None: $TFDS_DATA_DIR or TFDS's default
+        "validation_size": 0,  # > 0: hold out, and evaluate on, training data
+        # The fraction of training labels to corrupt, how, and by which seed.
+        "label_noise": {"rate": 0.0, "kind": "symmetric", "seed": 0},
+      },
+      "augment": {
+        "policy": "basic",  # none, basic, autoaugment, aa-only, randaugment
+        "cutout": "none",  # "batch": one place a batch (official); "image"
+        "cutout_size": 16,
+        "mixup_alpha": 0.0,  # 0: no mixup
+        "randaugment_layers": 2,
+        "randaugment_magnitude": 9,
+        "translate_const": 250,  # pixels at level 10; the official value
+      },
+      "sam": {
+        "rho": 0.05,  # radius of the neighbourhood; 0: no SAM
+        "rho_min": placeholder(float),  # set: rho follows the learning rate
+        "m": placeholder(int),  # examples sharing a perturbation; None: device
+        "p": 2.0,  # norm of the neighbourhood
+        "adaptive": False,  # ASAM
+        "eta": 0.01,  # ASAM's offset
+        "ascent_steps": 1,
+        "every": 1,  # SAM on every k-th step
+        "mask": "all",  # perturbed parameters: all, norm (SAM-ON), no_norm
+        "surrogate_gap": 0.0,  # GSAM's alpha
+      },
+      "optimizer": {
+        "name": "sgd",  # sgd, rmsprop, adamw
+        "learning_rate": 0.1,
+        "schedule": "cosine",  # cosine, exponential, constant
+        "warmup_epochs": 0.0,
+        "momentum": 0.9,
+        "nesterov": True,  # of sgd
+        "rmsprop_decay": 0.9,
+        "rmsprop_eps": 1e-3,
+        "weight_decay": 5e-4,
+        "weight_decay_kind": "l2",  # inside the loss, or "decoupled"
+        "weight_decay_on_norm": True,  # False spares biases and normalisation
+        "gradient_clipping": 5.0,  # global norm, after averaging; 0: off
+      },
+      "ema": {"decay": 0.0, "warmup_steps": 1560},  # decay 0: off
+      "log_every_steps": 50,
+      "eval_every_epochs": 1,
+      "eval_on_train": False,  # also the error on clean training examples
+      "checkpoint_every_epochs": 1.0,  # fractions allowed
+      "keep_checkpoints_at_epochs": (),  # kept for ever, beside the last two
+      # Compiled programs, reused by later runs; "" turns it off.
+      "compilation_cache_dir": "~/.cache/sam_jax/compiled",
+    }
+  )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Returns "Known: a, b. Did you mean 'a'?" for an error message."""
+  known = list(known)
+  text = f"Known: {', '.join(known)}."
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+  return f"{text} Did you mean '{close[0]}'?" if close else text
+
+
+def validate_config(config: ConfigDict, num_devices: int) -> None:
+  """Checks every rule that a config must obey, before any other work.
+
+  Args:
+    config: A config with the fields of `default_config`.
+    num_devices: Devices of the run, over all hosts.
+
+  Raises:
+    ConfigError: The first rule that is broken, with the field, its value and
+      the remedy.
+  """
+  _check_choices(config)
+  _check_numbers(config)
+  _check_batches(config, num_devices)
+  try:
+    models.create_model(config.model.name, num_classes=10)
+  except ValueError as error:
+    raise ConfigError(f"config.model.name: {error}") from error
+  if config.optimizer.name == "adamw" and (
+    config.optimizer.weight_decay_kind != "decoupled"
+  ):
+    raise ConfigError(
+      "config.optimizer.name = 'adamw' decays weights apart from the loss: set"
+      " config.optimizer.weight_decay_kind = 'decoupled'."
+    )
+
+
+def _check_choices(config: ConfigDict) -> None:
+  choices = {
+    "model.dtype": DTYPES,
+    "model.batch_norm": BATCH_NORM_SCOPES,
+    "dataset.name": catalog.known_datasets(),
+    "dataset.label_noise.kind": label_noise.KINDS,
+    "augment.policy": pipeline.POLICIES,
+    "augment.cutout": pipeline.CUTOUTS,
+    "sam.mask": MASKS,
+    "optimizer.name": optimizer.OPTIMIZERS,
+    "optimizer.schedule": optimizer.SCHEDULES,
+    "optimizer.weight_decay_kind": DECAY_KINDS,
+  }
+  for field, known in choices.items():
+    value = _get(config, field)
+    if value not in known:
+      raise ConfigError(
+        f"config.{field} = {value!r} is unknown. {did_you_mean(value, known)}"
+      )
+
+
+def _check_numbers(config: ConfigDict) -> None:
+  """Checks the range of every number."""
+  at_least = {
+    "num_epochs": 1,
+    "batch_size": 1,
+    "eval_batch_size": 1,
+    "dataset.validation_size": 0,
+    "dataset.label_noise.rate": 0,
+    "augment.cutout_size": 1,
+    "augment.mixup_alpha": 0,
+    "label_smoothing": 0,
+    "model.dropout_rate": 0,
+    "sam.rho": 0,
+    "sam.rho_min": 0,
+    "sam.m": 1,
+    "sam.p": 1,
+    "sam.eta": 0,
+    "sam.ascent_steps": 1,
+    "sam.every": 1,
+    "sam.surrogate_gap": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.warmup_epochs": 0,
+    "optimizer.momentum": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.gradient_clipping": 0,
+    "ema.decay": 0,
+    "ema.warmup_steps": 0,
+    "log_every_steps": 1,
+    "eval_every_epochs": 1,
+    "checkpoint_every_epochs": 0.001,
+  }
+  at_most = {
+    "dataset.label_noise.rate": 1,
+    "label_smoothing": 1,
+    "model.dropout_rate": 1,
+    "optimizer.momentum": 1,
+    "ema.decay": 1,
+  }
+  for field, least in at_least.items():
+    value, most = _get(config, field), at_most.get(field, math.inf)
+    if value is None:  # an optional field
+      continue
+    if not least <= value <= most or (value == math.inf and field != "sam.p"):
+      limit = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
+      raise ConfigError(f"config.{field} = {value} must be {limit}.")
+  for epoch in config.keep_checkpoints_at_epochs:
+    if not 1 <= epoch <= config.num_epochs:
+      raise ConfigError(
+        f"config.keep_checkpoints_at_epochs: {epoch} is not an epoch of this"
+        f" run of {config.num_epochs}."
+      )
+
+
+def _check_batches(config: ConfigDict, num_devices: int) -> None:
+  """Checks that batches divide by the devices and by m."""
+  for field in ("batch_size", "eval_batch_size"):
+    size = config[field]
+    if size is not None and size % num_devices:
+      nearest = max(size // num_devices, 1) * num_devices
+      raise ConfigError(
+        f"config.{field} = {size} does not divide by the {num_devices} devices"
+        f" of this run; {nearest} would."
+      )
+  try:
+    m_sharpness_layout(
+      config.sam.m, config.batch_size // num_devices, num_devices
+    )
+  except ValueError as error:
+    raise ConfigError(f"config.sam.m: {error}") from error
+
+
+def _get(config: ConfigDict, field: str):
+  for name in field.split("."):
+    config = config[name]
+  return config

@@ -1,0 +1,82 @@
+"""This host's devices: what runs on them, and what lies where."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from sam_jax.augment import pipeline
+from sam_jax.datasets import catalog
+from sam_jax.training.recipe import create_augmentation
+from sam_jax.training.step import (
+  AXIS,
+  Recipe,
+  eval_step,
+  random_stream,
+  train_step,
+)
+
+
+class LocalDevices:
+  """The devices of this host, as one axis of `jax.pmap`."""
+
+  def __init__(self):
+    devices = jax.local_devices()
+    mesh = Mesh(np.array(devices), (AXIS,))
+    self._count = len(devices)
+    self._replicated = NamedSharding(mesh, PartitionSpec())
+    self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+
+  def replicate(self, tree: Any) -> Any:
+    """Puts one copy on every device; from numpy, so that donation is safe."""
+    return jax.device_put(jax.device_get(tree), self._replicated)
+
+  def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Splits a batch evenly: leaves [n, ...] become [devices, n/devices...]."""
+    parts = {
+      name: value.reshape(self._count, -1, *value.shape[1:])
+      for name, value in batch.items()
+    }
+    return jax.device_put(parts, self._sharded)
+
+  def train_step_fn(self, recipe: Recipe):
+    """(state, batch) -> (state, metrics), on all devices."""
+    return jax.pmap(
+      functools.partial(train_step, recipe=recipe),
+      axis_name=AXIS,
+      in_axes=(None, 0),
+      out_axes=(None, None),
+      donate_argnums=0,
+    )
+
+  def eval_step_fn(self, recipe: Recipe, spec: catalog.DatasetSpec):
+    """(variables, batch) -> sums, on all devices."""
+    normalise = functools.partial(
+      pipeline.normalise, mean=spec.mean, std=spec.std
+    )
+    step = functools.partial(eval_step, model=recipe.model, normalise=normalise)
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+
+  def augment_fn(self, config: ConfigDict, spec: catalog.DatasetSpec):
+    """(step, host batch) -> batch of images and targets on all devices."""
+    augmentation = create_augmentation(config, spec)
+
+    def augment(batch, step):
+      key = jax.random.fold_in(random_stream(config.seed, "augment"), step)
+      per_device = batch["label"].shape[0]
+      images, targets = pipeline.augment(
+        batch["image"],
+        batch["label"],
+        key,
+        jax.lax.axis_index(AXIS) * per_device,
+        augmentation=augmentation,
+        axis_name=AXIS,
+      )
+      return {"image": images, "target": targets}
+
+    on_devices = jax.pmap(augment, axis_name=AXIS, in_axes=(0, None))
+    return lambda step, batch: on_devices(self.shard(batch), jnp.int32(step))

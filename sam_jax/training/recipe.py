@@ -1,0 +1,103 @@
+"""From a config to what a step does."""
+
+import functools
+
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from sam_jax import models
+from sam_jax.augment.pipeline import Augmentation
+from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.sam import (
+  MSharpnessLayout,
+  m_sharpness_layout,
+  sharpness_aware,
+)
+from sam_jax.training import optimizer
+from sam_jax.training.step import AXIS, Recipe
+
+
+def create_recipe(
+  config: ConfigDict, spec: DatasetSpec, steps_per_epoch: int, num_devices: int
+) -> Recipe:
+  """Builds the network, SAM, and the optimizer that a config asks for.
+
+  Args:
+    config: A valid config.
+    spec: Its data set.
+    steps_per_epoch: Optimizer steps in an epoch.
+    num_devices: Devices of the run, over all hosts.
+
+  Returns:
+    The recipe of its training step.
+  """
+  layout = m_sharpness_layout(
+    config.sam.m, config.batch_size // num_devices, num_devices
+  )
+  schedule = optimizer.learning_rate_schedule(
+    config.optimizer, steps_per_epoch, config.num_epochs
+  )
+  is_in_loss = config.optimizer.weight_decay_kind == "l2"
+  return Recipe(
+    model=create_model(config, spec, layout),
+    sharpness=sharpness_aware(
+      optimizer.rho_schedule(config, schedule),
+      p=config.sam.p,
+      adaptive=config.sam.adaptive,
+      eta=config.sam.eta,
+      ascent_steps=config.sam.ascent_steps,
+      sync=layout.sync(AXIS),
+      every=config.sam.every,
+      mask=optimizer.perturbation_mask(config.sam.mask),
+      surrogate_gap=config.sam.surrogate_gap,
+      has_value=True,
+    ),
+    optimizer=optimizer.create_optimizer(config.optimizer, schedule),
+    schedule=schedule,
+    seed=config.seed,
+    uses_sam=config.sam.rho > 0,
+    micro_shards=layout.micro_shards,
+    label_smoothing=config.label_smoothing,
+    l2=config.optimizer.weight_decay if is_in_loss else 0.0,
+    l2_on_norm=config.optimizer.weight_decay_on_norm,
+    ema_decay=config.ema.decay,
+    ema_warmup_steps=config.ema.warmup_steps,
+    log_every_steps=config.log_every_steps,
+  )
+
+
+def create_model(
+  config: ConfigDict, spec: DatasetSpec, layout: MSharpnessLayout
+) -> nn.Module:
+  """Builds the network, its batch statistics shared as the config says."""
+  scope = config.model.batch_norm
+  create = functools.partial(
+    models.create_model,
+    config.model.name,
+    spec.num_classes,
+    dtype=jnp.dtype(config.model.dtype),
+    dropout_rate=config.model.dropout_rate,
+    remat=config.model.remat,
+  )
+  if scope == "frozen":
+    return create(freeze_batch_norm=True)
+  if scope == "all":
+    return create(batch_norm_axis=AXIS)
+  if scope == "m" and layout.devices_per_shard > 1:
+    groups = layout.axis_index_groups
+    return create(batch_norm_axis=AXIS, batch_norm_groups=groups)
+  return create()
+
+
+def create_augmentation(config: ConfigDict, spec: DatasetSpec) -> Augmentation:
+  """Describes the part of the input pipeline that runs on the device."""
+  return Augmentation(
+    num_classes=spec.num_classes,
+    mean=spec.mean,
+    std=spec.std,
+    autoaugment_policy=spec.autoaugment_policy,
+    flip=spec.flip,
+    crop_padding=spec.crop_padding,
+    **config.augment,
+  )

@@ -1,0 +1,29 @@
+"""Eight virtual CPU devices for every test, set before jax starts."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import numpy as np
+import pytest
+
+# Tests compile the same programs again and again: keep them between runs.
+jax.config.update(
+  "jax_compilation_cache_dir",
+  os.environ.get(
+    "SAM_JAX_TEST_CACHE", str(pathlib.Path.home() / ".cache/sam_jax/tests")
+  ),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+  """Loads a file of reference numbers recorded from the official release."""
+  return lambda name: np.load(GOLDEN / name, allow_pickle=False)
