@@ -45,6 +45,7 @@ setuptools.setup(
     "absl-py>=2.1",  # flags and logging of the entry points
     "etils[epath]>=1.9",  # one path type for local and gs:// directories
     "flax>=0.12,<0.14",  # the models (Linen)
+    "importlib_resources>=6",  # missing among TFDS 4.9.10's own requirements
     "jax>=0.10,<0.13",
     "jaxlib>=0.10,<0.13",
     "ml_collections>=1.1,<2",  # configs that flags can override

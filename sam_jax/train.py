@@ -7,10 +7,12 @@ Run it again with the same workdir to go on where it stopped. Exit codes: 0,
 finished or stopped on request; 1, the run failed; 2, it could not start.
 """
 
+import logging
 import os
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> None:
   for name in ("config", "workdir"):
     if not flags.FLAGS[name].value:
       _refuse(f"--{name} is missing, see: python -m sam_jax.train --help")
-  logging.set_verbosity(logging.INFO)
+  _log_to_stderr()
   # Imported late: a mistyped flag is reported without waiting for JAX.
   import jax
 
@@ -44,6 +46,20 @@ def main(argv: list[str]) -> None:
     _refuse(str(error))
   except DivergedError as error:
     sys.exit(f"error: {error}")
+
+
+def _log_to_stderr() -> None:
+  """Shows this project's log lines, without those of the libraries."""
+  if not flags.FLAGS["verbosity"].present:
+    absl_logging.set_verbosity(absl_logging.WARNING)
+  handler = logging.StreamHandler()
+  handler.setFormatter(
+    logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+  )
+  logger = logging.getLogger("sam_jax")
+  logger.setLevel(logging.INFO)
+  logger.addHandler(handler)
+  logger.propagate = False
 
 
 def _cache_compiled_programs(jax, directory: str) -> None:

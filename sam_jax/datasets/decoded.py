@@ -5,16 +5,18 @@ cached arrays into memory and need neither.
 """
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 import zlib
 
 import numpy as np
-from absl import logging
 from etils import epath
 
 from sam_jax.datasets import catalog
+
+logger = logging.getLogger(__name__)
 
 _ARRAYS = ("image", "label")
 
@@ -83,7 +85,7 @@ def _read_cache(cache: epath.Path) -> tuple[np.ndarray, np.ndarray] | None:
     is_whole = False
   if is_whole:
     return arrays
-  logging.warning("The decoded images in %s are damaged: made anew.", cache)
+  logger.warning("The decoded images in %s are damaged: made anew.", cache)
   return None
 
 
@@ -95,7 +97,7 @@ def _write_cache(cache: epath.Path, arrays) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
     directory = epath.Path(tempfile.mkdtemp(dir=cache.parent))
   except OSError as error:
-    logging.warning("Can't cache decoded images in %s: %s", cache, error)
+    logger.warning("Can't cache decoded images in %s: %s", cache, error)
     return
   checksums = {}
   for name, array in zip(_ARRAYS, arrays, strict=True):

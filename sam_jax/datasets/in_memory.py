@@ -1,11 +1,13 @@
 """Small data sets: all images in host memory, batches decided by the step."""
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
-from absl import logging
 
 from sam_jax.datasets import catalog, decoded, label_noise
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
 
@@ -161,7 +163,7 @@ def load_in_memory(
   )
   if noise_rate:
     wrong = np.mean(labels != clean)
-    logging.info("Label noise: %.1f%% of training labels wrong.", 100 * wrong)
+    logger.info("Label noise: %.1f%% of training labels wrong.", 100 * wrong)
   return InMemoryDataset(
     spec, (images, labels), test, clean_train_labels=clean, **kwargs
   )

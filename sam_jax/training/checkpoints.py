@@ -1,17 +1,19 @@
 """Checkpoints of a run: asynchronous, checked, and never lost."""
 
+import logging
 import zlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from sam_jax.training.config import ConfigError
 from sam_jax.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -109,7 +111,7 @@ class Checkpoints:
       try:
         return self.restore(template, step)
       except ValueError as error:
-        logging.warning("%s", error)
+        logger.warning("%s", error)
         self._move_aside(step)
     if steps:
       raise ConfigError(
@@ -134,7 +136,7 @@ class Checkpoints:
       if target.exists():
         target.rmtree()
       (self._directory / str(step)).rename(target)
-      logging.warning("Moved it to %s and fall back to the one before.", target)
+      logger.warning("Moved it to %s and fall back to the one before.", target)
     self._manager.reload()
 
 

@@ -1,13 +1,13 @@
 """The story of a run, from a config to trained weights."""
 
 import collections
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -22,6 +22,8 @@ from sam_jax.training.devices import LocalDevices
 from sam_jax.training.recipe import create_recipe
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import create_state
+
+logger = logging.getLogger(__name__)
 
 # Steps that the host may run ahead of the devices: enough to keep them busy,
 # few enough to answer a preemption at once.
@@ -100,7 +102,7 @@ class Run:
     state = self._initial_state()
     first_step = int(state.step)
     if first_step == self.total_steps:
-      logging.info("This run is finished: %s", self.workdir)
+      logger.info("This run is finished: %s", self.workdir)
       self.checkpoints.close()
       return None
     self.writer = self._open_writer(first_step)
@@ -122,6 +124,9 @@ class Run:
     for step, batch in self._batches(first_step):
       state, metrics = self.train_step(state, batch)
       done = step + 1
+      if step == first_step:
+        jax.block_until_ready(metrics)  # compilation is no throughput
+        self.throughput.restart(done)
       running.append(metrics)
       if len(running) > _RUN_AHEAD:
         jax.block_until_ready(running.popleft())
@@ -135,7 +140,7 @@ class Run:
       if self._is_step_to_save(done) or is_stopping:
         self._save(state, metrics, done)
       if is_stopping and done < self.total_steps:
-        logging.info(
+        logger.info(
           "Stopped at step %d of %d; the same command goes on from here.",
           done,
           self.total_steps,
@@ -148,11 +153,11 @@ class Run:
     state = create_state(self.recipe, self.dataset.spec.image_shape)
     restored = self.checkpoints.restore_latest(state)
     if restored is not None:
-      logging.info("Going on from the checkpoint at step %d.", restored.step)
+      logger.info("Going on from the checkpoint at step %d.", restored.step)
       state = restored
     else:
       count = sum(w.size for w in jax.tree.leaves(state.params))
-      logging.info(
+      logger.info(
         "%s on %s: %s parameters, %d steps of %d examples, m = %s, on %d %s"
         " device(s).",
         self.config.model.name,
@@ -211,7 +216,7 @@ class Run:
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     self._check_finite(step, values)
     del values["diverged_at"]
-    rate, seconds_left = self.throughput.tick(step)
+    rate, seconds_left = self.throughput.read(step)
     self.writer.scalars(step, "train", {**values, "images_per_second": rate})
     self.writer.flush()
     metrics_lib.log_line(
@@ -236,7 +241,7 @@ class Run:
       if split == "test":
         self.evaluation = {"step": step, **values}
     self.writer.flush()
-    self.throughput.pause()
+    self.throughput.restart(step)
 
   def _evaluate_on(self, state: TrainState, split: str) -> dict[str, float]:
     """Means over every example of a split."""
@@ -254,7 +259,7 @@ class Run:
     self._log_pending()
     self._check_finite(step, jax.device_get(metrics))
     self.checkpoints.save(state)
-    self.throughput.pause()
+    self.throughput.restart(step)
 
   def _check_finite(self, step: int, values: dict[str, Any]) -> None:
     if values["diverged_at"] < 0:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import os
 import socket
@@ -10,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 from etils import epath
 from PIL import Image
 from tensorboard.compat.proto import (
@@ -24,6 +24,8 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from sam_jax.training import files
+
+logger = logging.getLogger(__name__)
 
 # The order of a log line: (scalar, label, format).
 _CONSOLE = (
@@ -156,38 +158,38 @@ class Throughput:
   """Images per second and time to go, without compilation and pauses."""
 
   def __init__(self, batch_size: int, total_steps: int):
+    """Starts with a clock that stands still."""
     self._batch_size = batch_size
     self._total_steps = total_steps
     self._active_seconds = 0.0
     self._active_steps = 0
     self._since = None
-    self._step = None
+    self._step = 0
 
-  def pause(self) -> None:
-    """The clock stands still until the next `tick`."""
-    self._since = None
+  def restart(self, step: int) -> None:
+    """Leaves out what happened since the last reading, up to a step."""
+    self._since, self._step = time.monotonic(), step
 
-  def tick(self, step: int) -> tuple[float, float]:
+  def read(self, step: int) -> tuple[float, float]:
     """Reads the clock at a step that is done.
 
     Args:
       step: Steps done so far.
 
     Returns:
-      Images per second since the tick before (nan if there was none), and the
-      estimate of the seconds that remain (nan until it can be known).
+      Images per second since the last reading, and an estimate of the seconds
+      that remain; nan where it can't be known yet.
     """
-    now, rate = time.monotonic(), math.nan
-    if self._since is not None and step > self._step:
-      seconds, steps = now - self._since, step - self._step
-      self._active_seconds += seconds
-      self._active_steps += steps
-      rate = self._batch_size * steps / max(seconds, 1e-9)
-    self._since, self._step = now, step
-    if not self._active_steps:
-      return rate, math.nan
+    since, steps = self._since, step - self._step
+    self.restart(step)
+    if since is None or steps <= 0:
+      return math.nan, math.nan
+    seconds = max(self._since - since, 1e-9)
+    self._active_seconds += seconds
+    self._active_steps += steps
     seconds_per_step = self._active_seconds / self._active_steps
-    return rate, seconds_per_step * (self._total_steps - step)
+    seconds_left = seconds_per_step * (self._total_steps - step)
+    return self._batch_size * steps / seconds, seconds_left
 
 
 def log_line(
@@ -215,7 +217,7 @@ def log_line(
   if not math.isnan(seconds_left):
     minutes, seconds = divmod(round(seconds_left), 60)
     parts.append(f"ETA {minutes // 60}:{minutes % 60:02d}:{seconds:02d}")
-  logging.info("%s", "  ".join(parts))
+  logger.info("%s", "  ".join(parts))
 
 
 def image_grid(images: np.ndarray, columns: int = 8) -> np.ndarray:

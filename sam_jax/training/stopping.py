@@ -1,10 +1,12 @@
 """Being asked to stop, by a preemption or by Ctrl-C, and by non-finite loss."""
 
+import logging
 import signal
 
 import jax
-from absl import logging
 from jax.experimental import multihost_utils
+
+logger = logging.getLogger(__name__)
 
 
 class DivergedError(FloatingPointError):
@@ -45,6 +47,6 @@ class StopRequest:
     if self._signal is not None:
       raise KeyboardInterrupt
     self._signal = number
-    logging.info("%s: stopping after this step.", signal.Signals(number).name)
+    logger.info("%s: stopping after this step.", signal.Signals(number).name)
     if jax.process_count() > 1:  # tell the other hosts, as preemption would
       signal.raise_signal(signal.SIGTERM)

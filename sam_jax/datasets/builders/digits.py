@@ -33,7 +33,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return self.dataset_info_from_configs(
+    return tfds.core.DatasetInfo(
+      builder=self,
       description=_DESCRIPTION,
       citation=_CITATION,
       homepage="https://scikit-learn.org/stable/datasets/toy_dataset.html",
