@@ -1,0 +1,272 @@
+"""Pretrained parameters: official checkpoints and our own converted files.
+
+Both are msgpack files as `flax.serialization` writes them; nothing is ever
+unpickled.  Three layouts of the official release (google-research/sam) are
+known, next to our own `{"params", "batch_stats"}`:
+
+* a model: `{"0": {"params"}, "1": {"/module/path": {"mean", "var"}}}`;
+* a training run: `{"optimizer": {"target": {"params"}}, "model_state", ...}`,
+  where `model_state` maps module paths as above;
+* a training run with an exponential moving average, where `model_state` is
+  `{"0": <module paths>, "1": {"param_ema": <a model>}}`.
+
+Parameter names need no translation: see `sam_jax.models.layers`.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import serialization, traverse_util
+
+FlatArrays = dict[str, np.ndarray]
+Variables = Mapping[str, Any]
+
+
+class Checkpoint(NamedTuple):
+  """Arrays of a checkpoint file, by '/'-joined names.
+
+  Attributes:
+    params: parameters.
+    batch_stats: running averages, names ending in `/mean` and `/var`.
+    kind: what the file was, in words.
+  """
+
+  params: FlatArrays
+  batch_stats: FlatArrays
+  kind: str
+
+  def num_classes(self) -> int | None:
+    """Number of outputs of the linear layer; None if there is no such layer."""
+    for name, value in self.params.items():
+      if _is_head(name) and name.endswith("/kernel"):
+        return value.shape[-1]
+    return None
+
+
+def read_checkpoint(
+  path: str | os.PathLike, *, use_ema: bool = True
+) -> Checkpoint:
+  """Reads an official checkpoint or a converted file.
+
+  Args:
+    path: the file, for example `.../checkpoint_0`.
+    use_ema: take the moving averages if the file has them, which is what the
+      official evaluation uses.
+
+  Returns:
+    The arrays as float32.
+
+  Raises:
+    OSError: if the file cannot be read.
+    ValueError: if it is truncated or no known checkpoint.
+  """
+  tree = _unpack(path)
+  try:
+    params, stats, kind = _find_model(tree, use_ema)
+    params, stats = _flatten(params), _flatten(stats)
+  except (KeyError, TypeError, AttributeError) as error:
+    raise _unknown_layout(path, tree) from error
+  for name, value in {**params, **stats}.items():
+    if not isinstance(value, np.ndarray):
+      raise ValueError(
+        f"{path}: {name!r} is no array but a {type(value).__name__}. The file "
+        "is damaged or no checkpoint; fetch it again."
+      )
+  return Checkpoint(_as_float32(params), _as_float32(stats), kind)
+
+
+def load_pretrained(
+  path: str | os.PathLike, variables: Variables, *, use_ema: bool = True
+) -> tuple[dict[str, Any], str]:
+  """Replaces freshly initialised variables by those of a checkpoint.
+
+  The final linear layer stays as initialised if the numbers of classes differ.
+  Everything else must match in name and shape, both ways.
+
+  Args:
+    path: an official checkpoint or a converted file.
+    variables: `{"params", "batch_stats"}` of the model to fill, arrays or
+      `jax.ShapeDtypeStruct`s.
+    use_ema: see `read_checkpoint`.
+
+  Returns:
+    The filled variables (NumPy arrays, float32) and a line that says what was
+    loaded.
+
+  Raises:
+    OSError: if the file cannot be read.
+    ValueError: if the file is damaged, or of another architecture.
+  """
+  checkpoint = read_checkpoint(path, use_ema=use_ema)
+  fresh = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
+  fresh_stats = traverse_util.flatten_dict(
+    dict(variables.get("batch_stats", {})), sep="/"
+  )
+  new_head = _resized_head(fresh, checkpoint.params)
+  loaded = {k: v for k, v in checkpoint.params.items() if k not in new_head}
+  expected = {k: v for k, v in fresh.items() if k not in new_head}
+  _check_match(path, "parameter", expected, loaded)
+  _check_match(path, "batch statistic", fresh_stats, checkpoint.batch_stats)
+  filled = {k: loaded.get(k, v) for k, v in fresh.items()}
+  result = {
+    **variables,
+    "params": traverse_util.unflatten_dict(filled, sep="/"),
+    "batch_stats": traverse_util.unflatten_dict(
+      checkpoint.batch_stats, sep="/"
+    ),
+  }
+  return result, _report(path, checkpoint, loaded, new_head)
+
+
+def save_pretrained(path: str | os.PathLike, variables: Variables) -> None:
+  """Writes `{"params", "batch_stats"}` for `load_pretrained`, atomically.
+
+  Args:
+    path: file to write; its directory must exist.
+    variables: of any of our models.
+
+  Raises:
+    OSError: if the file cannot be written; an older one is left as it was.
+  """
+  tree = {k: variables.get(k, {}) for k in ("params", "batch_stats")}
+  data = serialization.msgpack_serialize(serialization.to_state_dict(tree))
+  directory = os.path.dirname(os.path.abspath(path))
+  handle, temporary = tempfile.mkstemp(dir=directory, prefix=".pretrained-")
+  try:
+    with os.fdopen(handle, "wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    # mkstemp makes files private; give this one the permissions of any other.
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(temporary, 0o666 & ~mask)
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def _unpack(path: str | os.PathLike) -> Any:
+  if os.path.isdir(path):
+    raise ValueError(
+      f"{path} is a directory; name the checkpoint file in it, for example "
+      f"{os.path.join(path, 'checkpoint_0')}."
+    )
+  with open(path, "rb") as file:
+    data = file.read()
+  try:
+    return serialization.msgpack_restore(data)
+  # Damaged bytes may decode to anything, so that any exception can follow.
+  except Exception as error:
+    truncated = not data or "incomplete" in str(error)
+    reason = "is truncated" if truncated else "is not a Flax checkpoint"
+    raise ValueError(
+      f"{path} {reason} ({len(data)} bytes; {error}). Fetch it again and "
+      "compare its size with the original's."
+    ) from error
+
+
+def _find_model(tree: Any, use_ema: bool) -> tuple[Any, Any, str]:
+  """Parameters, batch statistics and kind; KeyError on unknown layouts."""
+  if "batch_stats" in tree:
+    return tree["params"], tree["batch_stats"], "converted file"
+  if "optimizer" not in tree:
+    return tree["0"]["params"], tree["1"], "official checkpoint"
+  params, state = tree["optimizer"]["target"]["params"], tree["model_state"]
+  if "1" not in state:
+    return params, state, "official training checkpoint"
+  if use_ema:
+    average = state["1"]["param_ema"]
+    kind = "official training checkpoint, moving averages"
+    return average["0"]["params"], average["1"], kind
+  kind = "official training checkpoint, not its moving averages"
+  return params, state["0"], kind
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  # Batch statistics are keyed by '/module/path' in official files.
+  return {name.lstrip("/"): value for name, value in flat.items()}
+
+
+def _as_float32(arrays: FlatArrays) -> FlatArrays:
+  return {name: np.asarray(v, np.float32) for name, v in arrays.items()}
+
+
+def _unknown_layout(path: str | os.PathLike, tree: Any) -> ValueError:
+  keys = sorted(map(str, tree))[:8] if isinstance(tree, dict) else None
+  found = f"top-level keys {keys}" if keys else f"a {type(tree).__name__}"
+  return ValueError(
+    f"{path} is no checkpoint of a known layout: it holds {found}, not "
+    "(params, state), an official training state or a converted file. Give a "
+    "file that the official release or scripts/convert_efficientnet.py wrote."
+  )
+
+
+def _is_head(name: str) -> bool:
+  layer = name.split("/")[-2:-1]
+  return layer == ["dense"] or (bool(layer) and layer[0].startswith("Dense_"))
+
+
+def _resized_head(
+  fresh: Mapping[str, Any], loaded: FlatArrays
+) -> dict[str, Any]:
+  """Parameters of the linear layer, if only its number of outputs differs."""
+  head = {name: value for name, value in fresh.items() if _is_head(name)}
+  shapes = [(v.shape, loaded[n].shape) for n, v in head.items() if n in loaded]
+  differ = any(new != old for new, old in shapes)
+  inputs_equal = all(new[:-1] == old[:-1] for new, old in shapes)
+  return head if differ and inputs_equal else {}
+
+
+def _check_match(
+  path: str | os.PathLike,
+  what: str,
+  expected: Mapping[str, Any],
+  found: FlatArrays,
+) -> None:
+  remedy = "Build the model that the file was made from, or fetch it again."
+  missing = sorted(set(expected) - set(found))
+  if missing:
+    raise ValueError(
+      f"{path} lacks {len(missing)} of the model's {len(expected)} {what} "
+      f"arrays, {missing[0]!r} first. {remedy}"
+    )
+  surplus = sorted(set(found) - set(expected))
+  if surplus:
+    raise ValueError(
+      f"{path} holds {len(surplus)} {what} arrays that the model lacks, "
+      f"{surplus[0]!r} first. {remedy}"
+    )
+  for name in sorted(expected):
+    shapes = tuple(expected[name].shape), found[name].shape
+    if shapes[0] != shapes[1]:
+      raise ValueError(
+        f"{path}: {what} {name!r} has shape {shapes[1]}, the model needs "
+        f"{shapes[0]}. {remedy}"
+      )
+
+
+def _report(
+  path: str | os.PathLike,
+  checkpoint: Checkpoint,
+  loaded: FlatArrays,
+  new_head: Mapping[str, Any],
+) -> str:
+  values = sum(value.size for value in loaded.values())
+  line = (
+    f"Loaded {len(loaded)} parameter arrays ({values:,} values) and "
+    f"{len(checkpoint.batch_stats)} batch statistics from {path} "
+    f"({checkpoint.kind})"
+  )
+  if not new_head:
+    return f"{line}, the head of {checkpoint.num_classes()} classes included."
+  classes = next(v.shape[-1] for v in new_head.values())
+  return (
+    f"{line}; {', '.join(sorted(new_head))} newly initialised for {classes} "
+    f"classes instead of {checkpoint.num_classes()}."
+  )

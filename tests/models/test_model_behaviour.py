@@ -1,0 +1,269 @@
+"""Modes and options that all models share."""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from golden_models import flattened, quick_variables
+
+from sam_jax.models import create_model
+from sam_jax.models.summary import model_summary
+
+SMALL = [
+  "wrn10_2",
+  "shake_shake_mini",
+  "pyramidnet_mini_shakedrop",
+  "resnet20",
+  "resnet18",
+  "efficientnet_tiny",
+  "cnn8",
+]
+
+
+def images(batch=4, size=16, channels=3, seed=0):
+  return jax.random.normal(jax.random.key(seed), (batch, size, size, channels))
+
+
+def fast_key(seed):
+  # This generator compiles in a fraction of the default one's time.
+  return jax.random.key(seed, impl="rbg")
+
+
+def train_pass(model, variables, x, seed=0, **kwargs):
+  forward = functools.partial(
+    model.apply, train=True, mutable=["batch_stats"], **kwargs
+  )
+  rngs = {"dropout": fast_key(seed)}
+  logits, updates = jax.jit(forward)(variables, x, rngs=rngs)
+  return logits, updates["batch_stats"]
+
+
+def eval_pass(model, variables, x):
+  return jax.jit(functools.partial(model.apply, train=False))(variables, x)
+
+
+def assert_same(actual, expected, **tolerance):
+  actual, expected = flattened(actual), flattened(expected)
+  assert actual.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(actual[name], value, err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_bfloat16_keeps_float32_variables_and_logits(name):
+  model = create_model(name, 10, dtype=jnp.bfloat16)
+
+  def forward(x):
+    variables = model.init(jax.random.key(0), x, train=False)
+    logits, updates = model.apply(
+      variables,
+      x,
+      train=True,
+      rngs={"dropout": jax.random.key(1)},
+      capture_intermediates=lambda module, _: type(module).__name__ == "Conv",
+      mutable=["batch_stats", "intermediates"],
+    )
+    return updates.pop("intermediates"), (variables, updates, logits)
+
+  convs, rest = jax.eval_shape(forward, images())
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(convs)} == {"bfloat16"}
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(rest)} == {"float32"}
+
+
+def test_bfloat16_is_close_to_float32():
+  x = images(8, 32)
+  exact, rough = (
+    create_model("efficientnet_tiny", 10, dtype=dtype)
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  variables = quick_variables(exact, x)
+  expected, actual = (eval_pass(m, variables, x) for m in (exact, rough))
+  assert 0 < abs(actual - expected).max() < 0.05 * abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["wrn10_2", "resnet18", "efficientnet_tiny"])
+def test_frozen_batch_norm_trains_with_running_averages(name):
+  x = images()
+  options = {"dropout_rate": 0.0, "stochastic_depth_rate": 0.0}
+  options = options if name.startswith("eff") else {}
+  model = create_model(name, 10, freeze_batch_norm=True, **options)
+  variables = quick_variables(model, x)
+  variables["batch_stats"] = jax.tree.map(
+    lambda s: s + 0.1, variables["batch_stats"]
+  )
+  logits, stats = train_pass(model, variables, x)
+  assert_same(stats, variables["batch_stats"], rtol=0)
+  expected = eval_pass(model, variables, x)
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_groups_share_statistics_within_a_group():
+  x = images(8, 8)
+  groups = [[0, 1], [2, 3]]
+  model = create_model(
+    "wrn10_2", 10, batch_norm_axis="batch", batch_norm_groups=groups
+  )
+  variables = quick_variables(model, x)
+
+  def forward(variables, x):
+    return model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+  grouped = jax.pmap(
+    forward, "batch", in_axes=(None, 0), devices=jax.devices()[:4]
+  )
+  logits, _ = grouped(variables, x.reshape(4, 2, 8, 8, 3))
+  local = create_model("wrn10_2", 10)
+  expected = [train_pass(local, variables, half)[0] for half in (x[:4], x[4:])]
+  np.testing.assert_allclose(
+    logits.reshape(8, 10), jnp.concatenate(expected), rtol=1e-4, atol=1e-5
+  )
+
+
+def output_sum(model, variables, params, x, true_gradient=False):
+  logits, _ = model.apply(
+    {**variables, "params": params},
+    x,
+    train=True,
+    true_gradient=true_gradient,
+    rngs={"dropout": fast_key(1)},
+    mutable=["batch_stats"],
+  )
+  return jnp.sum(jnp.sin(jnp.arange(logits.size)) * logits.ravel())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_remat_keeps_names_and_recomputes_blocks(name):
+  x = images(2, 8)
+  shapes, programs = [], []
+  for remat in (False, True):
+    model = create_model(name, 10, remat=remat)
+    variables = quick_variables(model, x)
+    shapes.append(jax.tree.map(jnp.shape, variables))
+    loss = functools.partial(output_sum, model, variables, x=x)
+    programs.append(str(jax.make_jaxpr(loss)(variables["params"])))
+  assert shapes[0] == shapes[1]
+  # Plain stacks have no blocks.
+  assert ["remat" in p for p in programs] == [False, name != "cnn8"]
+
+
+def test_remat_keeps_gradients_and_random_draws():
+  x = images(2, 8)
+  gradients = []
+  for remat in (False, True):
+    model = create_model("wrn10_2", 10, remat=remat, dropout_rate=0.3)
+    variables = quick_variables(model, x)
+    loss = functools.partial(output_sum, model, variables, x=x)
+    gradients.append(flattened(jax.jit(jax.grad(loss))(variables["params"])))
+  expected, actual = gradients
+  error = sum(jnp.sum((actual[k] - expected[k]) ** 2) for k in expected)
+  assert error < 1e-5 * sum(jnp.sum(value**2) for value in expected.values())
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["shake_shake_mini", "pyramidnet_mini_shakedrop", "efficientnet_tiny"],
+)
+def test_randomness_follows_the_dropout_key(name):
+  x = images()
+  model = create_model(name, 10)
+  variables = quick_variables(model, x)
+  first, again, other = (
+    train_pass(model, variables, x, seed)[0] for seed in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert abs(first - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("true_gradient", [False, True])
+def test_true_gradient_of_a_whole_model(true_gradient):
+  x = images(4, 8)
+  model = create_model("shake_shake_mini", 10)
+  variables = quick_variables(model, x)
+  params = flattened(variables["params"])
+  # One parameter close to the logits: few ReLUs switch within the step.
+  block = "WideResnetShakeShakeGroup_2/ShakeShakeBlock_1"
+  name = f"{block}/bn_a_2/bias"
+
+  @jax.jit
+  def value_and_slope(change):
+    def loss(change):
+      moved = {**params, name: params[name] + change}
+      moved = traverse_util.unflatten_dict(moved, sep="/")
+      return output_sum(model, variables, moved, x, true_gradient)
+
+    return jax.value_and_grad(loss)(change)
+
+  step = 0.002
+  difference = (value_and_slope(step)[0] - value_and_slope(-step)[0]) / step / 2
+  slope = value_and_slope(0.0)[1]
+  assert np.isclose(slope, difference, rtol=0.01) == true_gradient
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size", [(9, 13), (5, 5)])
+def test_odd_image_sizes(name, size):
+  model = create_model(name, 10)
+  x = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+
+  def forward(x):
+    variables = model.init(jax.random.key(0), x, train=False)
+    return model.apply(variables, x, train=False)
+
+  assert jax.eval_shape(forward, x).shape == (2, 10)
+
+
+def test_additional_skips_add_no_parameters():
+  x = images(2, 16)
+  plain = create_model("wrn10_2", 10)
+  skips = create_model("wrn10_2", 10, additional_skips=True)
+  variables = quick_variables(plain, x)
+  first, second = (eval_pass(m, variables, x) for m in (plain, skips))
+  assert abs(first - second).max() > 1e-3
+
+
+def test_without_normalisation_activations_stay_moderate():
+  x = images(8, 8)
+  model = create_model("wrn28_1", 10, normalisation=False)
+
+  @jax.jit
+  def initial_logits(key):
+    logits, variables = model.init_with_output(key, x, train=False)
+    assert "batch_stats" not in variables
+    return logits
+
+  logits = initial_logits(fast_key(0))
+  assert 0.01 < logits.std() < 10
+
+
+def test_dropout_in_wide_resnet_acts_in_train_mode_only():
+  x = images()
+  plain = create_model("wrn10_2", 10)
+  dropout = create_model("wrn10_2", 10, dropout_rate=0.3)
+  variables = quick_variables(plain, x)
+  np.testing.assert_array_equal(
+    eval_pass(plain, variables, x), eval_pass(dropout, variables, x)
+  )
+  first, second = (train_pass(m, variables, x)[0] for m in (plain, dropout))
+  assert abs(first - second).max() > 1e-3
+
+
+def test_full_size_wide_resnet_runs_in_seconds():
+  model = create_model("wrn28_10", 100)
+  x = images(1, 32)
+  start = time.monotonic()
+  logits = eval_pass(model, quick_variables(model, x), x)
+  assert logits.shape == (1, 100) and np.isfinite(logits).all()
+  assert time.monotonic() - start < 60
+
+
+def test_summary_tells_size_and_cost():
+  text = model_summary(create_model("efficientnet_tiny", 10), (32, 32, 3))
+  assert "MBConvBlock_3" in text
+  assert "Parameters: 30,580" in text
+  assert "Batch statistics: 1,872" in text
+  flops = int(text.rsplit(": ", 1)[1].replace(",", ""))
+  assert 1.5e6 < flops < 3e6

@@ -1,0 +1,261 @@
+"""Reading and writing pretrained parameters."""
+
+import copy
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import serialization
+from golden_models import GOLDEN, Golden, flattened, quick_variables
+
+from sam_jax.models import create_model
+from sam_jax.models.pretrained import (
+  load_pretrained,
+  read_checkpoint,
+  save_pretrained,
+)
+
+OFFICIAL = GOLDEN / "ckpt_tiny" / "checkpoint_0"
+SCRIPT = pathlib.Path(__file__).parents[2] / "scripts/convert_efficientnet.py"
+
+
+@functools.cache
+def fresh(name="efficientnet_tiny", classes=1000):
+  model = create_model(name, classes)
+  return model, quick_variables(model, np.zeros((1, 32, 32, 3), np.float32))
+
+
+def official_tree():
+  return serialization.msgpack_restore(OFFICIAL.read_bytes())
+
+
+def write(path, tree):
+  path.write_bytes(serialization.msgpack_serialize(tree))
+  return path
+
+
+def assert_equal(actual, expected):
+  actual, expected = flattened(actual), flattened(expected)
+  assert actual.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_array_equal(actual[name], value, name)
+
+
+def test_official_checkpoint_gives_the_official_logits():
+  model, variables = fresh()
+  loaded, report = load_pretrained(OFFICIAL, variables)
+  golden = Golden("efficientnet_tiny")
+  assert_equal(loaded, golden.variables())
+  logits = jax.jit(functools.partial(model.apply, train=False))(
+    loaded, golden["x"]
+  )
+  np.testing.assert_allclose(logits, golden["logits_eval"], atol=1e-5)
+  assert "70 parameter arrays (94,930 values) and 32 batch statistics" in report
+  assert str(OFFICIAL) in report and "head of 1000 classes included" in report
+
+
+def test_head_is_replaced_when_the_number_of_classes_differs():
+  _, variables = fresh(classes=10)
+  loaded, report = load_pretrained(OFFICIAL, variables)
+  golden = Golden("efficientnet_tiny").variables()
+  head = loaded["params"]["Head_6"].pop("dense")
+  assert_equal(head, variables["params"]["Head_6"]["dense"])
+  golden["params"]["Head_6"].pop("dense")
+  assert_equal(loaded, golden)
+  assert "Head_6/dense/bias, Head_6/dense/kernel newly initialised" in report
+  assert "10 classes instead of 1000" in report
+
+
+def training_tree(ema):
+  model = official_tree()
+  params, state = model["0"], model["1"]
+  average = jax.tree.map(lambda a: a + np.float32(1), {"0": params, "1": state})
+  with_average = {
+    "0": state,
+    "1": {"param_ema": average, "decay": 0.9999, "warmup_steps": 5},
+  }
+  momenta = jax.tree.map(lambda a: {"momentum": a}, params)
+  return {
+    "optimizer": {
+      "target": params,
+      "state": {"step": np.int32(7), "param_states": momenta},
+    },
+    "model_state": with_average if ema else state,
+    "epoch": 3,
+  }
+
+
+@pytest.mark.parametrize(
+  ("ema", "use_ema", "shift", "kind"),
+  [
+    (False, True, 0, "official training checkpoint"),
+    (True, True, 1, "moving averages"),
+    (True, False, 0, "not its moving averages"),
+  ],
+)
+def test_training_checkpoints(tmp_path, ema, use_ema, shift, kind):
+  path = write(tmp_path / "checkpoint_7", training_tree(ema))
+  loaded, report = load_pretrained(path, fresh()[1], use_ema=use_ema)
+  expected = jax.tree.map(
+    lambda a: a + np.float32(shift), Golden("efficientnet_tiny").variables()
+  )
+  assert_equal(loaded, expected)
+  assert kind in report
+
+
+@pytest.mark.parametrize("name", ["efficientnet_tiny", "wrn10_2"])
+def test_saved_file_round_trip(tmp_path, name):
+  _, variables = fresh(name, 10)
+  path = tmp_path / "model.msgpack"
+  path.write_bytes(b"an older file")
+  save_pretrained(path, variables)
+  zeros = jax.tree.map(np.zeros_like, variables)
+  loaded, report = load_pretrained(path, zeros)
+  assert_equal(loaded, variables)
+  assert "converted file" in report
+  assert list(tmp_path.iterdir()) == [path]
+  assert path.stat().st_mode & 0o777 == 0o666 & ~current_umask()
+
+
+def current_umask():
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
+
+
+def test_failed_save_keeps_the_older_file(tmp_path, monkeypatch):
+  path = tmp_path / "model.msgpack"
+  path.write_bytes(b"an older file")
+
+  def fail(*_):
+    raise OSError("disk full")
+
+  monkeypatch.setattr("os.replace", fail)
+  with pytest.raises(OSError, match="disk full"):
+    save_pretrained(path, {"params": {"a": np.ones(2)}})
+  assert path.read_bytes() == b"an older file"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+BLOCK = "MBConvBlock_3"
+KERNEL = f"{BLOCK}/depthwise_conv2d/depthwise_kernel"
+
+
+def lacks_parameter(tree):
+  del tree["0"]["params"][BLOCK]["depthwise_conv2d"]
+
+
+def lacks_statistic(tree):
+  del tree["1"][f"/{BLOCK}/batch_normalization_0"]
+
+
+def has_extra_block(tree):
+  tree["0"]["params"]["MBConvBlock_9"] = tree["0"]["params"][BLOCK]
+
+
+def has_wrong_shape(tree):
+  layer = tree["0"]["params"][BLOCK]["depthwise_conv2d"]
+  layer["depthwise_kernel"] = layer["depthwise_kernel"][:1]
+
+
+def has_no_array(tree):
+  tree["0"]["params"][BLOCK]["depthwise_conv2d"]["depthwise_kernel"] = "lost"
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lacks_parameter, rf"lacks 1 of the model's 70 parameter.*'{KERNEL}'"),
+    (lacks_statistic, rf"lacks 2 .*'{BLOCK}/batch_normalization_0/mean'"),
+    (has_extra_block, "parameter arrays that the model lacks.*'MBConvBlock_9"),
+    (
+      has_wrong_shape,
+      rf"'{KERNEL}' has shape \(1, 3, 96, 1\).*\(3, 3, 96, 1\)",
+    ),
+    (has_no_array, rf"'{KERNEL}' is no array but a str.*fetch it again"),
+  ],
+)
+def test_damaged_checkpoints(tmp_path, damage, message):
+  tree = copy.deepcopy(official_tree())
+  damage(tree)
+  path = write(tmp_path / "checkpoint_0", tree)
+  with pytest.raises(ValueError, match=message) as error:
+    load_pretrained(path, fresh()[1])
+  assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (OFFICIAL.read_bytes()[:-1000], "is truncated .*Fetch it again"),
+    (b"", r"is truncated \(0 bytes"),
+    (b"PK\x03\x04 some zip file", "is not a Flax checkpoint"),
+    (serialization.msgpack_serialize({"a": 1}), r"top-level keys \['a'\]"),
+    (serialization.msgpack_serialize(3), "it holds a int"),
+    (serialization.msgpack_serialize({"0": 1, "1": 2}), "no checkpoint of a"),
+    (
+      serialization.msgpack_serialize({"optimizer": {}}),
+      r"top-level keys \['optimizer'\].*convert_efficientnet.py",
+    ),
+  ],
+)
+def test_files_that_are_no_checkpoints(tmp_path, content, message):
+  path = tmp_path / "checkpoint_0"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=message) as error:
+    load_pretrained(path, fresh()[1])
+  assert str(path) in str(error.value)
+
+
+def test_directory_instead_of_file():
+  with pytest.raises(ValueError, match=r"is a directory; .*checkpoint_0"):
+    read_checkpoint(OFFICIAL.parent)
+
+
+def test_other_architecture():
+  _, variables = fresh("wrn10_2", 10)
+  with pytest.raises(ValueError, match="Build the model that the file was"):
+    load_pretrained(OFFICIAL, variables)
+
+
+def run_script(*flags):
+  return subprocess.run(
+    [sys.executable, SCRIPT, *flags],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_convert_script(tmp_path):
+  output = tmp_path / "tiny.msgpack"
+  result = run_script(
+    "--model=efficientnet-tiny", f"--input={OFFICIAL}", f"--output={output}"
+  )
+  assert result.returncode == 0, result.stderr
+  assert "70 parameter arrays" in result.stdout and str(output) in result.stdout
+  loaded, _ = load_pretrained(output, fresh()[1])
+  assert_equal(loaded, Golden("efficientnet_tiny").variables())
+
+
+@pytest.mark.parametrize(
+  ("model", "source", "message"),
+  [
+    ("efficientnet_b0", OFFICIAL, "'Head_17/batch_normalization/bias'"),
+    ("efficientnet_tiny", SCRIPT, "not a Flax checkpoint"),
+  ],
+)
+def test_convert_script_refuses_bad_input(tmp_path, model, source, message):
+  output = tmp_path / "out.msgpack"
+  result = run_script(
+    f"--model={model}", f"--input={source}", f"--output={output}"
+  )
+  assert result.returncode == 2
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert message in result.stderr and str(source) in result.stderr
+  assert not output.exists()
