@@ -13,6 +13,7 @@ one rng collection "dropout".
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+Initializer = nn.initializers.Initializer
 AxisGroups = tuple[tuple[int, ...], ...]
 Strides = tuple[int, int]
 
@@ -32,7 +34,9 @@ BETA_RANGE = (0.0, 1.0)
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def dense_init(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Array:
+def dense_init(
+  key: Array, shape: tuple[int, int], dtype: Any = jnp.float32
+) -> Array:
   """U[-s, s] with s = 1 / sqrt(number of outputs), for `[in, out]` kernels."""
   limit = shape[1] ** -0.5
   return jax.random.uniform(key, shape, dtype, minval=-limit, maxval=limit)
@@ -75,7 +79,9 @@ class LayerSettings:
     return dataclasses.replace(self, train=train, true_gradient=true_gradient)
 
 
-def block_class(cls: type[nn.Module], settings: LayerSettings):
+def block_class(
+  cls: type[nn.Module], settings: LayerSettings
+) -> Callable[..., nn.Module]:
   """`cls`, rematerialised if the settings ask for it; names do not change."""
   return nn.remat(cls) if settings.remat else cls
 
@@ -88,8 +94,8 @@ def conv(
   *,
   name: str,
   strides: Strides = (1, 1),
-  padding="SAME",
-  init=conv_init,
+  padding: str | int = "SAME",
+  init: Initializer = conv_init,
   use_bias: bool = False,
 ) -> Array:
   """Convolution by a square kernel, `[N,H,W,C]` to `[N,h,w,features]`."""
@@ -110,7 +116,7 @@ def batch_norm(
   settings: LayerSettings,
   *,
   name: str,
-  scale_init=nn.initializers.ones,
+  scale_init: Initializer = nn.initializers.ones,
 ) -> Array:
   """Batch normalisation over all axes but the last; identity if disabled."""
   if not settings.normalise:
@@ -133,7 +139,7 @@ def norm_relu(x: Array, settings: LayerSettings, *, name: str) -> Array:
 
 
 def dense_logits(
-  x: Array, num_classes: int, *, name: str, init=dense_init
+  x: Array, num_classes: int, *, name: str, init: Initializer = dense_init
 ) -> Array:
   """Global average pool and linear layer: `[N,H,W,C]` to f32 `[N,classes]`."""
   x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -114,10 +114,10 @@ def load_pretrained(
   result = {
     **variables,
     "params": traverse_util.unflatten_dict(filled, sep="/"),
-    "batch_stats": traverse_util.unflatten_dict(
-      checkpoint.batch_stats, sep="/"
-    ),
   }
+  if fresh_stats:
+    stats = traverse_util.unflatten_dict(checkpoint.batch_stats, sep="/")
+    result["batch_stats"] = stats
   return result, _report(path, checkpoint, loaded, new_head)
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sam_jax.models import efficientnet, resnet
-from sam_jax.models.layers import LayerSettings
+from sam_jax.models.layers import AxisGroups, LayerSettings
 from sam_jax.models.plain_cnn import PlainCNN
 from sam_jax.models.pyramidnet import PyramidNet
 from sam_jax.models.shake_shake import ShakeShake
@@ -35,8 +35,13 @@ class Family(NamedTuple):
 
 
 def _wide_resnet(
-  match, num_classes, settings, *, dropout_rate=0.0, additional_skips=False
-):
+  match: re.Match,
+  num_classes: int,
+  settings: LayerSettings,
+  *,
+  dropout_rate: float = 0.0,
+  additional_skips: bool = False,
+) -> nn.Module:
   depth, width = int(match[1]), int(match[2])
   if (depth - 4) % 6 or depth < 10 or width < 1:
     raise ValueError(
@@ -53,12 +58,16 @@ def _wide_resnet(
   )
 
 
-def _shake_shake(match, num_classes, settings):
+def _shake_shake(
+  match: re.Match, num_classes: int, settings: LayerSettings
+) -> nn.Module:
   blocks, width = {"26_2x96d": (4, 6), "mini": (2, 1)}[match[1]]
   return ShakeShake(num_classes, blocks, width, settings)
 
 
-def _pyramidnet(match, num_classes, settings):
+def _pyramidnet(
+  match: re.Match, num_classes: int, settings: LayerSettings
+) -> nn.Module:
   depth = int(match[1])
   if (depth - 2) % 9 or depth < 11:
     raise ValueError(
@@ -71,17 +80,23 @@ def _pyramidnet(match, num_classes, settings):
   )
 
 
-def _resnet(match, num_classes, settings):
+def _resnet(
+  match: re.Match, num_classes: int, settings: LayerSettings
+) -> nn.Module:
   return resnet.ResNet(num_classes, int(match[1]), settings)
 
 
-def _cifar_resnet(match, num_classes, settings):
+def _cifar_resnet(
+  match: re.Match, num_classes: int, settings: LayerSettings
+) -> nn.Module:
   blocks = (int(match[1]) - 2) // 6
   shortcuts = match[2] is None
   return resnet.CifarResNet(num_classes, blocks, shortcuts, settings)
 
 
-def _plain_cnn(match, num_classes, settings):
+def _plain_cnn(
+  match: re.Match, num_classes: int, settings: LayerSettings
+) -> nn.Module:
   depth = int(match[1])
   if depth < 4:
     raise ValueError(f"No {match[0]}: the depth must be at least 4.")
@@ -89,13 +104,13 @@ def _plain_cnn(match, num_classes, settings):
 
 
 def _efficientnet(
-  match,
-  num_classes,
-  settings,
+  match: re.Match,
+  num_classes: int,
+  settings: LayerSettings,
   *,
-  dropout_rate=None,
-  stochastic_depth_rate=0.2,
-):
+  dropout_rate: float | None = None,
+  stochastic_depth_rate: float = 0.2,
+) -> nn.Module:
   config = efficientnet.CONFIGS[match[0]]
   return efficientnet.EfficientNet(
     num_classes,
@@ -279,6 +294,6 @@ def _supported(name: str, family: Family, **options) -> dict[str, Any]:
   return given
 
 
-def _as_tuples(groups: Sequence[Sequence[int]] | None):
+def _as_tuples(groups: Sequence[Sequence[int]] | None) -> AxisGroups | None:
   # Linen modules are hashed, lists are not hashable.
   return groups and tuple(tuple(int(i) for i in group) for group in groups)

@@ -1,6 +1,7 @@
 """A table of a model's layers, its size and its cost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,5 +48,5 @@ def model_summary(model: nn.Module, image_shape: Sequence[int]) -> str:
   )
 
 
-def _count(tree) -> int:
+def _count(tree: Any) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -128,6 +128,13 @@ def current_umask():
   return mask
 
 
+def test_round_trip_without_batch_norm(tmp_path):
+  variables = {"params": {"Dense_3": {"kernel": np.ones((2, 3), np.float32)}}}
+  save_pretrained(tmp_path / "file", variables)
+  loaded, _ = load_pretrained(tmp_path / "file", variables)
+  assert_equal(loaded, variables)
+
+
 def test_failed_save_keeps_the_older_file(tmp_path, monkeypatch):
   path = tmp_path / "model.msgpack"
   path.write_bytes(b"an older file")
