@@ -1,12 +1,13 @@
 """Trains a network with Sharpness-Aware Minimization.
 
-python -m sam_jax.train --config=configs/digits.py:sam --workdir=runs/digits \\
-  --config.sam.rho=0.2
+python -m sam_jax.train --config=configs/digits.py:sam --config.sam.rho=0.2
+  --workdir=runs/digits
 
 Run it again with the same workdir to go on where it stopped. Exit codes: 0,
 finished or stopped on request; 1, the run failed; 2, it could not start.
 """
 
+import difflib
 import logging
 import os
 import sys
@@ -74,17 +75,32 @@ def _parse_flags(argv: list[str]) -> list[str]:
   """Parses flags; a wrong one is one clear line, not a traceback."""
   try:
     return flags.FLAGS(argv)
-  except (
-    flags.Error,
-    AttributeError,
-    ImportError,
-    KeyError,
-    OSError,
-    TypeError,
-    ValueError,
-  ) as error:
-    message = error.args[0] if error.args else error
-    _refuse(f"{message}".splitlines()[0])
+  except flags.UnrecognizedFlagError as error:
+    _refuse(f"Unknown flag --{error.flagname}. {_similar_field(error)}".strip())
+  except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
+    # A config file's own error comes last in a message of many lines.
+    lines = str(error.args[0] if error.args else error).strip().splitlines()
+    _refuse(" ".join(dict.fromkeys([lines[0], lines[-1]])))
+
+
+def _similar_field(error: flags.UnrecognizedFlagError) -> str:
+  """Which field of the config an unknown flag may have meant."""
+  if not error.flagname.startswith("config."):
+    return ""
+  from sam_jax.training.config import default_config
+
+  fields = default_config().to_dict()
+  names = [f"config.{name}" for name in _field_names(fields)]
+  close = difflib.get_close_matches(error.flagname, names, n=1)
+  return f"Did you mean --{close[0]}?" if close else ""
+
+
+def _field_names(fields: dict, prefix: str = ""):
+  for name, value in fields.items():
+    if isinstance(value, dict):
+      yield from _field_names(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name
 
 
 def _refuse(message: str) -> None:

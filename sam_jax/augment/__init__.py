@@ -1,0 +1,1 @@
+"""Augmentation on the device, in JAX, on uint8 images."""

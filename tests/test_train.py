@@ -1,0 +1,205 @@
+"""`python -m sam_jax.train` as a user runs it: real processes, real signals."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+SMALL = (
+  "--config=configs/digits.py:sam",
+  "--config.model.name=wrn10_1",
+  "--config.num_epochs=4",
+  "--config.log_every_steps=3",
+  "--config.checkpoint_every_epochs=0.4",
+  "--config.eval_on_train=True",
+  "--config.ema.decay=0.9",
+  "--config.ema.warmup_steps=5",
+  "--config.augment.policy=basic",
+)
+STEPS = 4 * 11
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture
+def start(tmp_path, data_dir):
+  """Starts training processes in the test's own directory."""
+  processes = []
+
+  def start_process(*flags, workdir="run", devices=1):
+    cache = os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
+    process = subprocess.Popen(
+      [
+        *(sys.executable, "-m", "sam_jax.train"),
+        *(f"--workdir={tmp_path / workdir}",),
+        *flags,
+        f"--config.dataset.data_dir={data_dir}",
+        f"--config.compilation_cache_dir={cache}",
+      ],
+      cwd=REPOSITORY,
+      env=os.environ
+      | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    processes.append(process)
+    return process
+
+  yield start_process
+  for process in processes:
+    process.kill()
+    process.communicate()
+
+
+def finish(process):
+  """Waits for a process; returns its exit code and what it said."""
+  _, stderr = process.communicate(timeout=300)
+  return process.returncode, stderr
+
+
+def wait_for_step(workdir, step):
+  """Waits until metrics.jsonl has a line of at least that step."""
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline:
+    if any(line["step"] >= step for line in read_metrics(workdir)):
+      return
+    time.sleep(0.01)
+  raise TimeoutError(f"step {step} did not come")
+
+
+def read_metrics(workdir):
+  """The lines of metrics.jsonl that are whole, without timings."""
+  file = workdir / "metrics.jsonl"
+  text = file.read_text() if file.exists() else ""
+  lines = [json.loads(line) for line in text.splitlines() if line[-1:] == "}"]
+  for line in lines:
+    line.pop("train/images_per_second", None)
+  return lines
+
+
+def final_checksum(workdir):
+  """The checksum of every bit of the state after the last step."""
+  directory = workdir / "checkpoints" / str(STEPS) / "checksum"
+  (file,) = [f for f in directory.iterdir() if "metadata" in f.name]
+  return json.loads(file.read_text())["crc32"]
+
+
+def test_killed_run_ends_as_an_undisturbed_one(start, tmp_path):
+  undisturbed = start(*SMALL, workdir="undisturbed")
+  code, said = finish(undisturbed)
+  assert code == 0, said
+
+  step = random.randrange(3, STEPS - 6)
+  killed = start(*SMALL, workdir="killed")
+  wait_for_step(tmp_path / "killed", step)
+  killed.send_signal(signal.SIGKILL)
+  finish(killed)
+  stopped = start(*SMALL, workdir="killed")
+  wait_for_step(tmp_path / "killed", min(step + 6, STEPS))
+  stopped.send_signal(signal.SIGTERM)
+  code, said = finish(stopped)
+  assert code == 0, said
+  code, said = finish(start(*SMALL, workdir="killed"))
+  assert code == 0, said
+
+  checksums = [
+    final_checksum(tmp_path / name) for name in ("undisturbed", "killed")
+  ]
+  assert checksums[0] == checksums[1], f"killed at {step}"
+  metrics = [read_metrics(tmp_path / n) for n in ("undisturbed", "killed")]
+  assert metrics[0] == metrics[1]
+  check_outputs(tmp_path / "undisturbed", metrics[0])
+
+  code, said = finish(start(*SMALL, workdir="killed"))
+  assert code == 0
+  assert "finished" in said
+
+
+def check_outputs(workdir, metrics):
+  """What a run leaves behind."""
+  tags = {tag for line in metrics for tag in line}
+  assert {"train/loss", "train/sharpness", "test/error_rate"} <= tags
+  assert {"clean_train/error_rate", "test/top_5_error_rate"} <= tags
+  result = json.loads((workdir / "result.json").read_text())
+  last = [line for line in metrics if "test/error_rate" in line][-1]
+  assert result["error_rate"] == last["test/error_rate"]
+  assert result["step"] == last["step"] == STEPS
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["model"]["name"] == "wrn10_1"
+
+
+def test_sigterm_saves_and_says_how_to_go_on(start, tmp_path):
+  process = start(*SMALL, "--config.num_epochs=1000")
+  wait_for_step(tmp_path / "run", 3)
+  process.send_signal(signal.SIGTERM)
+  code, said = finish(process)
+  assert code == 0
+  assert "the same command goes on from here" in said
+  steps = [int(p.name) for p in (tmp_path / "run/checkpoints").iterdir()]
+  assert f"Stopped at step {max(steps)} of" in said
+
+
+def test_divergence_names_step_rate_and_rho_and_keeps_the_checkpoint(
+  start, tmp_path
+):
+  code, said = finish(
+    start(
+      *SMALL,
+      "--config.optimizer.learning_rate=1e38",
+      "--config.optimizer.gradient_clipping=0",
+    )
+  )
+  assert code == 1
+  (line,) = [s for s in said.splitlines() if s.startswith("error: ")]
+  for word in ("step", "learning rate", "config.sam.rho = 0.5"):
+    assert word in line
+  assert "Traceback" not in said
+
+
+BAD_COMMANDS = {
+  "field": (["--config.sam.roh=0.1"], "roh"),
+  "type": (["--config.sam.rho=big"], "sam.rho"),
+  "variant": (["--config=configs/digits.py:adam"], "Known: sam, sgd"),
+  "file": (["--config=configs/digit.py"], "configs/digit.py"),
+  "flag": (["--wrokdir=x"], "wrokdir"),
+  "argument": (["rho=0.1"], "rho=0.1"),
+  "value": (["--config.sam.rho=-1"], "config.sam.rho = -1.0 must be >= 0"),
+  "batch": (["--config.batch_size=100"], "does not divide by the 8 devices"),
+  "m": (["--config.sam.m=7"], "can be 1, 2, 4, 8, 16, 32, 64, 128"),
+  "dataset": (["--config.dataset.name=cifar10"], "sam_jax.datasets.prepare"),
+  "workdir": (["--workdir=/proc/none"], "--workdir=/proc/none can't be"),
+}
+
+
+def test_bad_commands_give_one_line_and_exit_code_2(start):
+  """All at once: most of their time is the start of Python."""
+  running = {
+    name: start("--config=configs/digits.py:sam", *flags, devices=8)
+    for name, (flags, _) in BAD_COMMANDS.items()
+  }
+  for name, process in running.items():
+    code, said = finish(process)
+    assert code == 2, (name, said)
+    (line,) = [s for s in said.splitlines() if s.startswith("error: ")]
+    assert BAD_COMMANDS[name][1] in line, name
+    assert "Traceback" not in said, name
+
+
+def test_import_needs_no_tensorflow():
+  code = (
+    "import sys, sam_jax, sam_jax.training.loop;"
+    "assert 'tensorflow' not in sys.modules;"
+    "assert 'tensorflow_datasets' not in sys.modules"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

@@ -1,0 +1,82 @@
+"""Every rule of a config gives one clear message."""
+
+import pytest
+
+from sam_jax.training import workdir
+from sam_jax.training.config import (
+  ConfigError,
+  default_config,
+  validate_config,
+)
+
+BAD_FIELDS = [
+  ("num_epochs", 0, "config.num_epochs = 0 must be >= 1"),
+  ("batch_size", 250, "config.batch_size = 250 does not divide by the 8"),
+  ("batch_size", 0, "config.batch_size = 0 must be >= 1"),
+  ("eval_batch_size", 9, "config.eval_batch_size = 9 .* 8 would"),
+  ("label_smoothing", 1.5, r"config.label_smoothing = 1.5 must be in \[0, 1\]"),
+  ("model.name", "wrn28_11_2", "config.model.name: .*wrn28_10"),
+  ("model.name", "wrn27_10", "config.model.name: .*6n"),
+  ("model.dtype", "float64", "config.model.dtype = 'float64' .*float32"),
+  ("model.batch_norm", "n", "config.model.batch_norm = 'n' is unknown"),
+  ("dataset.name", "cifar1", "config.dataset.name = 'cifar1' .*'cifar10'"),
+  ("dataset.label_noise.rate", 1.2, "config.dataset.label_noise.rate = 1.2"),
+  ("dataset.label_noise.kind", "symetric", "Did you mean 'symmetric'"),
+  ("augment.policy", "autoagument", "Did you mean 'autoaugment'"),
+  ("augment.cutout", "batches", "Did you mean 'batch'"),
+  ("sam.rho", -0.1, "config.sam.rho = -0.1 must be >= 0"),
+  ("sam.rho", float("nan"), "config.sam.rho = nan must be >= 0"),
+  ("sam.rho", float("inf"), "config.sam.rho = inf must be"),
+  ("sam.p", 0.5, "config.sam.p = 0.5 must be >= 1"),
+  ("sam.m", 24, "config.sam.m: m = 24 .* can be 1, 2, 4, 8, 16, 32, 64, 128"),
+  ("sam.m", 0, "config.sam.m = 0 must be >= 1"),
+  ("sam.every", 0, "config.sam.every = 0"),
+  ("sam.ascent_steps", 0, "config.sam.ascent_steps = 0"),
+  ("sam.mask", "bn", "config.sam.mask = 'bn' is unknown"),
+  ("optimizer.name", "sdg", "Did you mean 'sgd'"),
+  ("optimizer.name", "adamw", "weight_decay_kind = 'decoupled'"),
+  ("optimizer.schedule", "cosin", "Did you mean 'cosine'"),
+  ("optimizer.learning_rate", -1.0, "config.optimizer.learning_rate = -1.0"),
+  ("ema.decay", 2.0, "config.ema.decay = 2.0"),
+  ("keep_checkpoints_at_epochs", (300,), "300 is not an epoch of this run"),
+]
+
+
+def test_defaults_are_valid():
+  validate_config(default_config(), num_devices=8)
+
+
+@pytest.mark.parametrize(("field", "value", "message"), BAD_FIELDS)
+def test_bad_field_is_named_with_its_value_and_a_remedy(field, value, message):
+  config = default_config()
+  with config.unlocked():
+    config.update_from_flattened_dict({field: value})
+  with pytest.raises(ConfigError, match=message) as error:
+    validate_config(config, num_devices=8)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["sam.p"])
+def test_infinite_norm_is_allowed(field):
+  config = default_config()
+  config.sam.p = float("inf")
+  validate_config(config, num_devices=8)
+
+
+def test_workdir_belongs_to_one_config(tmp_path):
+  config = default_config()
+  workdir.claim(tmp_path / "run", config)
+  workdir.claim(tmp_path / "run", config)  # going on is fine
+  config.dataset.data_dir = "/elsewhere"  # and so are other places
+  workdir.claim(tmp_path / "run", config)
+  config.sam.rho, config.seed = 0.3, 1
+  with pytest.raises(ConfigError) as error:
+    workdir.claim(tmp_path / "run", config)
+  assert "sam.rho was 0.05 and is now 0.3" in str(error.value)
+  assert "seed was 0 and is now 1" in str(error.value)
+
+
+def test_workdir_that_is_a_file(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ConfigError, match="can't be written"):
+    workdir.claim(tmp_path / "file" / "run", default_config())

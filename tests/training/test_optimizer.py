@@ -1,0 +1,150 @@
+"""Schedules, optimizers and averages against the official release."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sam_jax import create_model
+from sam_jax.training import optimizer
+from sam_jax.training.config import default_config
+
+STEPS_PER_EPOCH, EPOCHS = 390, 200
+
+
+def schedule(**fields):
+  config = default_config().optimizer
+  config.update(fields)
+  return optimizer.learning_rate_schedule(config, STEPS_PER_EPOCH, EPOCHS)
+
+
+def create(**fields):
+  config = default_config().optimizer
+  config.update({"gradient_clipping": 0.0, "weight_decay": 0.0, **fields})
+  rate = optax.constant_schedule(config.learning_rate)
+  return optimizer.create_optimizer(config, rate)
+
+
+def descend(tx, params, gradients):
+  """Yields the parameters after each step."""
+  state = tx.init(params)
+  for gradient in gradients:
+    updates, state = tx.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+    yield params
+
+
+def test_cosine_equals_the_official_release(golden):
+  recorded = golden("lr_schedules.npz")
+  rates = jax.vmap(schedule())(recorded["steps"])
+  # cos rounds at 1e-7 of 1, which is all there is at the last step.
+  np.testing.assert_allclose(rates, recorded["cosine_traced_int32"], atol=1e-8)
+
+
+def test_exponential_equals_the_official_release_but_for_its_nan(golden):
+  recorded = golden("lr_schedules.npz")
+  rates = jax.vmap(schedule(schedule="exponential"))(recorded["steps"])
+  expected = recorded["exponential_traced_int32"]
+  assert np.isnan(expected[0])  # theirs divides 0 by 0
+  assert rates[0] == pytest.approx(0.1)
+  np.testing.assert_allclose(rates[1:], expected[1:], rtol=1e-6)
+
+
+def test_warmup_equals_the_official_release(golden):
+  recorded = golden("lr_schedules.npz")
+  warm = schedule(schedule="exponential", warmup_epochs=5.0)
+  np.testing.assert_allclose(
+    jax.vmap(warm)(recorded["steps"]),
+    recorded["exponential_warmup5_traced_int32"],
+    rtol=1e-6,
+  )
+
+
+def test_constant_schedule():
+  rates = jax.vmap(schedule(schedule="constant"))(jnp.arange(3))
+  np.testing.assert_allclose(rates, 0.1)
+
+
+@pytest.mark.parametrize(
+  ("fields", "name"),
+  [({"name": "rmsprop"}, "params"), ({"name": "sgd"}, "nesterov_params")],
+)
+def test_descent_equals_the_official_release(golden, fields, name):
+  recorded = golden("rmsprop.npz")
+  tx = create(learning_rate=float(recorded["lr"]), **fields)
+  steps = descend(tx, recorded["init"], recorded["grads"])
+  for params, expected in zip(steps, recorded[name], strict=True):
+    np.testing.assert_allclose(params, expected, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0, 100.0])
+def test_clipping_equals_the_official_release(golden, limit):
+  recorded = golden("losses.npz")
+  gradient = {"a": recorded["tree/a"], "b": recorded["tree/b"]}
+  tx = create(gradient_clipping=limit, momentum=0.0, learning_rate=1.0)
+  updates, _ = tx.update(gradient, tx.init(gradient), gradient)
+  for name in gradient:
+    expected = -recorded[f"clip{limit:.0f}/{name}"]
+    np.testing.assert_allclose(updates[name], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("on_norm", [True, False])
+def test_adamw_decays_apart_from_the_gradient(on_norm):
+  params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+  nothing = jax.tree.map(jnp.zeros_like, params)
+  tx = create(
+    name="adamw",
+    weight_decay=0.5,
+    weight_decay_kind="decoupled",
+    weight_decay_on_norm=on_norm,
+  )
+  (after,) = descend(tx, params, [nothing])
+  np.testing.assert_allclose(after["kernel"], 1 - 0.1 * 0.5)
+  np.testing.assert_allclose(after["bias"], 1 - 0.1 * 0.5 * on_norm)
+
+
+@pytest.mark.parametrize(("warmup", "name"), [(5, "ema"), (12, "ema_warmup12")])
+def test_ema_equals_the_official_release(golden, warmup, name):
+  recorded = golden("ema.npz")
+  ema = recorded["init"]
+  decay = float(recorded["decay"])
+  for step, target, expected in zip(
+    recorded["steps"], recorded["targets"], recorded[name], strict=True
+  ):
+    ema = optimizer.update_ema(ema, target, jnp.int32(step), decay, warmup)
+    np.testing.assert_allclose(ema, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_rho_follows_the_learning_rate_as_in_gsam():
+  config = default_config()
+  config.sam.rho, config.sam.rho_min = 0.6, 0.2
+  rate = optimizer.learning_rate_schedule(config.optimizer, 10, 10)
+  rho = optimizer.rho_schedule(config, rate)
+  assert rho(0) == pytest.approx(0.6)
+  assert rho(50) == pytest.approx(0.4)
+  assert rho(100) == pytest.approx(0.2)
+
+
+def test_constant_rho_stays_a_number():
+  config = default_config()
+  assert optimizer.rho_schedule(config, schedule()) == 0.05
+
+
+@pytest.mark.parametrize("name", ["norm", "no_norm"])
+def test_perturbation_masks_tell_normalisation_from_the_rest(name):
+  model = create_model("wrn_mini", 10)
+  images = jnp.zeros((1, 8, 8, 3))
+  params = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), images, train=False)
+  )["params"]
+  mask = optimizer.perturbation_mask(name)(params)
+  paths = jax.tree_util.tree_leaves_with_path(mask)
+  for path, is_perturbed in paths:
+    leaf = jax.tree_util.keystr(path)
+    is_dense = "Dense" in leaf
+    if name == "norm":
+      assert is_perturbed == ("kernel" not in leaf and not is_dense)
+    else:
+      assert is_perturbed == ("kernel" in leaf)
+  assert any(m for _, m in paths)

@@ -1,0 +1,355 @@
+"""The training step: what m means, what it costs, what it leaves alone."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import traverse_util
+
+from sam_jax import create_model
+from sam_jax.datasets.catalog import dataset_spec
+from sam_jax.sam import m_sharpness_layout
+from sam_jax.training import losses
+from sam_jax.training import step as step_lib
+from sam_jax.training.config import default_config
+from sam_jax.training.recipe import create_recipe
+from sam_jax.training.step import AXIS
+
+BATCH = 32
+
+
+class SmoothNet(nn.Module):
+  """Batch norm and dropout, but no kinks that amplify rounding."""
+
+  axis: str | None = None
+  groups: tuple[tuple[int, ...], ...] | None = None
+  dropout_rate: float = 0.0
+
+  @nn.compact
+  def __call__(self, x, *, train, true_gradient=False):
+    for features in (8, 16):
+      x = nn.Conv(features, (3, 3), use_bias=False)(x)
+      x = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        axis_name=self.axis,
+        axis_index_groups=self.groups,
+      )(x)
+      x = nn.swish(x)
+    x = jnp.mean(x, axis=(1, 2))
+    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    return nn.Dense(10)(x)
+
+
+def make_config(**sam_fields):
+  config = default_config()
+  config.dataset.name = "digits"
+  config.model.name = "wrn10_1"
+  config.batch_size = BATCH
+  config.num_epochs = 1
+  config.sam.update({"rho": 0.5, **sam_fields})
+  return config
+
+
+def make_recipe(config, num_devices, model=None):
+  recipe = create_recipe(config, dataset_spec("digits"), 10, num_devices)
+  return recipe if model is None else dataclasses.replace(recipe, model=model)
+
+
+def make_batch(step=0):
+  random = np.random.default_rng(step)
+  images = random.normal(size=(BATCH, 8, 8, 1)).astype(np.float32)
+  targets = np.eye(10, dtype=np.float32)[random.integers(10, size=BATCH)]
+  return {"image": images, "target": targets}
+
+
+def split(batch, num_devices):
+  return jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch)
+
+
+def mapped(recipe, num_devices):
+  return jax.pmap(
+    functools.partial(step_lib.train_step, recipe=recipe),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=(None, None),
+    devices=jax.devices()[:num_devices],
+  )
+
+
+def train(recipe, num_devices, steps=3):
+  """Returns the state and the last metrics after some steps."""
+  state = jax.device_get(step_lib.create_state(recipe, (8, 8, 1)))
+  step = mapped(recipe, num_devices)
+  for i in range(steps):
+    state, metrics = step(state, split(make_batch(i), num_devices))
+  return jax.device_get((state, metrics))
+
+
+def distance(a, b):
+  """Largest difference of two trees."""
+  differences = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), a, b)
+  return max(jax.tree.leaves(differences))
+
+
+@pytest.mark.parametrize("m", [4, 8])
+def test_same_m_trains_the_same_network_on_any_number_of_devices(m):
+  """Up to the order of float32 sums: 1e-6 of weights of size 1 in 3 steps.
+
+  m = 4 is one shard on each of 8 devices and 8 micro-shards on one; a shard of
+  m = 8 spans two of 8 devices. Dropout is drawn shard by shard, so that it
+  takes part wherever a shard lies on one device.
+  """
+
+  def run(num_devices, m):
+    layout = m_sharpness_layout(m, BATCH // num_devices, num_devices)
+    spans = layout.devices_per_shard > 1
+    groups = layout.axis_index_groups if spans else None
+    model = SmoothNet(
+      axis=AXIS if spans else None,
+      groups=groups and tuple(map(tuple, groups)),
+      dropout_rate=0.3 if m <= BATCH // 8 else 0.0,
+    )
+    recipe = make_recipe(make_config(m=m), num_devices, model)
+    state, metrics = train(recipe, num_devices)
+    return (state.params, state.batch_stats), metrics
+
+  one, metrics = run(1, m)
+  for num_devices in (2, 4, 8):
+    several, their_metrics = run(num_devices, m)
+    assert distance(one, several) < 2e-6
+    for name in ("loss", "sam_loss", "perturbation_norm"):
+      assert metrics[name] == pytest.approx(their_metrics[name], rel=1e-5)
+  other, _ = run(1, 16)
+  assert distance(one, other) > 1e-3  # so it can tell one m from another
+
+
+def test_config_shares_batch_statistics_as_m_says():
+  """The wide ResNet's statistics of a shard that spans devices."""
+  stats = []
+  for num_devices in (4, 8):
+    recipe = make_recipe(make_config(m=8), num_devices)
+    state, _ = train(recipe, num_devices, steps=1)
+    stats.append(state.batch_stats)
+  assert distance(*stats) < 1e-6
+  config = make_config(m=8)
+  config.model.batch_norm = "device"
+  state, _ = train(make_recipe(config, 8), 8, steps=1)
+  assert distance(stats[0], state.batch_stats) > 1e-3
+
+
+def test_dropout_differs_between_shards_and_steps():
+  class Noise(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train, true_gradient=False):
+      self.param("w", nn.initializers.zeros, ())
+      x = jnp.ones((x.shape[0], 1000))
+      return nn.Dropout(0.5, deterministic=not train)(x)[:, :10] * 1.0
+
+  seen = []
+  for m, num_devices in ((4, 8), (4, 1)):
+    config = make_config(m=m, rho=0.0)
+    recipe = make_recipe(config, num_devices, Noise())
+    state = step_lib.create_state(recipe, (8, 8, 1))
+    step = mapped(recipe, num_devices)
+    batch = split(make_batch(), num_devices)
+    seen.append([])
+    for _ in range(2):
+      state, metrics = step(state, batch)
+      seen[-1].append(float(metrics["loss"]))
+  assert seen[0] == pytest.approx(seen[1])  # shards, not devices, decide
+  assert seen[0][0] != pytest.approx(seen[0][1])
+
+
+def compiled_text(recipe, num_devices):
+  state = step_lib.create_state(recipe, (8, 8, 1))
+  batch = split(make_batch(), num_devices)
+  return mapped(recipe, num_devices).lower(state, batch).compile().as_text()
+
+
+def count_all_reduces(text):
+  return len(re.findall(r"= .* all-reduce(-start)?\(", text))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.05])
+@pytest.mark.parametrize("m", [None, 2])
+def test_one_all_reduce_a_step(rho, m):
+  recipe = make_recipe(make_config(rho=rho, m=m), 8)
+  assert count_all_reduces(compiled_text(recipe, 8)) == 1
+
+
+@pytest.mark.parametrize("m", [8, 32])
+def test_one_more_all_reduce_where_m_spans_devices(m):
+  config = make_config(m=m)
+  config.model.batch_norm = "device"
+  text = compiled_text(make_recipe(config, 8), 8)
+  assert count_all_reduces(text) == 2
+
+
+def plain_sgd(recipe, state, batch):
+  """SGD written by hand, that knows nothing of SAM."""
+
+  def loss_fn(params):
+    logits, updated = recipe.model.apply(
+      {"params": params, "batch_stats": state.batch_stats},
+      batch["image"],
+      train=True,
+      mutable=["batch_stats"],
+    )
+    cross_entropy = optax.softmax_cross_entropy(logits, batch["target"])
+    return jnp.mean(cross_entropy) + losses.l2_penalty(params, recipe.l2), (
+      updated["batch_stats"]
+    )
+
+  gradient, batch_stats = jax.grad(loss_fn, has_aux=True)(state.params)
+  gradient, batch_stats = jax.lax.pmean((gradient, batch_stats), AXIS)
+  updates, opt_state = recipe.optimizer.update(
+    gradient, state.opt_state, state.params
+  )
+  params = optax.apply_updates(state.params, updates)
+  return params, batch_stats, opt_state
+
+
+def test_no_rho_is_the_plain_sgd_step():
+  recipe = make_recipe(make_config(rho=0.0), 8)
+  state = step_lib.create_state(recipe, (8, 8, 1))
+  batch = split(make_batch(), 8)
+  by_hand = jax.pmap(
+    functools.partial(plain_sgd, recipe),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+  )
+  step = mapped(recipe, 8)
+  texts, flops = [], []
+  for fn in (by_hand, step, mapped(make_recipe(make_config(), 8), 8)):
+    compiled = fn.lower(state, batch).compile()
+    texts.append(compiled.as_text())
+    flops.append(compiled.cost_analysis()["flops"])
+  convolutions = [text.count(" convolution(") for text in texts]
+  assert convolutions[1] == convolutions[0] > 0
+  # What is left of 3% on this tiny network are the norms that are logged.
+  assert flops[1] == pytest.approx(flops[0], rel=0.03)
+  assert flops[2] == pytest.approx(2 * flops[0], rel=0.1)
+  params, batch_stats, _ = by_hand(state, batch)
+  after, _ = step(state, batch)
+  assert distance(params, after.params) < 1e-7
+  assert distance(batch_stats, after.batch_stats) == 0
+
+
+def test_statistics_and_metrics_are_those_of_the_first_pass():
+  """A SAM step moves batch statistics exactly as an SGD step does."""
+  results = [
+    train(make_recipe(make_config(rho=rho), 8), 8, steps=1)
+    for rho in (0.0, 0.5)
+  ]
+  (sgd, sgd_metrics), (sam, sam_metrics) = results
+  assert distance(sgd.batch_stats, sam.batch_stats) < 1e-6
+  for name in ("loss", "error_rate", "gradient_norm"):
+    assert sgd_metrics[name] == pytest.approx(sam_metrics[name], rel=1e-6)
+  assert np.isnan(sgd_metrics["sharpness"])
+  expected = sam_metrics["sam_loss"] - sam_metrics["loss"]
+  assert sam_metrics["sharpness"] == pytest.approx(expected, rel=1e-5)
+  assert sam_metrics["sharpness"] > 0
+  assert distance(sgd.params, sam.params) > 1e-4
+
+
+def test_metrics_are_means_since_the_last_log_line():
+  config = make_config(every=2)
+  config.log_every_steps = 3
+  recipe = make_recipe(config, 2)
+  each = make_recipe(make_config(every=2), 2)
+  each = dataclasses.replace(each, log_every_steps=1)
+  singles = [train(each, 2, steps)[1] for steps in (4, 5, 6)]
+  _, metrics = train(recipe, 2, 6)
+  expected = np.mean([s["loss"] for s in singles])
+  assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
+  # Of steps 4, 5, 6 only the fifth (index 4) perturbs.
+  assert metrics["sharpness"] == pytest.approx(
+    singles[1]["sharpness"], rel=1e-4
+  )
+  assert np.isnan(singles[0]["sharpness"])
+
+
+@pytest.mark.parametrize("bad_step", [0, 1])
+def test_first_non_finite_step_is_remembered(bad_step):
+  recipe = make_recipe(make_config(), 1, SmoothNet())
+  recipe = dataclasses.replace(recipe, log_every_steps=2)
+  state = step_lib.create_state(recipe, (8, 8, 1))
+  step = mapped(recipe, 1)
+  for i in range(4):
+    batch = make_batch(i)
+    if i == bad_step:
+      batch["image"][0] = np.nan
+    state, metrics = step(state, split(batch, 1))
+    assert metrics["diverged_at"] == (bad_step if i >= bad_step else -1)
+
+
+def test_ema_follows_parameters_and_statistics():
+  config = make_config()
+  config.ema.decay, config.ema.warmup_steps = 0.5, 0
+  recipe = make_recipe(config, 2, SmoothNet())
+  before = jax.device_get(step_lib.create_state(recipe, (8, 8, 1)))
+  after, _ = train(recipe, 2, steps=1)
+  decay = 2 / 11  # min(0.5, (1 + 1) / (10 + 1))
+  for name in ("params", "batch_stats"):
+    expected = jax.tree.map(
+      lambda a, v: decay * a + (1 - decay) * v,
+      before.ema[name],
+      getattr(after, name),
+    )
+    assert distance(after.ema[name], expected) < 1e-6
+  assert after.eval_variables().keys() == {"params", "batch_stats"}
+  assert after.eval_variables()["params"] is after.ema["params"]
+
+
+@pytest.mark.parametrize("kind", ["nomask", "mask"])
+def test_evaluation_equals_the_official_release(golden, kind):
+  recorded = golden("eval_step.npz")
+  initial = dict(golden("wide_resnet_mini.npz"))
+
+  def tree(arrays, prefix, fn=lambda x: x):
+    return traverse_util.unflatten_dict(
+      {
+        tuple(n[len(prefix) :].split("/")): fn(arrays[n])
+        for n in arrays
+        if n.startswith(prefix)
+      }
+    )
+
+  variables = {
+    "params": tree(initial, "params/"),
+    "batch_stats": tree(
+      dict(recorded), "replica_state/", lambda x: x.mean(axis=0)
+    ),
+  }
+  mask = recorded["mask"] if kind == "mask" else np.ones(8)
+  batch = {
+    "image": recorded["image"],
+    "label": recorded["labels"],
+    "mask": mask.astype(np.float32),
+  }
+  sums = jax.pmap(
+    functools.partial(
+      step_lib.eval_step,
+      model=create_model("wrn_mini", 10),
+      normalise=lambda images: images,
+    ),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+    devices=jax.devices()[:4],
+  )(variables, split(batch, 4))
+  assert sums["count"] == mask.sum()
+  np.testing.assert_allclose(sums["loss"], recorded[f"{kind}/loss"], rtol=1e-5)
+  np.testing.assert_allclose(
+    sums["error_rate"], recorded[f"{kind}/error_rate"], atol=1e-5
+  )
+  if kind == "nomask":
+    assert sums["top_5_error_rate"] == 1  # theirs is negative: a bug
