@@ -22,13 +22,17 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run: logs, checkpoints, results."
 )
+_SUMMARY = flags.DEFINE_bool(
+  "summary", False, "Only print the network's parameters and FLOPs."
+)
 
 
 def main(argv: list[str]) -> None:
   """Runs the training loop that the flags ask for."""
   if len(argv) > 1:
     _refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
-  for name in ("config", "workdir"):
+  needed = ["config"] if _SUMMARY.value else ["config", "workdir"]
+  for name in needed:
     if not flags.FLAGS[name].value:
       _refuse(f"--{name} is missing, see: python -m sam_jax.train --help")
   _log_to_stderr()
@@ -36,13 +40,16 @@ def main(argv: list[str]) -> None:
   import jax
 
   from sam_jax.datasets.catalog import DatasetError
-  from sam_jax.training import loop
+  from sam_jax.training import loop, recipe
   from sam_jax.training.config import ConfigError
   from sam_jax.training.stopping import DivergedError
 
   _cache_compiled_programs(jax, _CONFIG.value.compilation_cache_dir)
   try:
-    loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    if _SUMMARY.value:
+      print(recipe.summary(_CONFIG.value, jax.device_count()))
+    else:
+      loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except (ConfigError, DatasetError) as error:
     _refuse(str(error))
   except DivergedError as error:

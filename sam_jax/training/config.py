@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 
+from etils import epath
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -32,6 +33,9 @@ def default_config() -> ConfigDict:
       "batch_size": 256,  # examples of a step, over all devices
       "eval_batch_size": placeholder(int),  # None: batch_size
       "label_smoothing": 0.0,
+      # Checkpoint to start from, of the official release or converted by
+      # scripts/convert_efficientnet.py; None: fresh weights.
+      "pretrained": placeholder(str),
       "model": {
         "name": "wrn28_10",
         "dtype": "float32",  # of activations: float32 or bfloat16
@@ -122,6 +126,11 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
     models.create_model(config.model.name, num_classes=10)
   except ValueError as error:
     raise ConfigError(f"config.model.name: {error}") from error
+  if config.pretrained and not epath.Path(config.pretrained).exists():
+    raise ConfigError(
+      f"config.pretrained = {config.pretrained!r}: there is no such file. Give"
+      " the path of an official or a converted checkpoint."
+    )
   if config.optimizer.name == "adamw" and (
     config.optimizer.weight_decay_kind != "decoupled"
   ):

@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
+from sam_jax.models.pretrained import load_pretrained
 from sam_jax.training import metrics as metrics_lib
 from sam_jax.training import stopping
 from sam_jax.training import workdir as workdir_lib
 from sam_jax.training.checkpoints import Checkpoints
-from sam_jax.training.config import validate_config
+from sam_jax.training.config import ConfigError, validate_config
 from sam_jax.training.devices import LocalDevices
 from sam_jax.training.recipe import create_recipe
 from sam_jax.training.state import TrainState
@@ -154,22 +155,33 @@ class Run:
     restored = self.checkpoints.restore_latest(state)
     if restored is not None:
       logger.info("Going on from the checkpoint at step %d.", restored.step)
-      state = restored
-    else:
-      count = sum(w.size for w in jax.tree.leaves(state.params))
-      logger.info(
-        "%s on %s: %s parameters, %d steps of %d examples, m = %s, on %d %s"
-        " device(s).",
-        self.config.model.name,
-        self.config.dataset.name,
-        f"{count:,}",
-        self.total_steps,
-        self.config.batch_size,
-        self.config.sam.m or self.config.batch_size // jax.device_count(),
-        jax.device_count(),
-        jax.default_backend(),
-      )
+      return self.devices.replicate(restored)
+    if self.config.pretrained:
+      state = self._load_pretrained(state)
+    count = sum(w.size for w in jax.tree.leaves(state.params))
+    logger.info(
+      "%s on %s: %s parameters, %d steps of %d examples, m = %s, on %d %s"
+      " device(s).",
+      self.config.model.name,
+      self.config.dataset.name,
+      f"{count:,}",
+      self.total_steps,
+      self.config.batch_size,
+      self.config.sam.m or self.config.batch_size // jax.device_count(),
+      jax.device_count(),
+      jax.default_backend(),
+    )
     return self.devices.replicate(state)
+
+  def _load_pretrained(self, state: TrainState) -> TrainState:
+    """Puts the parameters of another run or release into a fresh state."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    try:
+      variables, report = load_pretrained(self.config.pretrained, variables)
+    except (OSError, ValueError) as error:
+      raise ConfigError(f"config.pretrained: {error}") from error
+    logger.info("%s", report)
+    return state.with_variables(variables)
 
   def _open_writer(self, first_step: int):
     if jax.process_index() != 0:

@@ -8,13 +8,15 @@ from ml_collections import ConfigDict
 
 from sam_jax import models
 from sam_jax.augment.pipeline import Augmentation
-from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.datasets.catalog import DatasetSpec, dataset_spec
+from sam_jax.models.summary import model_summary
 from sam_jax.sam import (
   MSharpnessLayout,
   m_sharpness_layout,
   sharpness_aware,
 )
 from sam_jax.training import optimizer
+from sam_jax.training.config import validate_config
 from sam_jax.training.step import AXIS, Recipe
 
 
@@ -88,6 +90,22 @@ def create_model(
     groups = layout.axis_index_groups
     return create(batch_norm_axis=AXIS, batch_norm_groups=groups)
   return create()
+
+
+def summary(config: ConfigDict, num_devices: int) -> str:
+  """Returns a table of the network's parameters, their number, and FLOPs.
+
+  Args:
+    config: The config of a run.
+    num_devices: Devices of the run, over all hosts.
+
+  Raises:
+    ConfigError: The config breaks a rule.
+  """
+  validate_config(config, num_devices)
+  spec = dataset_spec(config.dataset.name)
+  model = models.create_model(config.model.name, spec.num_classes)
+  return model_summary(model, spec.image_shape)
 
 
 def create_augmentation(config: ConfigDict, spec: DatasetSpec) -> Augmentation:

@@ -30,6 +30,13 @@ class TrainState(flax.struct.PyTreeNode):
       return dict(self.ema)
     return {"params": self.params, "batch_stats": self.batch_stats}
 
+  def with_variables(self, variables: dict[str, Any]) -> "TrainState":
+    """The same state with other parameters and batch statistics."""
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    averages = {"params": params, "batch_stats": batch_stats}
+    ema = averages if self.ema else {}
+    return self.replace(params=params, batch_stats=batch_stats, ema=ema)
+
 
 class Metrics(flax.struct.PyTreeNode):
   """Weighted sums of a step's scalars over the steps of a log interval."""

@@ -15,6 +15,7 @@ BAD_FIELDS = [
   ("batch_size", 0, "config.batch_size = 0 must be >= 1"),
   ("eval_batch_size", 9, "config.eval_batch_size = 9 .* 8 would"),
   ("label_smoothing", 1.5, r"config.label_smoothing = 1.5 must be in \[0, 1\]"),
+  ("pretrained", "/no/file", "config.pretrained = '/no/file'.*no such file"),
   ("model.name", "wrn28_11_2", "config.model.name: .*wrn28_10"),
   ("model.name", "wrn27_10", "config.model.name: .*6n"),
   ("model.dtype", "float64", "config.model.dtype = 'float64' .*float32"),
