@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from golden_models import flattened, quick_variables
+from golden_models import block_variables, flattened, quick_variables
 
 from sam_jax.models import create_model, layers
+from sam_jax.models.layers import LayerSettings
+from sam_jax.models.pyramidnet import BottleneckBlock
+from sam_jax.models.shake_shake import ShakeShakeBlock
 from sam_jax.models.summary import model_summary
 
 SMALL = [
@@ -33,17 +36,20 @@ def fast_key(seed):
   return jax.random.key(seed, impl="rbg")
 
 
-def train_pass(model, variables, x, seed=0, **kwargs):
-  forward = functools.partial(
-    model.apply, train=True, mutable=["batch_stats"], **kwargs
-  )
+@functools.cache
+def compiled(model, train):
+  mutable = ["batch_stats"] if train else False
+  return jax.jit(functools.partial(model.apply, train=train, mutable=mutable))
+
+
+def train_pass(model, variables, x, seed=0):
   rngs = {"dropout": fast_key(seed)}
-  logits, updates = jax.jit(forward)(variables, x, rngs=rngs)
+  logits, updates = compiled(model, True)(variables, x, rngs=rngs)
   return logits, updates["batch_stats"]
 
 
 def eval_pass(model, variables, x):
-  return jax.jit(functools.partial(model.apply, train=False))(variables, x)
+  return compiled(model, False)(variables, x)
 
 
 def assert_same(actual, expected, **tolerance):
@@ -123,18 +129,6 @@ def test_batch_norm_groups_share_statistics_within_a_group():
   )
 
 
-def output_sum(model, variables, params, x, true_gradient=False):
-  logits, _ = model.apply(
-    {**variables, "params": params},
-    x,
-    train=True,
-    true_gradient=true_gradient,
-    rngs={"dropout": fast_key(1)},
-    mutable=["batch_stats"],
-  )
-  return jnp.sum(jnp.sin(jnp.arange(logits.size)) * logits.ravel())
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_remat_keeps_names_and_recomputes_blocks(name):
   x = images(2, 8)
@@ -143,24 +137,23 @@ def test_remat_keeps_names_and_recomputes_blocks(name):
     model = create_model(name, 10, remat=remat)
     variables = quick_variables(model, x)
     shapes.append(jax.tree.map(jnp.shape, variables))
-    loss = functools.partial(output_sum, model, variables, x=x)
-    programs.append(str(jax.make_jaxpr(loss)(variables["params"])))
+    forward = functools.partial(model.apply, train=False)
+    programs.append(str(jax.make_jaxpr(forward)(variables, x)))
   assert shapes[0] == shapes[1]
   # Plain stacks have no blocks.
   assert ["remat" in p for p in programs] == [False, name != "cnn8"]
 
 
 def test_remat_keeps_gradients_and_random_draws():
-  x = images(2, 8)
+  x = images(2, 8, 16)
   gradients = []
   for remat in (False, True):
-    model = create_model("wrn10_2", 10, remat=remat, dropout_rate=0.3)
-    variables = quick_variables(model, x)
-    loss = functools.partial(output_sum, model, variables, x=x)
-    gradients.append(flattened(jax.jit(jax.grad(loss))(variables["params"])))
-  expected, actual = gradients
-  error = sum(jnp.sum((actual[k] - expected[k]) ** 2) for k in expected)
-  assert error < 1e-5 * sum(jnp.sum(value**2) for value in expected.values())
+    settings = LayerSettings(train=True, remat=remat)
+    block = layers.block_class(ShakeShakeBlock, settings)
+    block = block(16, (1, 1), settings)
+    gradient, variables = block_gradient(block, x)
+    gradients.append(flattened(gradient(variables["params"])[1]))
+  assert_same(*gradients, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -178,29 +171,44 @@ def test_randomness_follows_the_dropout_key(name):
   assert abs(first - other).max() > 1e-3
 
 
+def block_loss(block, variables, x, params):
+  """A fixed combination of a block's outputs, in train mode."""
+  y, _ = block.apply(
+    {**variables, "params": params},
+    x,
+    rngs={"dropout": fast_key(1)},
+    mutable=["batch_stats"],
+  )
+  return jnp.sum(jnp.sin(jnp.arange(y.size)) * y.ravel())
+
+
+def block_gradient(block, x):
+  """`block_loss` and its gradient as one function, and the variables."""
+  variables = block_variables(block.clone(settings=LayerSettings()), x)
+  loss = functools.partial(block_loss, block, variables, x)
+  return jax.jit(jax.value_and_grad(loss)), variables
+
+
 @pytest.mark.parametrize("true_gradient", [False, True])
-def test_true_gradient_of_a_whole_model(true_gradient):
-  x = images(4, 8)
-  model = create_model("shake_shake_mini", 10)
-  variables = quick_variables(model, x)
-  params = flattened(variables["params"])
-  # One parameter close to the logits: few ReLUs switch within the step.
-  block = "WideResnetShakeShakeGroup_2/ShakeShakeBlock_1"
-  name = f"{block}/bn_a_2/bias"
+@pytest.mark.parametrize("kind", ["shake_shake", "shake_drop"])
+def test_true_gradient_of_a_block(kind, true_gradient):
+  settings = LayerSettings(train=True, true_gradient=true_gradient)
+  if kind == "shake_shake":
+    block, name = ShakeShakeBlock(16, (1, 1), settings), "bn_a_2"
+  else:
+    block, name = BottleneckBlock(8, (1, 1), 0.5, settings), "bn_3"
+  x = images(4, 8, 16)
+  gradient, variables = block_gradient(block, x)
+  params = variables["params"]
 
-  @jax.jit
-  def value_and_slope(change):
-    def loss(change):
-      moved = {**params, name: params[name] + change}
-      moved = traverse_util.unflatten_dict(moved, sep="/")
-      return output_sum(model, variables, moved, x, true_gradient)
+  def moved(step):
+    changed = {**params[name], "bias": params[name]["bias"] + step}
+    return gradient({**params, name: changed})[0]
 
-    return jax.value_and_grad(loss)(change)
-
-  step = 0.002
-  difference = (value_and_slope(step)[0] - value_and_slope(-step)[0]) / step / 2
-  slope = value_and_slope(0.0)[1]
-  assert np.isclose(slope, difference, rtol=0.01) == true_gradient
+  slope = gradient(params)[1][name]["bias"].sum()
+  # The block is linear in its last bias, up to the random coefficients.
+  difference = (moved(np.float32(1)) - moved(np.float32(-1))) / 2
+  assert np.isclose(slope, difference, rtol=1e-3) == true_gradient
 
 
 @pytest.mark.parametrize("name", SMALL)

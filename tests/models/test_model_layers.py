@@ -147,11 +147,12 @@ NORMAL, UNIFORM, TRUNCATED = 3.0, 1.8, 2.37
 def test_initialisers_of_cifar_models():
   conv, dense, bias, scale = initial(
     create_model("wrn16_4", 100),
-    "WideResnetGroup_2/WideResnetBlock_1/conv2/kernel",
+    "WideResnetGroup_2/WideResnetBlock_0/conv1/kernel",
     "Dense_3/kernel",
     "Dense_3/bias",
     "pre-pool-bn/scale",
   )
+  # 128 channels in, 256 out: the fan-out counts.
   assert_moments(conv, (2 / (9 * 256)) ** 0.5, NORMAL)
   assert_moments(dense, 100**-0.5 / 3**0.5, UNIFORM)
   assert abs(dense).max() <= 0.1
@@ -162,12 +163,13 @@ def test_initialisers_of_cifar_models():
 def test_initialisers_of_resnet():
   conv, dense, inner, last = initial(
     create_model("resnet18", 100),
-    "ResNetBlock_7/Conv_2/kernel",
+    "ResNetBlock_6/Conv_0/kernel",
     "Dense_8/kernel",
     "ResNetBlock_7/BatchNorm_1/scale",
     "ResNetBlock_7/BatchNorm_3/scale",
   )
-  assert_moments(conv, (9 * 512) ** -0.5, TRUNCATED)
+  # 256 channels in, 512 out: here the fan-in counts.
+  assert_moments(conv, (9 * 256) ** -0.5, TRUNCATED)
   assert_moments(dense, 512**-0.5, TRUNCATED)
   assert (inner == 1).all()
   # Residual branches start at zero.
