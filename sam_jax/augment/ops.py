@@ -142,7 +142,7 @@ def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
     for column in range(3):
       part = centre if row == column == 1 else outer
       smooth += part[row : height - 2 + row, column : width - 2 + column]
-  smooth = image.at[1:-1, 1:-1].set(_to_uint8(smooth))
+  smooth = jnp.asarray(image).at[1:-1, 1:-1].set(_to_uint8(smooth))
   return _blend(smooth, image, factor)
 
 

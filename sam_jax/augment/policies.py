@@ -220,11 +220,14 @@ def autoaugment(
   """
   if policy not in _POLICIES:
     raise ValueError(_unknown(policy))
-  steps = _tabulate(_POLICIES[policy], translate_const, _AUTOAUGMENT_CUTOUT)
+  choices = _POLICIES[policy]
+  # Operations that the policy lacks are not even compiled.
+  names = sorted({name for choice in choices for name, *_ in choice})
+  steps = _tabulate(choices, names, translate_const, _AUTOAUGMENT_CUTOUT)
   choice_key, key = jax.random.split(key)
-  choice = jax.random.randint(choice_key, (), 0, len(_POLICIES[policy]))
+  choice = jax.random.randint(choice_key, (), 0, len(choices))
   steps = jax.tree.map(lambda column: column[choice], steps)
-  return _apply(image, key, steps)
+  return _apply(image, key, names, steps)
 
 
 def randaugment(
@@ -258,12 +261,13 @@ def randaugment(
     raise ValueError(
       f"layers = {layers} and magnitude = {magnitude} must be 0 or more."
     )
-  choices = [[(name, 1.0, magnitude)] for name in _OPERATIONS]
-  steps = _tabulate(choices, translate_const, _RANDAUGMENT_CUTOUT)
+  names = list(_OPERATIONS)
+  choices = [[(name, 1.0, magnitude)] for name in names]
+  steps = _tabulate(choices, names, translate_const, _RANDAUGMENT_CUTOUT)
   choice_key, key = jax.random.split(key)
   choice = jax.random.randint(choice_key, (layers,), 0, len(choices))
   steps = jax.tree.map(lambda column: column[choice, 0], steps)
-  return _apply(image, key, steps)
+  return _apply(image, key, names, steps)
 
 
 def map_images(
@@ -291,15 +295,14 @@ def map_images(
 class _Steps(NamedTuple):
   """Operations to choose from or to do; arrays of one shape."""
 
-  operation: jax.Array  # int32, position in _OPERATIONS.
+  operation: jax.Array  # int32, position among the names.
   probability: jax.Array  # float32, of doing it at all.
   argument: jax.Array  # float32; unused by some.
   is_signed: jax.Array  # bool, whether the argument is negated half the time.
 
 
-def _tabulate(choices, translate_const, cutout_const):
+def _tabulate(choices, names, translate_const, cutout_const):
   """Turns sub-policies into _Steps [choices, operations per sub-policy]."""
-  names = list(_OPERATIONS)
 
   def tabulate(name, probability, level):
     argument = level_to_argument(
@@ -344,8 +347,8 @@ def level_to_argument(
   return strength * {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3}.get(name, 0)
 
 
-def _apply(image, key, steps):
-  """Does steps [S] one after the other, each with its probability."""
+def _apply(image, key, names, steps):
+  """Does _Steps [S] one after the other, each with its probability."""
   if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != jnp.uint8:
     raise ValueError(
       f"The image must be uint8 [H, W, 3], not {image.dtype} {image.shape}."
@@ -356,8 +359,9 @@ def _apply(image, key, steps):
   is_negative = jax.random.bernoulli(sign_key, shape=count) & steps.is_signed
   rows = jax.random.randint(row_key, count, 0, image.shape[0])
   columns = jax.random.randint(column_key, count, 0, image.shape[1])
-  branches = [*_OPERATIONS.values(), lambda image, _, __: image]
-  branch = jnp.where(is_done, steps.operation, len(_OPERATIONS))
+  branches = [_OPERATIONS[name] for name in names]
+  branches.append(lambda image, _, __: image)
+  branch = jnp.where(is_done, steps.operation, len(names))
   argument = jnp.where(is_negative, -steps.argument, steps.argument)
 
   # A loop compiles every operation once, however many steps there are.

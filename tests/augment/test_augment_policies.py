@@ -1,0 +1,206 @@
+"""Which operations the policies apply, how often, and how strongly."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sam_jax.augment import policies
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+OFFICIAL = json.loads((GOLDEN / "policies.json").read_text())
+OFFICIAL["cifar10"] = OFFICIAL.pop("cifar")
+RANDAUGMENT = functools.partial(
+  policies.randaugment, layers=2, magnitude=9, translate_const=100
+)
+
+
+def augment(fn, images, count, seed=0):
+  """Applies fn to `count` images, taken from `images` in turn."""
+  images = np.resize(images, (count, *images.shape[1:]))
+  keys = jax.random.split(jax.random.key(seed), count)
+  mapped = jax.jit(functools.partial(policies.map_images, fn))
+  return np.asarray(mapped(images, keys))
+
+
+@pytest.fixture
+def record_operations(monkeypatch):
+  """Replaces operations by notes in the image's first pixels, last first."""
+
+  def note(number):
+    def op(image, argument, centre):
+      values = jnp.stack([number, jnp.sign(argument), *centre])
+      flat = jnp.roll(image.ravel(), values.size)
+      flat = flat.at[: values.size].set(
+        values.astype(jnp.int32).astype(jnp.uint8)
+      )
+      return flat.reshape(image.shape)
+
+    return op
+
+  notes = {name: note(i + 1) for i, name in enumerate(policies._OPERATIONS)}
+  monkeypatch.setattr(policies, "_OPERATIONS", notes)
+  names = [None, *notes]
+
+  def run(fn, count):
+    blank = np.zeros((1, 8, 9, 3), np.uint8)
+    notes = augment(fn, blank, count).reshape(count, -1)[:, :8]
+    notes = notes.reshape(count, 2, 4)[:, ::-1]
+    return [
+      [(names[note[0]], *note[1:]) for note in image if note[0]]
+      for image in notes.tolist()
+    ]
+
+  return run
+
+
+def frequencies(sequences):
+  sequences = [tuple(name for name, *_ in steps) for steps in sequences]
+  keys, counts = np.unique([str(s) for s in sequences], return_counts=True)
+  return dict(zip(keys, counts / len(sequences), strict=True))
+
+
+def expected_frequencies(policy):
+  expected = {}
+  for (first, p, _), (second, q, _) in policy:
+    for do_first in (False, True):
+      for do_second in (False, True):
+        steps = (first,) * do_first + (second,) * do_second
+        weight = (p if do_first else 1 - p) * (q if do_second else 1 - q)
+        key = str(steps)
+        expected[key] = expected.get(key, 0) + weight / len(policy)
+  return {key: value for key, value in expected.items() if value}
+
+
+def assert_equally_frequent(found, expected, count):
+  for key in {*found, *expected}:
+    p = expected.get(key, 0)
+    margin = 5 * np.sqrt(p * (1 - p) / count) + 1 / count * bool(p)
+    assert abs(found.get(key, 0) - p) <= margin, key
+
+
+def test_names():
+  assert policies.AUTOAUGMENT_POLICIES == ("cifar10", "svhn", "imagenet")
+
+
+@pytest.mark.parametrize("name", policies.AUTOAUGMENT_POLICIES)
+def test_policies_equal_official(name):
+  table = [[list(step) for step in pair] for pair in policies._POLICIES[name]]
+  assert table == OFFICIAL[name]
+
+
+@pytest.mark.parametrize("name", policies.AUTOAUGMENT_POLICIES)
+def test_frequencies_of_operations(record_operations, name):
+  count = 10_000
+  fn = functools.partial(policies.autoaugment, policy=name)
+  found = frequencies(record_operations(fn, count))
+  assert_equally_frequent(found, expected_frequencies(OFFICIAL[name]), count)
+
+
+def test_randaugment_draws_equally(record_operations):
+  count = 10_000
+  sequences = record_operations(RANDAUGMENT, count)
+  assert all(len(steps) == 2 for steps in sequences)
+  names = list(policies._OPERATIONS)
+  pairs = {str((a, b)): 1 / 16**2 for a in names for b in names}
+  assert_equally_frequent(frequencies(sequences), pairs, count)
+
+
+def test_signs_and_centres(record_operations):
+  steps = [s for pair in record_operations(RANDAUGMENT, 5000) for s in pair]
+  minus = 255  # -1 as uint8.
+  for name in policies._OPERATIONS:
+    signs = [sign for found, sign, *_ in steps if found == name]
+    if name in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"):
+      assert 0.35 < np.mean(np.equal(signs, minus)) < 0.65
+    else:
+      assert minus not in signs
+  assert {row for *_, row, _ in steps} == set(range(8))
+  assert {column for *_, column in steps} == set(range(9))
+
+
+def test_levels_become_the_official_arguments(golden):
+  recorded = golden("augment.npz")
+  names = [key.split("/")[1] for key in recorded if key.endswith("/level")]
+  assert len(names) == 12
+  for name in names:
+    levels, arguments = (recorded[f"op/{name}/{k}"] for k in ("level", "arg"))
+    consts = np.full(len(levels), 250)
+    if f"op/{name}/translate_const" in recorded:
+      consts = recorded[f"op/{name}/translate_const"]
+    for level, argument, const in zip(levels, arguments, consts, strict=True):
+      if const > 0:
+        ours = policies.level_to_argument(
+          name, int(level), translate_const=int(const), cutout_const=100
+        )
+        assert ours == pytest.approx(abs(argument), rel=1e-12)
+
+
+def test_applies_operations_at_their_levels(golden, monkeypatch):
+  """Every recorded output, of either sign, is reached, and nothing else."""
+  recorded = golden("augment.npz")
+  image = recorded["images"][:1]
+  choices, expected = [], set()
+  for name in policies._OPERATIONS:
+    levels = recorded.get(f"op/{name}/level", np.zeros(1, int))
+    outputs = recorded[f"op/{name}/out"]
+    if name == "Cutout":
+      continue
+    if outputs.ndim == 4:
+      outputs = outputs[None]
+    if name.startswith("Translate"):
+      is_official = recorded[f"op/{name}/translate_const"] == 250
+      levels, outputs = levels[is_official], outputs[is_official]
+    choices += [[(name, 1.0, int(level))] for level in np.unique(levels)]
+    expected |= {output[0].tobytes() for output in outputs}
+  monkeypatch.setitem(policies._POLICIES, "svhn", choices)
+  fn = functools.partial(policies.autoaugment, policy="svhn")
+  outputs = augment(fn, image, 5000)
+  assert {output.tobytes() for output in outputs} == expected
+
+
+def test_cutout_in_policies(monkeypatch):
+  monkeypatch.setitem(policies._POLICIES, "svhn", [[("Cutout", 1.0, 1)]])
+  image = np.zeros((1, 64, 64, 3), np.uint8)
+  fn = functools.partial(policies.autoaugment, policy="svhn")
+  areas = (augment(fn, image, 500) == 128).all(-1).sum((1, 2))
+  assert areas.max() == 20**2
+  assert areas.min() >= 10**2
+
+
+@pytest.mark.parametrize(
+  "fn",
+  [functools.partial(policies.autoaugment, policy="svhn"), RANDAUGMENT],
+  ids=["autoaugment", "randaugment"],
+)
+def test_one_by_one_and_at_once_give_the_same_bits(golden, monkeypatch, fn):
+  images = golden("augment.npz")["images"]
+  one_by_one = augment(fn, images, 200)
+  np.testing.assert_array_equal(one_by_one, augment(fn, images, 200))
+  assert (one_by_one != augment(fn, images, 200, seed=1)).any()
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  np.testing.assert_array_equal(one_by_one, augment(fn, images, 200))
+
+
+def test_no_layers_change_nothing():
+  image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+  output = policies.randaugment(
+    image, jax.random.key(0), layers=0, magnitude=9, translate_const=100
+  )
+  np.testing.assert_array_equal(output, image)
+
+
+def test_errors():
+  image, key = np.zeros((4, 4, 3), np.uint8), jax.random.key(0)
+  with pytest.raises(ValueError, match=r"did you mean 'cifar10'.*svhn"):
+    policies.autoaugment(image, key, policy="cifar")
+  with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float32"):
+    policies.autoaugment(image.astype(np.float32), key, policy="svhn")
+  with pytest.raises(ValueError, match=r"not uint8 \(4, 4, 1\)"):
+    policies.autoaugment(image[..., :1], key, policy="svhn")
+  with pytest.raises(ValueError, match="magnitude = -1 must be 0 or more"):
+    policies.randaugment(image, key, layers=1, magnitude=-1, translate_const=10)
