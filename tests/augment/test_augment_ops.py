@@ -149,3 +149,12 @@ def test_constant_images_stay(op):
 def test_sharpness_of_images_without_interior(size):
   image = make_image(*size)
   np.testing.assert_array_equal(ops.sharpness(image, np.float32(1.9)), image)
+
+
+def test_histogram_counts_exactly():
+  """More than bfloat16 or a rounded sum could hold: 300 * 300 of a level."""
+  image = np.full((300, 300, 3), 200, np.uint8)
+  image[0, 0] = (0, 15, 255)
+  counts = jax.jit(ops._histogram)(image)
+  expected = [np.bincount(image[..., i].ravel(), minlength=256) for i in (0, 1)]
+  np.testing.assert_array_equal(counts[:2], expected)

@@ -14,6 +14,7 @@ from sam_jax.augment import policies
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 OFFICIAL = json.loads((GOLDEN / "policies.json").read_text())
 OFFICIAL["cifar10"] = OFFICIAL.pop("cifar")
+COUNT = 10_000  # Images, to count frequencies.
 RANDAUGMENT = functools.partial(
   policies.randaugment, layers=2, magnitude=9, translate_const=100
 )
@@ -34,10 +35,8 @@ def record_operations(monkeypatch):
   def note(number):
     def op(image, argument, centre):
       values = jnp.stack([number, jnp.sign(argument), *centre])
-      flat = jnp.roll(image.ravel(), values.size)
-      flat = flat.at[: values.size].set(
-        values.astype(jnp.int32).astype(jnp.uint8)
-      )
+      values = values.astype(jnp.int32).astype(jnp.uint8)
+      flat = jnp.concatenate([values, image.ravel()[: -values.size]])
       return flat.reshape(image.shape)
 
     return op
@@ -95,23 +94,21 @@ def test_policies_equal_official(name):
 
 @pytest.mark.parametrize("name", policies.AUTOAUGMENT_POLICIES)
 def test_frequencies_of_operations(record_operations, name):
-  count = 10_000
   fn = functools.partial(policies.autoaugment, policy=name)
-  found = frequencies(record_operations(fn, count))
-  assert_equally_frequent(found, expected_frequencies(OFFICIAL[name]), count)
+  found = frequencies(record_operations(fn, COUNT))
+  assert_equally_frequent(found, expected_frequencies(OFFICIAL[name]), COUNT)
 
 
 def test_randaugment_draws_equally(record_operations):
-  count = 10_000
-  sequences = record_operations(RANDAUGMENT, count)
+  sequences = record_operations(RANDAUGMENT, COUNT)
   assert all(len(steps) == 2 for steps in sequences)
   names = list(policies._OPERATIONS)
   pairs = {str((a, b)): 1 / 16**2 for a in names for b in names}
-  assert_equally_frequent(frequencies(sequences), pairs, count)
+  assert_equally_frequent(frequencies(sequences), pairs, COUNT)
 
 
 def test_signs_and_centres(record_operations):
-  steps = [s for pair in record_operations(RANDAUGMENT, 5000) for s in pair]
+  steps = [s for pair in record_operations(RANDAUGMENT, COUNT) for s in pair]
   minus = 255  # -1 as uint8.
   for name in policies._OPERATIONS:
     signs = [sign for found, sign, *_ in steps if found == name]
