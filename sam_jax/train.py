@@ -13,14 +13,24 @@ import os
 import sys
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
+
+from sam_jax.training import logs
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, with its arguments after a colon."
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run: logs, checkpoints, results."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address", None, "host:port of process 0, on several processes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "Processes of the run; found on pods and clusters."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "This process, from 0; found on pods and clusters."
 )
 _SUMMARY = flags.DEFINE_bool(
   "summary", False, "Only print the network's parameters and FLOPs."
@@ -35,7 +45,7 @@ def main(argv: list[str]) -> None:
   for name in needed:
     if not flags.FLAGS[name].value:
       _refuse(f"--{name} is missing, see: python -m sam_jax.train --help")
-  _log_to_stderr()
+  logs.show_on_stderr()
   # Imported late: a mistyped flag is reported without waiting for JAX.
   import jax
 
@@ -45,6 +55,7 @@ def main(argv: list[str]) -> None:
   from sam_jax.training.stopping import DivergedError
 
   _cache_compiled_programs(jax, _CONFIG.value.compilation_cache_dir)
+  _join_other_processes(jax)
   try:
     if _SUMMARY.value:
       print(recipe.summary(_CONFIG.value, jax.device_count()))
@@ -54,20 +65,38 @@ def main(argv: list[str]) -> None:
     _refuse(str(error))
   except DivergedError as error:
     sys.exit(f"error: {error}")
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    _leave_other_processes(error)
 
 
-def _log_to_stderr() -> None:
-  """Shows this project's log lines, without those of the libraries."""
-  if not flags.FLAGS["verbosity"].present:
-    absl_logging.set_verbosity(absl_logging.WARNING)
-  handler = logging.StreamHandler()
-  handler.setFormatter(
-    logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+def _join_other_processes(jax) -> None:
+  """Connects the processes of the run, of which the first one talks."""
+  from sam_jax.training import distributed
+
+  try:
+    distributed.initialize(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+  except ValueError as error:
+    _refuse(str(error))
+  except RuntimeError as error:
+    sys.exit(f"error: the other processes did not answer: {error}")
+  if jax.process_index() != 0:
+    logging.getLogger("sam_jax").setLevel(logging.WARNING)
+
+
+def _leave_other_processes(error: Exception) -> None:
+  """Ends this process when it can't go on together with the others."""
+  print(
+    f"error: process {_PROCESS_ID.value} lost the others, or failed itself:"
+    f" {str(error).splitlines()[0]} Start all processes again with the same"
+    " command: they go on from the last checkpoint.",
+    file=sys.stderr,
+    flush=True,
   )
-  logger = logging.getLogger("sam_jax")
-  logger.setLevel(logging.INFO)
-  logger.addHandler(handler)
-  logger.propagate = False
+  os._exit(1)  # a normal exit would wait for the others to say good-bye
 
 
 def _cache_compiled_programs(jax, directory: str) -> None:

@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import numpy as np
+import processes
 import pytest
 
 # Tests compile the same programs again and again: keep them between runs.
@@ -27,3 +28,27 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 def golden():
   """Loads a file of reference numbers recorded from the official release."""
   return lambda name: np.load(GOLDEN / name, allow_pickle=False)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+  """A data directory that starts empty."""
+  return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture
+def start(tmp_path, data_dir):
+  """Starts training processes in the test's own directory."""
+  started = []
+
+  def start_process(*flags, workdir="run", devices=1):
+    process = processes.start_training(
+      tmp_path / workdir, data_dir, *flags, devices=devices
+    )
+    started.append(process)
+    return process
+
+  yield start_process
+  for process in started:
+    process.kill()
+    process.communicate()

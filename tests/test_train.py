@@ -1,17 +1,13 @@
 """`python -m sam_jax.train` as a user runs it: real processes, real signals."""
 
 import json
-import os
-import pathlib
 import random
 import signal
 import subprocess
 import sys
-import time
 
-import pytest
+from processes import REPOSITORY, finish, read_metrics, wait_for_step
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
 SMALL = (
   "--config=configs/digits.py:sam",
   "--config.model.name=wrn10_1",
@@ -24,68 +20,6 @@ SMALL = (
   "--config.augment.policy=basic",
 )
 STEPS = 4 * 11
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp("tfds")
-
-
-@pytest.fixture
-def start(tmp_path, data_dir):
-  """Starts training processes in the test's own directory."""
-  processes = []
-
-  def start_process(*flags, workdir="run", devices=1):
-    cache = os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
-    process = subprocess.Popen(
-      [
-        *(sys.executable, "-m", "sam_jax.train"),
-        *(f"--workdir={tmp_path / workdir}",),
-        *flags,
-        f"--config.dataset.data_dir={data_dir}",
-        f"--config.compilation_cache_dir={cache}",
-      ],
-      cwd=REPOSITORY,
-      env=os.environ
-      | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    processes.append(process)
-    return process
-
-  yield start_process
-  for process in processes:
-    process.kill()
-    process.communicate()
-
-
-def finish(process):
-  """Waits for a process; returns its exit code and what it said."""
-  _, stderr = process.communicate(timeout=300)
-  return process.returncode, stderr
-
-
-def wait_for_step(workdir, step):
-  """Waits until metrics.jsonl has a line of at least that step."""
-  deadline = time.monotonic() + 300
-  while time.monotonic() < deadline:
-    if any(line["step"] >= step for line in read_metrics(workdir)):
-      return
-    time.sleep(0.01)
-  raise TimeoutError(f"step {step} did not come")
-
-
-def read_metrics(workdir):
-  """The lines of metrics.jsonl that are whole, without timings."""
-  file = workdir / "metrics.jsonl"
-  text = file.read_text() if file.exists() else ""
-  lines = [json.loads(line) for line in text.splitlines() if line[-1:] == "}"]
-  for line in lines:
-    line.pop("train/images_per_second", None)
-  return lines
 
 
 def final_checksum(workdir):

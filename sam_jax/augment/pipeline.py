@@ -5,9 +5,12 @@ batch: the same step augments it alike on any number of devices and hosts.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+
+from sam_jax.augment import policies
 
 POLICIES = ("none", "basic", "autoaugment", "aa-only", "randaugment")
 CUTOUTS = ("none", "batch", "image")
@@ -138,7 +141,20 @@ def _apply_policy(images, keys, augmentation):
   """AutoAugment or RandAugment, uint8 to uint8."""
   if augmentation.policy in ("none", "basic"):
     return images
-  raise ValueError(f"policy = {augmentation.policy!r} is not there yet.")
+  if augmentation.policy == "randaugment":
+    operate = functools.partial(
+      policies.randaugment,
+      layers=augmentation.randaugment_layers,
+      magnitude=augmentation.randaugment_magnitude,
+      translate_const=augmentation.translate_const,
+    )
+  else:
+    operate = functools.partial(
+      policies.autoaugment,
+      policy=augmentation.autoaugment_policy,
+      translate_const=augmentation.translate_const,
+    )
+  return policies.map_images(operate, images, keys)
 
 
 def _flip_and_crop(image, key, flip, padding):

@@ -70,6 +70,10 @@ class InMemoryDataset:
     self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
     self._process_index, self._process_count = process_index, process_count
 
+  def training_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+    """All training images, uint8 [N, H, W, C], and labels, as trained on."""
+    return self._train
+
   def train_batches(self, first_step: int) -> Iterator[Batch]:
     """Yields this host's part of the batches of first_step, first_step + 1...
 

@@ -3,12 +3,13 @@
 import collections
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from sam_jax.datasets import catalog
@@ -50,8 +51,18 @@ def train_and_evaluate(
   """
   validate_config(config, jax.device_count())
   workdir = workdir_lib.claim(workdir, config)
-  dataset = create_dataset(config)
+  dataset = _first_process_first(lambda: create_dataset(config))
   return Run(config, workdir, dataset).train()
+
+
+def _first_process_first(load: Callable[[], InMemoryDataset]):
+  """Lets one process prepare what the others then find on a shared disk."""
+  if jax.process_count() == 1:
+    return load()
+  if jax.process_index() == 0:
+    dataset = load()
+  multihost_utils.sync_global_devices("data set prepared")
+  return dataset if jax.process_index() == 0 else load()
 
 
 def create_dataset(config: ConfigDict) -> InMemoryDataset:
@@ -184,19 +195,24 @@ class Run:
     return state.with_variables(variables)
 
   def _open_writer(self, first_step: int):
+    """Opens the logs; a new run starts with its config and some images."""
+    images = self._first_images() if first_step == 0 else None
     if jax.process_index() != 0:
       return metrics_lib.NullWriter()
     writer = metrics_lib.MetricsWriter(self.workdir, first_step)
-    if first_step == 0:
+    if images is not None:
       writer.config(workdir_lib.to_dict(self.config))
-      _, batch = next(self._batches(0))
-      spec = self.dataset.spec
-      images = np.concatenate(jax.device_get(batch["image"]))[:64]
-      pixels = (images * np.array(spec.std) + np.array(spec.mean)) * 255
-      pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-      grid = metrics_lib.image_grid(pixels)
+      grid = metrics_lib.image_grid(images)
       writer.image(0, "train/augmented_images", grid)
     return writer
+
+  def _first_images(self, count: int = 64) -> np.ndarray:
+    """Augmented images of the first step, as uint8 [count, H, W, C]."""
+    _, batch = next(self._batches(0))  # a program that all hosts must run
+    images = np.concatenate(jax.device_get(batch["image"]))[:count]
+    spec = self.dataset.spec
+    pixels = (images * np.array(spec.std) + np.array(spec.mean)) * 255
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
   def _batches(self, first_step: int) -> Iterator[tuple[int, Any]]:
     """Yields (step, batch on the devices), prepared two steps ahead."""

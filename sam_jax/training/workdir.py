@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -33,7 +34,8 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     existing = _read_config(path)
     if existing is not None:
       _check_same(existing, to_dict(config), path)
-    files.write_json(path / "config.json", to_dict(config))
+    if jax.process_index() == 0:
+      files.write_json(path / "config.json", to_dict(config))
   except OSError as error:
     raise ConfigError(
       f"--workdir={workdir} can't be written: {error.strerror or error}."

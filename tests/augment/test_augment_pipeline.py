@@ -48,6 +48,9 @@ ALL_KINDS = [
   {"policy": "basic", "crop_padding": 2},
   {"policy": "basic", "cutout": "batch", "cutout_size": 4},
   {"policy": "basic", "cutout": "image", "cutout_size": 4},
+  {"policy": "autoaugment", "crop_padding": 2, "translate_const": 4},
+  {"policy": "randaugment", "translate_const": 4},
+  {"policy": "aa-only", "autoaugment_policy": "svhn"},
   {"policy": "none", "mixup_alpha": 1.0, "cutout": "batch", "cutout_size": 4},
 ]
 

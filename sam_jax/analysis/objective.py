@@ -1,0 +1,155 @@
+"""The loss of fixed examples as a function of the parameters alone.
+
+What the analyses share. A network is looked at as it is evaluated: with its
+running batch statistics, without augmentation, dropout or weight decay. All
+local devices take part, and the result does not depend on their number, up to
+the order of float32 sums.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sam_jax.training import losses
+
+AXIS = "batch"
+Params = Any
+# (params, batch) -> loss of each example, float32 [n]
+ExampleLosses = Callable[[Params, dict[str, jax.Array]], jax.Array]
+
+
+def network_losses(
+  model: Any,
+  batch_stats: Any,
+  normalise: Callable[[jax.Array], jax.Array],
+) -> ExampleLosses:
+  """Cross-entropy of a network in evaluation mode.
+
+  Args:
+    model: From `create_model`.
+    batch_stats: Its running averages.
+    normalise: uint8 images -> float images.
+
+  Returns:
+    A function of parameters and a batch of `image` uint8 [n, H, W, C] and
+    `label` int [n].
+  """
+
+  def example_losses(params, batch):
+    logits = model.apply(
+      {"params": params, "batch_stats": batch_stats},
+      normalise(batch["image"]),
+      train=False,
+    )
+    targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+    return losses.cross_entropy(logits, targets)
+
+  return example_losses
+
+
+class Objective:
+  """Mean loss over fixed examples, with gradient and Hessian products.
+
+  Batches go over the devices one after the other: memory is that of one batch
+  and of a few copies of the parameters.
+  """
+
+  def __init__(
+    self,
+    example_losses: ExampleLosses,
+    examples: dict[str, np.ndarray],
+    batch_size: int,
+    devices: list[Any] | None = None,
+  ):
+    """Puts the examples on the devices.
+
+    Args:
+      example_losses: (params, batch) -> loss of each example [n].
+      examples: Arrays with one entry for each of the N examples.
+      batch_size: Examples of a pass, over all devices.
+      devices: Default: all of this host.
+
+    Raises:
+      ValueError: There are no examples, or the batch does not divide by the
+        devices.
+    """
+    devices = devices or jax.local_devices()
+    self.num_examples = len(next(iter(examples.values())))
+    if not self.num_examples:
+      raise ValueError("An objective needs at least one example.")
+    if batch_size < 1 or batch_size % len(devices):
+      raise ValueError(
+        f"batch_size = {batch_size} does not divide by {len(devices)} devices."
+      )
+    mesh = Mesh(np.array(devices), (AXIS,))
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    self._replicated = NamedSharding(mesh, PartitionSpec())
+    self._batches = [
+      jax.device_put(batch, sharding)
+      for batch in _padded_batches(examples, batch_size, len(devices))
+    ]
+
+    def loss_sum(params, batch):
+      values = example_losses(params, batch["examples"])
+      return jnp.sum(values * batch["mask"])
+
+    def hessian_product(params, vector, batch):
+      gradient = functools.partial(jax.grad(loss_sum), batch=batch)
+      return jax.jvp(gradient, (params,), (vector,))[1]
+
+    def mapped(fn, num_trees):
+      return jax.pmap(
+        lambda *args: jax.lax.psum(fn(*args), AXIS),
+        axis_name=AXIS,
+        in_axes=(*[None] * num_trees, 0),
+        out_axes=None,
+        devices=devices,
+      )
+
+    self._loss_sum = mapped(loss_sum, 1)
+    self._loss_and_gradient_sum = mapped(jax.value_and_grad(loss_sum), 1)
+    self._hessian_product_sum = mapped(hessian_product, 2)
+
+  def value(self, params: Params) -> jax.Array:
+    """Mean loss, float32 ()."""
+    return self._mean(self._loss_sum, params)
+
+  def value_and_grad(self, params: Params) -> tuple[jax.Array, Params]:
+    """Mean loss and its gradient, a tree like the parameters."""
+    return self._mean(self._loss_and_gradient_sum, params)
+
+  def hessian_product(self, params: Params, vector: Params) -> Params:
+    """Hessian of the mean loss times a tree like the parameters.
+
+    Forward over reverse differentiation: the cost of about two gradients, and
+    no more memory than a gradient and its tangent.
+    """
+    return self._mean(self._hessian_product_sum, params, vector)
+
+  def _mean(self, fn, *trees):
+    trees = jax.device_put(trees, self._replicated)
+    total = fn(*trees, self._batches[0])
+    for batch in self._batches[1:]:
+      total = jax.tree.map(jnp.add, total, fn(*trees, batch))
+    return jax.tree.map(lambda x: x / self.num_examples, total)
+
+
+def _padded_batches(examples, batch_size, num_devices):
+  """Yields {"examples", "mask"} with leaves [devices, n, ...]."""
+  count = len(next(iter(examples.values())))
+  for start in range(0, count, batch_size):
+    indices = np.arange(start, start + batch_size)
+    mask = (indices < count).astype(np.float32)
+    indices = np.minimum(indices, count - 1)
+    batch = {
+      "examples": {name: value[indices] for name, value in examples.items()},
+      "mask": mask,
+    }
+    yield jax.tree.map(
+      lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch
+    )

@@ -1,0 +1,102 @@
+"""Finding what a run has learnt: from a workdir to a network and its data."""
+
+import functools
+import json
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from sam_jax.analysis.objective import (
+  ExampleLosses,
+  Objective,
+  network_losses,
+)
+from sam_jax.augment import pipeline
+from sam_jax.training.checkpoints import Checkpoints
+from sam_jax.training.config import ConfigError
+from sam_jax.training.loop import create_dataset
+from sam_jax.training.recipe import create_recipe
+from sam_jax.training.step import create_state
+
+
+class TrainedRun(NamedTuple):
+  """A run as its newest checkpoint left it."""
+
+  workdir: epath.Path
+  config: ConfigDict
+  step: int
+  dataset: Any  # batches, as the run itself saw them
+  example_losses: ExampleLosses  # of the network in evaluation mode
+  params: Any  # the averaged parameters where the run averaged them
+
+  def examples(
+    self, split: str, limit: int | None = None
+  ) -> dict[str, np.ndarray]:
+    """The first examples of a split.
+
+    Args:
+      split: "test", or "train": the training images, with clean labels.
+      limit: How many; None for all.
+
+    Returns:
+      `image` uint8 [N, H, W, C] and `label` int32 [N].
+    """
+    batches = list(self.dataset.eval_batches(split))
+    is_real = np.concatenate([batch["mask"] for batch in batches]) > 0
+    return {
+      name: np.concatenate([b[name] for b in batches])[is_real][:limit]
+      for name in ("image", "label")
+    }
+
+  def training_examples(self) -> dict[str, np.ndarray]:
+    """All training images with the labels that the run saw."""
+    images, labels = self.dataset.training_arrays()
+    return {"image": images, "label": labels}
+
+  def objective(self, split: str, limit: int | None = None) -> Objective:
+    """Mean loss on a split as a function of the parameters."""
+    return Objective(
+      self.example_losses, self.examples(split, limit), self.config.batch_size
+    )
+
+
+def load_run(workdir: epath.PathLike) -> TrainedRun:
+  """Loads the newest checkpoint of a run, finished or not.
+
+  Args:
+    workdir: Directory that `sam_jax.train` wrote.
+
+  Returns:
+    The run.
+
+  Raises:
+    ConfigError: There is no run, or it has no checkpoint yet.
+  """
+  workdir = epath.Path(workdir)
+  if not (workdir / "config.json").exists():
+    raise ConfigError(f"--workdir={workdir} holds no run: no config.json.")
+  config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+  if not (workdir / "checkpoints").exists():
+    raise ConfigError(f"--workdir={workdir} holds a run without checkpoints.")
+  dataset = create_dataset(config)
+  recipe = create_recipe(
+    config, dataset.spec, dataset.steps_per_epoch, jax.device_count()
+  )
+  checkpoints = Checkpoints(workdir / "checkpoints")
+  state = checkpoints.restore_latest(
+    create_state(recipe, dataset.spec.image_shape)
+  )
+  checkpoints.close()
+  if state is None:
+    raise ConfigError(f"--workdir={workdir} holds a run without checkpoints.")
+  variables = state.eval_variables()
+  normalise = functools.partial(
+    pipeline.normalise, mean=dataset.spec.mean, std=dataset.spec.std
+  )
+  losses = network_losses(recipe.model, variables["batch_stats"], normalise)
+  return TrainedRun(
+    workdir, config, int(state.step), dataset, losses, variables["params"]
+  )

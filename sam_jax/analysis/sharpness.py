@@ -1,0 +1,132 @@
+"""Sharpness and m-sharpness of a trained network (sections 2 and 4 of SAM).
+
+  sharpness = max_{||eps||_p <= rho} L(w + eps) - L(w)
+
+over a whole set of examples, or, for m-sharpness, the mean over disjoint groups
+of m examples of each group's own sharpness. The maximum is sought as SAM seeks
+it, with one or several ascent steps.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sam_jax.analysis.objective import ExampleLosses, Params
+from sam_jax.sam import sharpness_aware
+
+
+class Sharpness(NamedTuple):
+  """Loss at w, loss at the worst point found, and their difference, in nats."""
+
+  loss: float
+  perturbed_loss: float
+
+  @property
+  def sharpness(self) -> float:
+    """How much the loss rises within the neighbourhood."""
+    return self.perturbed_loss - self.loss
+
+
+def sharpness(
+  value_and_grad: Callable[[Params], tuple[jax.Array, Params]],
+  params: Params,
+  rho: float,
+  **kwargs: Any,
+) -> Sharpness:
+  """Sharpness of one objective.
+
+  Args:
+    value_and_grad: params -> loss and gradient, for example
+      `Objective.value_and_grad`.
+    params: Where to look.
+    rho: Radius of the neighbourhood.
+    **kwargs: `p`, `adaptive`, `eta`, `ascent_steps`, `mask` of
+      `sam_jax.sharpness_aware`.
+
+  Returns:
+    The loss at `params`, and at the end of the ascent.
+
+  Raises:
+    ValueError: An argument is out of range.
+  """
+  transformation = sharpness_aware(rho, has_value=True, **kwargs)
+  loss, gradient = value_and_grad(params)
+  if rho == 0:
+    return Sharpness(float(loss), float(loss))
+  _, state = transformation.update(
+    gradient,
+    transformation.init(params),
+    params,
+    grad_fn=lambda perturbed, _: value_and_grad(perturbed),
+  )
+  return Sharpness(float(loss), float(state.perturbed_value))
+
+
+def m_sharpness(
+  example_losses: ExampleLosses,
+  params: Params,
+  examples: dict[str, np.ndarray],
+  m: int,
+  rho: float,
+  **kwargs: Any,
+) -> Sharpness:
+  """Mean sharpness of disjoint groups of m examples, in their order.
+
+  The groups go over the local devices side by side, one on each at a time.
+  A last group of fewer than m examples is left out.
+
+  Args:
+    example_losses: (params, batch) -> loss of each example [n].
+    params: Where to look.
+    examples: Arrays with one entry for each example.
+    m: Examples that share a perturbation.
+    rho: Radius of the neighbourhood.
+    **kwargs: As for `sharpness`.
+
+  Returns:
+    Means over the groups.
+
+  Raises:
+    ValueError: There are fewer than m examples, or an argument is out of range.
+  """
+  count = len(next(iter(examples.values()))) // m if m > 0 else 0
+  if not count:
+    raise ValueError(f"m = {m} makes no group of the examples given.")
+  transformation = sharpness_aware(rho, has_value=True, **kwargs)
+
+  def group_sharpness(params, group):
+    def value_and_grad(params, ascent_step=0):
+      del ascent_step
+      return jax.value_and_grad(lambda w: example_losses(w, group).mean())(
+        params
+      )
+
+    loss, gradient = value_and_grad(params)
+    if rho == 0:
+      return loss, loss
+    _, state = transformation.update(
+      gradient, transformation.init(params), params, grad_fn=value_and_grad
+    )
+    return loss, state.perturbed_value
+
+  mapped = jax.pmap(group_sharpness, in_axes=(None, 0))
+  results = [
+    np.stack(jax.device_get(mapped(params, groups)), axis=-1)[:used]
+    for groups, used in _side_by_side(examples, m, count)
+  ]
+  loss, perturbed_loss = np.concatenate(results).astype(np.float64).mean(axis=0)
+  return Sharpness(float(loss), float(perturbed_loss))
+
+
+def _side_by_side(
+  examples: dict[str, np.ndarray], m: int, count: int
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+  """Yields groups [devices, m, ...] and how many of them are not repeats."""
+  devices = jax.local_device_count()
+  for start in range(0, count, devices):
+    numbers = np.arange(start, start + devices)
+    used = int(np.sum(numbers < count))
+    indices = np.minimum(numbers, count - 1)[:, None] * m + np.arange(m)
+    yield {name: value[indices] for name, value in examples.items()}, used

@@ -1,0 +1,67 @@
+"""Joining the other processes of a run, and leaving when one of them fails."""
+
+import faulthandler
+import os
+
+import jax
+
+# What SLURM, Open MPI and TPU pods set; one process needs no coordination.
+_SIZE_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_TPU_HOSTS_VARIABLE = "TPU_WORKER_HOSTNAMES"
+
+# JAX ends a process this long after another one died, by SIGABRT and with a
+# message that says so: a collective alone would wait for ever.
+_HEARTBEAT_SECONDS = 30
+
+
+def initialize(
+  coordinator_address: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+) -> None:
+  """Connects the processes of a run; call it before any other use of JAX.
+
+  Without arguments it does so only where the environment is that of a cluster
+  with several processes (TPU pod, SLURM, Open MPI): JAX finds the rest there.
+
+  Args:
+    coordinator_address: host:port of process 0.
+    num_processes: Processes of the run.
+    process_id: This one, from 0.
+
+  Raises:
+    ValueError: Some arguments are given and others are missing.
+    RuntimeError: The other processes did not answer.
+  """
+  given = {
+    "coordinator_address": coordinator_address,
+    "num_processes": num_processes,
+    "process_id": process_id,
+  }
+  missing = [name for name, value in given.items() if value is None]
+  if not missing:
+    _initialize(**given)
+  elif len(missing) < len(given):
+    raise ValueError(
+      "Training on several processes needs --coordinator_address,"
+      f" --num_processes and --process_id; missing: {', '.join(missing)}."
+    )
+  elif _is_cluster():
+    _initialize()
+
+
+def _initialize(**kwargs) -> None:
+  # The stack of the thread that JAX interrupts tells nothing of the cause.
+  faulthandler.disable()
+  jax.distributed.initialize(
+    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, **kwargs
+  )
+
+
+def _is_cluster() -> bool:
+  """Whether the environment promises several processes."""
+  sizes = [os.environ.get(name, "1") for name in _SIZE_VARIABLES]
+  hosts = os.environ.get(_TPU_HOSTS_VARIABLE, "")
+  return any(size.isdigit() and int(size) > 1 for size in sizes) or (
+    "," in hosts
+  )

@@ -1,0 +1,55 @@
+"""Training processes for tests: to start, watch, and wait for."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+def start_training(workdir, data_dir, *flags, devices=1):
+  """Starts `python -m sam_jax.train` on virtual CPU devices."""
+  cache = os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-m", "sam_jax.train"),
+      *(f"--workdir={workdir}", *flags),
+      f"--config.dataset.data_dir={data_dir}",
+      f"--config.compilation_cache_dir={cache}",
+    ],
+    cwd=REPOSITORY,
+    env=os.environ
+    | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  """Waits for a process; returns its exit code and what it said."""
+  _, stderr = process.communicate(timeout=300)
+  return process.returncode, stderr
+
+
+def wait_for_step(workdir, step):
+  """Waits until metrics.jsonl has a line of at least that step."""
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline:
+    if any(line["step"] >= step for line in read_metrics(workdir)):
+      return
+    time.sleep(0.01)
+  raise TimeoutError(f"step {step} did not come")
+
+
+def read_metrics(workdir):
+  """The lines of metrics.jsonl that are whole, without timings."""
+  file = workdir / "metrics.jsonl"
+  text = file.read_text() if file.exists() else ""
+  lines = [json.loads(line) for line in text.splitlines() if line[-1:] == "}"]
+  for line in lines:
+    line.pop("train/images_per_second", None)
+  return lines
