@@ -8,6 +8,6 @@ if [[ ! -f "$STAMP" || "$(cat "$STAMP")" != "$WANTED" ]]; then
   echo "Installing sam_jax into $VENV (a few minutes the first time)..."
   "${PYTHON:-python3}" -m venv "$VENV"
   "$VENV/bin/python" -m pip install --quiet --upgrade pip
-  "$VENV/bin/python" -m pip install --quiet -e '.[test,analysis]'
+  "$VENV/bin/python" -m pip install --quiet --quiet -e '.[test,analysis]'
   echo "$WANTED" > "$STAMP"
 fi

@@ -1,10 +1,15 @@
 """The one place that knows a data set: its name, splits, size, statistics."""
 
+import contextlib
 import dataclasses
 import importlib
+import logging
+import os
 from typing import Any
 
 from etils import epath
+
+logger = logging.getLogger(__name__)
 
 STORED_IN_MEMORY = "memory"
 
@@ -141,10 +146,21 @@ def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
   if epath.Path(builder.data_path).exists():
     return builder
   if not spec.needs_download:
-    builder.download_and_prepare()
+    _prepare_quietly(spec, builder)
     return builder
   where = f" --data_dir={data_dir}" if data_dir else ""
   raise DatasetError(
     f"Data set {spec.name!r} is not at {builder.data_path}. Prepare it with:"
     f" python -m sam_jax.datasets.prepare {spec.name}{where}"
   )
+
+
+def _prepare_quietly(spec: DatasetSpec, builder: Any) -> None:
+  """Prepares a data set within a run, without TFDS's many progress bars."""
+  import tensorflow_datasets as tfds
+
+  logger.info("Preparing data set %s at %s.", spec.name, builder.data_path)
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TF is loaded
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(None):
+    builder.download_and_prepare()
