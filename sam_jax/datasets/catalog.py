@@ -125,6 +125,9 @@ def dataset_spec(name: str) -> DatasetSpec:
 
 def tfds_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
   """Returns the TFDS builder of a data set, prepared or not."""
+  # TensorFlow reads these when it is loaded: nothing but errors, please.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   import tensorflow_datasets as tfds  # slow to import, rarely needed
 
   if ":" not in spec.tfds_name:
@@ -160,7 +163,6 @@ def _prepare_quietly(spec: DatasetSpec, builder: Any) -> None:
   import tensorflow_datasets as tfds
 
   logger.info("Preparing data set %s at %s.", spec.name, builder.data_path)
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TF is loaded
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(None):
     builder.download_and_prepare()
