@@ -1,0 +1,127 @@
+"""A SAM step of every family of networks, on eight devices."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from sam_jax.datasets import catalog
+from sam_jax.datasets.in_memory import InMemoryDataset
+from sam_jax.models.pretrained import read_checkpoint
+from sam_jax.training import loop
+from sam_jax.training import step as step_lib
+from sam_jax.training.config import default_config
+from sam_jax.training.recipe import create_recipe
+from sam_jax.training.step import AXIS
+
+CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden/ckpt_tiny/checkpoint_0"
+SPEC = dataclasses.replace(
+  catalog.dataset_spec("cifar10"), image_shape=(16, 16, 3)
+)
+FAMILIES = [
+  ("wrn10_1", "m"),
+  ("shake_shake_mini", "m"),
+  ("pyramidnet_mini_shakedrop", "m"),
+  ("pyramidnet_mini", "m"),
+  ("resnet20", "m"),
+  ("resnet18", "m"),
+  ("efficientnet_tiny", "all"),
+  ("efficientnet_tiny", "frozen"),
+  ("cnn8", "m"),
+]
+
+
+def make_config(name, batch_norm="m", dtype="float32"):
+  config = default_config()
+  config.batch_size = 16
+  config.num_epochs = 1
+  config.model.name = name
+  config.model.batch_norm = batch_norm
+  config.model.dtype = dtype
+  config.optimizer.learning_rate = 0.01
+  return config
+
+
+def take_step(config):
+  """Returns the states before and after one step, and its metrics."""
+  recipe = create_recipe(config, SPEC, 4, 8)
+  before = jax.device_get(step_lib.create_state(recipe, SPEC.image_shape))
+  step = jax.pmap(
+    functools.partial(step_lib.train_step, recipe=recipe),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=(None, None),
+  )
+  random = np.random.default_rng(0)
+  batch = {
+    "image": random.normal(size=(8, 2, *SPEC.image_shape)).astype(np.float32),
+    "target": np.eye(10, dtype=np.float32)[random.integers(10, size=(8, 2))],
+  }
+  after, metrics = jax.device_get(step(before, batch))
+  return before, after, metrics
+
+
+@pytest.mark.parametrize(("name", "batch_norm"), FAMILIES)
+def test_sam_step_of_every_family(name, batch_norm):
+  before, after, metrics = take_step(make_config(name, batch_norm))
+  assert metrics["diverged_at"] == -1
+  assert metrics["perturbation_norm"] == pytest.approx(0.05, rel=1e-4)
+  moved = jax.tree.map(
+    lambda x, y: bool(np.any(x != y)), before.params, after.params
+  )
+  assert all(jax.tree.leaves(moved))
+  stats_moved = jax.tree.map(
+    lambda x, y: bool(np.any(x != y)), before.batch_stats, after.batch_stats
+  )
+  assert set(jax.tree.leaves(stats_moved)) == {batch_norm != "frozen"}
+
+
+def test_bfloat16_keeps_everything_but_activations_in_float32():
+  _, after, metrics = take_step(make_config("wrn10_1", dtype="bfloat16"))
+  _, _, exact_metrics = take_step(make_config("wrn10_1"))
+  dtypes = {
+    x.dtype
+    for x in jax.tree.leaves(after)
+    if np.issubdtype(x.dtype, np.floating)
+  }
+  assert dtypes == {np.dtype(np.float32)}
+  assert metrics["loss"] == pytest.approx(exact_metrics["loss"], rel=0.05)
+  assert metrics["loss"] != exact_metrics["loss"]
+  assert metrics["perturbation_norm"] == pytest.approx(0.05, rel=1e-5)
+
+
+def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
+  """From msgpack file to trained weights: head replaced, statistics frozen."""
+  random = np.random.default_rng(0)
+  images = random.integers(256, size=(32, 16, 16, 3)).astype(np.uint8)
+  labels = random.integers(10, size=32).astype(np.int32)
+
+  def toy_dataset(config):
+    return InMemoryDataset(
+      SPEC,
+      (images, labels),
+      (images, labels),
+      batch_size=config.batch_size,
+      eval_batch_size=config.batch_size,
+      seed=0,
+    )
+
+  monkeypatch.setattr(loop, "create_dataset", toy_dataset)
+  config = make_config("efficientnet_tiny", "frozen")
+  config.pretrained = str(CHECKPOINT)
+  config.augment.policy = "none"
+  run = loop.Run(config, tmp_path, toy_dataset(config))
+  state = jax.device_get(run._initial_state())
+  official = read_checkpoint(CHECKPOINT)
+  stem = official.params["Stem_0/conv2d/kernel"]
+  np.testing.assert_array_equal(
+    state.params["Stem_0"]["conv2d"]["kernel"], stem
+  )
+  assert state.params["Head_6"]["dense"]["kernel"].shape == (64, 10)
+  run.checkpoints.close()
+  result = loop.train_and_evaluate(config, tmp_path / "run")
+  assert result["step"] == 2
+  assert np.isfinite(result["loss"])
