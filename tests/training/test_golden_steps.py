@@ -175,9 +175,10 @@ def test_one_step_of_a_wide_resnet(golden, config, num_devices):
   wanted = {n: v - before[n] for n, v in expected.items()}
   # Rounding alone took the official release 3e-6 to 7e-3 away from itself in
   # this step: one ReLU input whose sign flips is enough, and whether one does
-  # is chance, so the largest of the recorded values bounds every case.
+  # is chance: the largest of the recorded values, times 3 for another machine,
+  # bounds every case. (SAM's update is 40% away from SGD's.)
   noises = [v for n, v in recorded.items() if n.endswith("noise_rel_l2")]
-  assert relative_l2(update, wanted) < 1.5 * max(noises)
+  assert relative_l2(update, wanted) < 3 * max(noises)
   stats = flat(tree(recorded, here + "state/"))
   means = {n: v.mean(axis=0) for n, v in stats.items()}
   assert relative_l2(flat(state.batch_stats), means) < 1e-6
