@@ -94,6 +94,15 @@ def default_config() -> ConfigDict:
       "eval_on_train": False,  # also the error on clean training examples
       "checkpoint_every_epochs": 1.0,  # fractions allowed
       "keep_checkpoints_at_epochs": (),  # kept for ever, beside the last two
+      # The number of the paper that this config stands for, as the paper
+      # prints it; set by `paper.name_cell`, shown by scripts/report.py.
+      "paper": {
+        "table": "",
+        "cell": "",
+        "error": "",
+        "top_5_error": "",
+        "recipe": "",  # tells whether a run departs from the cell's config
+      },
       # Compiled programs, reused by later runs; "" turns it off.
       "compilation_cache_dir": "~/.cache/sam_jax/compiled",
     }

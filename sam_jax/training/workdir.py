@@ -1,6 +1,7 @@
 """The directory of a run: whose it is, and what came out."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from sam_jax.training import files
 from sam_jax.training.config import ConfigError
 
 # Fields that may differ when a run goes on: they don't change its result.
-_FREE_FIELDS = ("dataset.data_dir", "compilation_cache_dir")
+FREE_FIELDS = ("dataset.data_dir", "compilation_cache_dir")
 
 
 def claim(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
@@ -64,23 +65,41 @@ def _read_config(path: epath.Path) -> dict[str, Any] | None:
     raise ConfigError(f"{file} is not JSON ({error}); remove it.") from error
 
 
-def _check_same(old: dict, new: dict, path: epath.Path) -> None:
-  old, new = dict(_flatten(old)), dict(_flatten(new))
-  different = [
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  """Says field by field how a config differs from that of an earlier process.
+
+  Args:
+    old: The config.json of a run.
+    new: A config, as `to_dict` returns it.
+
+  Returns:
+    "sam.rho was 0.05 and is now 0.1" for every field that decides a result.
+  """
+  old, new = dict(flatten(old)), dict(flatten(new))
+  return [
     f"{field} was {old.get(field)!r} and is now {new.get(field)!r}"
     for field in sorted(old.keys() | new.keys())
-    if old.get(field) != new.get(field) and field not in _FREE_FIELDS
+    if old.get(field) != new.get(field)
+    and field not in FREE_FIELDS
+    and not field.startswith("paper.")
   ]
+
+
+def flatten(
+  tree: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+  """Yields ("sam.rho", 0.05) for every field of a config."""
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      yield from flatten(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
+
+
+def _check_same(old: dict, new: dict, path: epath.Path) -> None:
+  different = differences(old, new)
   if different:
     raise ConfigError(
       f"--workdir={path} holds a run with another config:"
       f" {'; '.join(different)}. Use another workdir for another run."
     )
-
-
-def _flatten(tree: dict[str, Any], prefix: str = ""):
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      yield from _flatten(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}", value
