@@ -4,12 +4,14 @@ Variants: configs/digits.py:sam (the default) and configs/digits.py:sgd.
 """
 
 from sam_jax.training.config import default_config
+from sam_jax.training.variants import Variants
+
+VARIANTS = Variants(method=("sam", "sgd"))
 
 
-def get_config(variant: str = "sam"):
+def get_config(variant: str = ""):
   """Returns the config of "sam" or "sgd"."""
-  if variant not in ("sam", "sgd"):
-    raise ValueError(f"Unknown variant {variant!r}. Known: sam, sgd.")
+  words = VARIANTS.parse(variant)
   config = default_config()
   config.num_epochs = 30
   config.batch_size = 128
@@ -17,10 +19,19 @@ def get_config(variant: str = "sam"):
   config.dataset.name = "digits"
   config.dataset.label_noise.rate = 0.4
   config.augment.policy = "none"
-  config.sam.rho = 0.5 if variant == "sam" else 0.0
+  config.sam.rho = 0.5 if words.method == "sam" else 0.0
   config.sam.m = 32
   config.optimizer.learning_rate = 0.1
   config.optimizer.weight_decay = 5e-4
   config.log_every_steps = 11  # an epoch
   config.checkpoint_every_epochs = 5
   return config
+
+
+def sweep(variant: str = ""):
+  """Yields three seeds of SGD and of SAM with several rho."""
+  for words in VARIANTS.expand(variant):
+    grid = (0.1, 0.2, 0.5, 1.0) if words == "sam" else (0.0,)
+    for rho in grid:
+      for seed in range(3):
+        yield {"variant": words, "sam.rho": rho, "seed": seed}

@@ -2,10 +2,12 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from sam_jax.training.variants import Variants
 
 # Tried by the paper for every model, on training data held out (its
 # section 3.1).
@@ -29,6 +31,28 @@ _OTHER_FIELDS = frozenset(
     "profile",
   }
 )
+
+
+def table_runs(variants: Variants, variant: str) -> Iterator[dict[str, Any]]:
+  """Yields the runs of a table, as overrides of its config.
+
+  Args:
+    variants: The words of the config.
+    variant: Words that narrow the table; groups without a word run through
+      theirs.
+
+  Yields:
+    Five seeds of every variant; with the word "tune" instead the grid of rho,
+    and the variants without SAM once.
+  """
+  is_tuning = "tune" in variant.split(",")
+  for words in variants.expand(variant):
+    if not is_tuning:
+      yield from ({"variant": words, "seed": seed} for seed in SEEDS)
+    elif "sam" in words.split(","):
+      yield from ({"variant": words, "sam.rho": rho} for rho in RHO_GRID)
+    else:
+      yield {"variant": words}
 
 
 def name_cell(
