@@ -12,6 +12,10 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 
 def start_training(workdir, data_dir, *flags, devices=1):
   """Starts `python -m sam_jax.train` on virtual CPU devices."""
+  xla_flags = (
+    f"--xla_force_host_platform_device_count={devices}"
+    " --xla_backend_optimization_level=1"  # as in conftest.py
+  )
   cache = os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
   return subprocess.Popen(
     [
@@ -21,8 +25,7 @@ def start_training(workdir, data_dir, *flags, devices=1):
       f"--config.compilation_cache_dir={cache}",
     ],
     cwd=REPOSITORY,
-    env=os.environ
-    | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+    env=os.environ | {"XLA_FLAGS": xla_flags},
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,

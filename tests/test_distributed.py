@@ -88,7 +88,8 @@ def compare_first_steps(one, two):
   for mine, theirs in zip(metrics[0][:1], metrics[1][:1], strict=True):
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
-      assert value == pytest.approx(theirs[name], rel=2e-3), name
+      tolerance = 1e-4 if name == "train/loss" else 1e-2
+      assert value == pytest.approx(theirs[name], rel=tolerance), name
 
 
 def test_half_of_the_flags_is_refused():

@@ -11,6 +11,7 @@ from processes import REPOSITORY, finish, read_metrics, wait_for_step
 SMALL = (
   "--config=configs/digits.py:sam",
   "--config.model.name=wrn10_1",
+  "--config.sam.m=128",
   "--config.num_epochs=4",
   "--config.log_every_steps=3",
   "--config.checkpoint_every_epochs=0.4",

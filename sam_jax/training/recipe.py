@@ -59,6 +59,7 @@ def create_recipe(
     schedule=schedule,
     seed=config.seed,
     uses_sam=config.sam.rho > 0,
+    freezes_batch_stats=config.model.batch_norm == "frozen",
     micro_shards=layout.micro_shards,
     label_smoothing=config.label_smoothing,
     l2=config.optimizer.weight_decay if is_in_loss else 0.0,

@@ -51,6 +51,7 @@ class Recipe:
   schedule: optax.Schedule
   seed: int
   uses_sam: bool
+  freezes_batch_stats: bool = False
   micro_shards: int = 1
   label_smoothing: float = 0.0
   l2: float = 0.0  # weight decay inside the loss
@@ -119,15 +120,18 @@ def train_step(
     shard["gradient"], state.opt_state, state.params
   )
   params = optax.apply_updates(state.params, updates)
+  batch_stats = shard["batch_stats"]
+  if recipe.freezes_batch_stats:  # to the last bit, which a mean may change
+    batch_stats = state.batch_stats
   sam_state = sam_states._replace(**shard["sam_scalars"])
   metrics = _accumulate(state, shard, sam_state, params, recipe)
   new_state = TrainState(
     step=state.step + 1,
     params=params,
-    batch_stats=shard["batch_stats"],
+    batch_stats=batch_stats,
     sam_state=sam_state,
     opt_state=opt_state,
-    ema=_new_ema(state, params, shard["batch_stats"], recipe),
+    ema=_new_ema(state, params, batch_stats, recipe),
     metrics=metrics,
   )
   return new_state, {**metrics.means(), "diverged_at": metrics.diverged_at}

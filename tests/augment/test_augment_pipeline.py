@@ -73,18 +73,18 @@ def test_same_bits_on_any_number_of_devices(fields):
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_basic_takes_windows_of_the_padded_image(flip):
-  augmentation = Augmentation(**BASE, crop_padding=2, flip=flip)
+  augmentation = Augmentation(**BASE, crop_padding=1, flip=flip)
   images, labels = make_batch()
-  seen = set()
-  for step in range(20):
+  seen = []
+  for step in range(12):
     key = jax.random.fold_in(jax.random.key(1), step)
     out, targets = on_one_device(augmentation, images, labels, key)
     np.testing.assert_array_equal(targets, np.eye(4)[labels])
     for image, result in zip(images, np.rint(out), strict=True):
-      seen.add(find_window(image, result, 2))
-  assert len(seen) == 25 * (1 + flip)  # every offset, mirrored or not
+      seen.append(find_window(image, result, 1))
+  assert len(set(seen)) == 9 * (1 + flip)  # every offset, mirrored or not
   if flip:
-    assert 0.3 < np.mean([is_flipped for is_flipped, *_ in seen]) < 0.7
+    assert 0.35 < np.mean([is_flipped for is_flipped, *_ in seen]) < 0.65
 
 
 def find_window(image, result, padding):

@@ -13,6 +13,7 @@ from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.models.pretrained import read_checkpoint
 from sam_jax.training import loop
 from sam_jax.training import step as step_lib
+from sam_jax.training.checkpoints import Checkpoints
 from sam_jax.training.config import default_config
 from sam_jax.training.recipe import create_recipe
 from sam_jax.training.step import AXIS
@@ -25,11 +26,9 @@ FAMILIES = [
   ("wrn10_1", "m"),
   ("shake_shake_mini", "m"),
   ("pyramidnet_mini_shakedrop", "m"),
-  ("pyramidnet_mini", "m"),
   ("resnet20", "m"),
   ("resnet18", "m"),
   ("efficientnet_tiny", "all"),
-  ("efficientnet_tiny", "frozen"),
   ("cnn8", "m"),
 ]
 
@@ -76,7 +75,7 @@ def test_sam_step_of_every_family(name, batch_norm):
   stats_moved = jax.tree.map(
     lambda x, y: bool(np.any(x != y)), before.batch_stats, after.batch_stats
   )
-  assert set(jax.tree.leaves(stats_moved)) == {batch_norm != "frozen"}
+  assert all(jax.tree.leaves(stats_moved))
 
 
 def test_bfloat16_keeps_everything_but_activations_in_float32():
@@ -121,7 +120,12 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
     state.params["Stem_0"]["conv2d"]["kernel"], stem
   )
   assert state.params["Head_6"]["dense"]["kernel"].shape == (64, 10)
-  run.checkpoints.close()
-  result = loop.train_and_evaluate(config, tmp_path / "run")
+  result = run.train()
   assert result["step"] == 2
   assert np.isfinite(result["loss"])
+  checkpoints = Checkpoints(tmp_path / "checkpoints")
+  trained = checkpoints.restore_latest(state)
+  checkpoints.close()
+  mean = trained.batch_stats["Stem_0"]["batch_normalization"]["mean"]
+  expected = official.batch_stats["Stem_0/batch_normalization/mean"]
+  np.testing.assert_array_equal(mean, expected)
