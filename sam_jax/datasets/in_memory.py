@@ -1,11 +1,14 @@
 """Small data sets: all images in host memory, batches decided by the step."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 
 import numpy as np
+from etils import epath
 
-from sam_jax.datasets import catalog, decoded, label_noise
+from sam_jax.datasets import catalog, decoded, label_file, label_noise
+from sam_jax.datasets.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -15,16 +18,12 @@ Batch = dict[str, np.ndarray]
 class InMemoryDataset:
   """Training and evaluation batches of a data set that fits into memory.
 
-  The batch of a step is a slice of the permutation that (seed, epoch) decides:
-  any step can be reproduced without those before it. Every host draws the same
-  permutation and takes its part of each batch, so that the union of the hosts'
-  batches is the batch of a single host.
+  `Sampler` says which examples make up a batch.
 
   Attributes:
     spec: The data set.
     num_train: Number of training examples.
-    steps_per_epoch: Whole batches in the training set; the rest of an epoch is
-      dropped, as in google-research/sam.
+    steps_per_epoch: Whole batches in the training set.
   """
 
   def __init__(
@@ -33,12 +32,8 @@ class InMemoryDataset:
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     *,
-    batch_size: int,
-    eval_batch_size: int,
-    seed: int,
     clean_train_labels: np.ndarray | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    **sampling,
   ):
     """Takes the examples of both splits.
 
@@ -46,53 +41,44 @@ class InMemoryDataset:
       spec: The data set.
       train: uint8 images [N, H, W, C] and int32 labels [N] to train on.
       test: Likewise, to evaluate on.
-      batch_size: Examples of a training step over all hosts.
-      eval_batch_size: Likewise, of an evaluation step.
-      seed: Decides the order of examples.
-      clean_train_labels: The training labels before corruption.
-      process_index: This host.
-      process_count: Number of hosts.
+      clean_train_labels: The true labels of the training set where those to
+        train on may be wrong.
+      **sampling: The keyword arguments of `Sampler`.
 
     Raises:
       DatasetError: The training set is smaller than a batch.
     """
+    images, labels = train
+    self.num_train = len(images)
+    self._sampler = Sampler(spec, self.num_train, **sampling)
+    self.steps_per_epoch = self._sampler.steps_per_epoch
+    self._train = {"image": images, "label": labels}
+    if clean_train_labels is not None:
+      spec = dataclasses.replace(spec, noisy_labels=True)
+      self._train["clean_label"] = clean_train_labels
     self.spec = spec
-    self.num_train = len(train[0])
-    self.steps_per_epoch = self.num_train // batch_size
-    if not self.steps_per_epoch:
-      raise catalog.DatasetError(
-        f"config.batch_size = {batch_size} is more than the {self.num_train}"
-        f" training examples of {spec.name}."
-      )
-    self._train, self._seed = train, seed
-    clean = train[1] if clean_train_labels is None else clean_train_labels
-    self._eval_splits = {"test": test, "train": (train[0], clean)}
-    self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
-    self._process_index, self._process_count = process_index, process_count
+    clean = self._train.get("clean_label", labels)
+    self._eval_splits = {
+      "test": {"image": test[0], "label": test[1]},
+      "train": {"image": images, "label": clean},
+    }
 
   def training_arrays(self) -> tuple[np.ndarray, np.ndarray]:
     """All training images, uint8 [N, H, W, C], and labels, as trained on."""
-    return self._train
+    return self._train["image"], self._train["label"]
 
   def train_batches(self, first_step: int) -> Iterator[Batch]:
     """Yields this host's part of the batches of first_step, first_step + 1...
 
     Yields:
-      `image` uint8 [n, H, W, C] and `label` int32 [n], n = batch_size / hosts.
+      `image` uint8 [n, H, W, C] and `label` int32 [n], n = batch_size / hosts;
+      `clean_label` int32 [n] where labels may be wrong.
     """
-    images, labels = self._train
-    step = first_step
-    while True:
-      epoch, position = divmod(step, self.steps_per_epoch)
-      order = self._permutation(epoch)
-      for start in range(position, self.steps_per_epoch):
-        batch = order[start * self._batch_size : (start + 1) * self._batch_size]
-        mine = self._my_part(batch)
-        yield {"image": images[mine], "label": labels[mine]}
-        step += 1
+    for _, mine in self._sampler.train_indices(first_step):
+      yield {name: array[mine] for name, array in self._train.items()}
 
   def eval_batches(self, split: str) -> Iterator[Batch]:
-    """Yields this host's part of every example of a split, once.
+    """Yields this host's part of every example of a split, once, in order.
 
     Args:
       split: "test", or "train" for training images with their clean labels.
@@ -101,22 +87,10 @@ class InMemoryDataset:
       `image`, `label` and `mask` float32 [n]: 0 marks padding, which makes all
       batches of all hosts equally large.
     """
-    images, labels = self._eval_splits[split]
-    for start in range(0, len(images), self._eval_batch_size):
-      indices = np.arange(start, start + self._eval_batch_size)
-      mine = self._my_part(indices)
-      mask = (mine < len(images)).astype(np.float32)
-      mine = np.minimum(mine, len(images) - 1)
-      yield {"image": images[mine], "label": labels[mine], "mask": mask}
-
-  def _permutation(self, epoch: int) -> np.ndarray:
-    return np.random.default_rng((self._seed, epoch)).permutation(
-      self.num_train
-    )
-
-  def _my_part(self, indices: np.ndarray) -> np.ndarray:
-    size = len(indices) // self._process_count
-    return indices[self._process_index * size :][:size]
+    arrays = self._eval_splits[split]
+    for mine, mask in self._sampler.eval_indices(len(arrays["label"])):
+      batch = {name: array[mine] for name, array in arrays.items()}
+      yield {**batch, "mask": mask}
 
 
 def load_in_memory(
@@ -127,9 +101,10 @@ def load_in_memory(
   noise_rate: float,
   noise_kind: str,
   noise_seed: int,
-  **kwargs,
+  labels_path: epath.PathLike | None = None,
+  **sampling,
 ) -> InMemoryDataset:
-  """Loads a data set through TFDS, and corrupts training labels if asked to.
+  """Loads a data set through TFDS, and its training labels as asked for.
 
   Args:
     spec: The data set.
@@ -140,7 +115,8 @@ def load_in_memory(
     noise_rate: See `label_noise.corrupt_labels`.
     noise_kind: Likewise.
     noise_seed: Likewise.
-    **kwargs: The keyword arguments of `InMemoryDataset`.
+    labels_path: See `label_file.read_labels`; None for the labels of TFDS.
+    **sampling: The keyword arguments of `Sampler`.
 
   Returns:
     The data set.
@@ -152,32 +128,54 @@ def load_in_memory(
     decoded.load_split(spec, split, data_dir) for split in spec.train_splits
   )
   if validation_size:
-    count = len(first[0]) - validation_size
-    if count <= 0:
-      raise catalog.DatasetError(
-        f"config.dataset.validation_size = {validation_size} leaves nothing of"
-        f" the {len(first[0])} training examples of {spec.name}."
-      )
-    first, test = _split_at(first, count)
+    count = num_left_to_train(spec, len(first["label"]), validation_size)
+    test = {name: array[count:] for name, array in first.items()}
+    first = {name: array[:count] for name, array in first.items()}
   else:
     test = decoded.load_split(spec, spec.test_split, data_dir)
-  images, clean = _concatenate([first, *rest])
+  train = _concatenate([first, *rest])
+  clean, labels = train[catalog.CLEAN_LABEL], train[spec.label_column]
+  if labels_path:
+    labels = label_file.read_labels(labels_path, len(clean), spec.num_classes)
   labels = label_noise.corrupt_labels(
-    clean, spec.num_classes, noise_rate, noise_kind, noise_seed
+    labels, spec.num_classes, noise_rate, noise_kind, noise_seed
   )
-  if noise_rate:
+  may_be_wrong = (
+    noise_rate > 0 or labels_path or spec.label_column != catalog.CLEAN_LABEL
+  )
+  if may_be_wrong:
     wrong = np.mean(labels != clean)
-    logger.info("Label noise: %.1f%% of training labels wrong.", 100 * wrong)
+    logger.info("%.1f%% of the training labels are wrong.", 100 * wrong)
   return InMemoryDataset(
-    spec, (images, labels), test, clean_train_labels=clean, **kwargs
+    spec,
+    (train["image"], labels),
+    (test["image"], test[catalog.CLEAN_LABEL]),
+    clean_train_labels=clean if may_be_wrong else None,
+    **sampling,
   )
 
 
-def _split_at(arrays, count):
-  return tuple(x[:count] for x in arrays), tuple(x[count:] for x in arrays)
+def num_left_to_train(
+  spec: catalog.DatasetSpec, num_examples: int, validation_size: int
+) -> int:
+  """How many examples of a split are not held out.
+
+  Raises:
+    DatasetError: None is left.
+  """
+  count = num_examples - validation_size
+  if count > 0:
+    return count
+  raise catalog.DatasetError(
+    f"config.dataset.validation_size = {validation_size} leaves nothing of the"
+    f" {num_examples} training examples of {spec.name}."
+  )
 
 
 def _concatenate(splits):
   if len(splits) == 1:
     return splits[0]
-  return tuple(np.concatenate(arrays) for arrays in zip(*splits, strict=True))
+  return {
+    name: np.concatenate([arrays[name] for arrays in splits])
+    for name in splits[0]
+  }

@@ -6,7 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from sam_jax.datasets import catalog, decoded, in_memory, label_noise
+from sam_jax.datasets import (
+  array_cache,
+  catalog,
+  decoded,
+  in_memory,
+  label_noise,
+)
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
 
 SPEC = catalog.dataset_spec("digits")
@@ -93,7 +99,10 @@ def test_batch_larger_than_the_data():
 @pytest.fixture
 def toy_splits(monkeypatch):
   """Replaces what is on the disk."""
-  splits = {"train": numbered(1000), "test": numbered(300)}
+  splits = {
+    name: dict(zip(("image", "label"), numbered(count), strict=True))
+    for name, count in (("train", 1000), ("test", 300))
+  }
   monkeypatch.setattr(
     in_memory.decoded, "load_split", lambda spec, split, data_dir: splits[split]
   )
@@ -186,15 +195,15 @@ def test_digits_are_scikit_learns_split_by_class(data_dir):
   images, labels = load_digits(return_X_y=True)
   train = decoded.load_split(SPEC, "train", str(data_dir))
   test = decoded.load_split(SPEC, "test", str(data_dir))
-  assert (len(train[1]), len(test[1])) == (1442, 355)
-  ours = np.concatenate([train[0], test[0]]).reshape(-1, 64)
+  assert (len(train["label"]), len(test["label"])) == (1442, 355)
+  ours = np.concatenate([train["image"], test["image"]]).reshape(-1, 64)
   theirs = np.rint(images * 255 / 16).astype(np.uint8)
   rows = lambda x: sorted(map(bytes, x))  # noqa: E731
   assert rows(ours) == rows(theirs)
   for label in range(10):
-    share = np.mean(test[1] == label) / np.mean(labels == label)
+    share = np.mean(test["label"] == label) / np.mean(labels == label)
     assert share == pytest.approx(1, abs=0.03)
-  mean, std = train[0].mean() / 255, train[0].std() / 255
+  mean, std = train["image"].mean() / 255, train["image"].std() / 255
   assert (mean, std) == pytest.approx((SPEC.mean[0], SPEC.std[0]), abs=1e-3)
 
 
@@ -204,8 +213,9 @@ def test_second_load_needs_no_tensorflow(data_dir):
 import sys
 from sam_jax.datasets import catalog, decoded
 spec = catalog.dataset_spec("digits")
-images, labels = decoded.load_split(spec, "test", {str(data_dir)!r})
-assert images.shape == (355, 8, 8, 1) and labels.shape == (355,)
+split = decoded.load_split(spec, "test", {str(data_dir)!r})
+assert split["image"].shape == (355, 8, 8, 1)
+assert split["label"].shape == (355,)
 assert not {{"tensorflow", "tensorflow_datasets"}} & set(sys.modules)
 """
   subprocess.run([sys.executable, "-c", code], check=True)
@@ -214,7 +224,7 @@ assert not {{"tensorflow", "tensorflow_datasets"}} & set(sys.modules)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "checksums"])
 def test_damaged_cache_is_made_anew(data_dir, damage, caplog):
   expected = decoded.load_split(SPEC, "test", str(data_dir))
-  cache = data_dir / "sam_jax_decoded" / "digits" / "test"
+  cache = array_cache.cache_dir(str(data_dir), "decoded", "digits", "test")
   file = cache / ("checksums.json" if damage == "checksums" else "image.npy")
   data = bytearray(file.read_bytes())
   if damage == "flip":
@@ -225,8 +235,8 @@ def test_damaged_cache_is_made_anew(data_dir, damage, caplog):
   file.write_bytes(bytes(data))
   again = decoded.load_split(SPEC, "test", str(data_dir))
   assert "damaged" in caplog.text
-  for x, y in zip(again, expected, strict=True):
-    np.testing.assert_array_equal(x, y)
+  for name in expected:
+    np.testing.assert_array_equal(again[name], expected[name])
 
 
 def test_missing_data_set_says_how_to_prepare_it(tmp_path):
