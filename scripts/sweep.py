@@ -1,0 +1,389 @@
+r"""Trains many runs, each in its own directory.
+
+python scripts/sweep.py --config=configs/digits.py --root=runs/digits
+python scripts/sweep.py --config=configs/digits.py:sam --root=runs/rho \
+  --grid sam.rho=0.02,0.05,0.1 --grid seed=0,1,2 -- --config.num_epochs=10
+
+Without --grid the config's own `sweep()` says which runs there are. Arguments
+after "--" go to every run. The same command again skips finished runs and goes
+on with the others. Exit codes: 0, all runs are finished; 1, some are not; 2,
+the sweep could not start; 130, it was interrupted.
+"""
+
+import difflib
+import importlib.util
+import itertools
+import json
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from sam_jax.training import workdir as workdir_lib
+
+_CONFIG = flags.DEFINE_string(
+  "config", None, "Config file, with its arguments after a colon."
+)
+_ROOT = flags.DEFINE_string("root", None, "Local directory of all the runs.")
+_GRID = flags.DEFINE_multi_string(
+  "grid", [], "field=value,value,...; several make all combinations."
+)
+_SHARD = flags.DEFINE_string(
+  "shard", "0/1", "i/n: train every n-th run, from the i-th on (from 0)."
+)
+_DRY_RUN = flags.DEFINE_bool(
+  "dry_run", False, "Only print the commands of the runs."
+)
+
+_STATUS_OF_INTERRUPT = 130
+
+
+class SweepError(ValueError):
+  """The sweep can't start; one line says why."""
+
+
+class PlannedRun(NamedTuple):
+  """A run of the sweep.
+
+  Attributes:
+    name: Name of its directory.
+    workdir: The directory.
+    command: What trains it.
+    config: The config that the command makes.
+  """
+
+  name: str
+  workdir: pathlib.Path
+  command: list[str]
+  config: ConfigDict
+
+
+class Failure(NamedTuple):
+  """A run that did not finish, and why."""
+
+  run: PlannedRun
+  reason: str
+
+
+def main(argv: Sequence[str]) -> None:
+  """Plans the runs and trains them one after another."""
+  try:
+    runs = plan(_CONFIG.value, _ROOT.value, _GRID.value, _SHARD.value, argv[1:])
+  except SweepError as error:
+    _refuse(str(error))
+  if _DRY_RUN.value:
+    for run in runs:
+      print(shlex.join(run.command))
+    return
+  with Interruptions() as interruptions:
+    failures = train_all(runs, interruptions)
+  if interruptions.happened:
+    print("Interrupted. The same command goes on from here.")
+    sys.exit(_STATUS_OF_INTERRUPT)
+  print(f"{len(runs) - len(failures)} of {len(runs)} runs are finished.")
+  for failure in failures:
+    log = failure.run.workdir / "log.txt"
+    print(f"  {failure.run.name}: {failure.reason}, see {log}")
+  if failures:
+    sys.exit(1)
+
+
+def plan(
+  config: str | None,
+  root: str | None,
+  grid: Sequence[str],
+  shard: str,
+  extra: Sequence[str],
+) -> list[PlannedRun]:
+  """Lists this machine's runs.
+
+  Args:
+    config: Config file, with its arguments after a colon.
+    root: Directory of all the runs.
+    grid: "field=value,value,..." for each axis; none: the config's `sweep()`.
+    shard: "i/n".
+    extra: Arguments for every run.
+
+  Returns:
+    The runs, their configs checked.
+
+  Raises:
+    SweepError: An argument is wrong.
+  """
+  for name, value in (("config", config), ("root", root)):
+    if not value:
+      raise SweepError(f"--{name} is missing.")
+  if "://" in root:
+    raise SweepError(f"--root={root} must be a local directory.")
+  file, _, variant = config.partition(":")
+  points = parse_grid(grid) if grid else read_sweep(file, variant)
+  runs = [
+    plan_run(file, variant, pathlib.Path(root), point, extra)
+    for point in points
+  ]
+  names = [run.name for run in runs]
+  for name in names:
+    if names.count(name) > 1:
+      raise SweepError(f"Two runs of this sweep would be called {name!r}.")
+  index, count = parse_shard(shard)
+  return runs[index::count]
+
+
+def parse_grid(grid: Sequence[str]) -> list[dict[str, str]]:
+  """Returns all combinations of the values of several axes.
+
+  Args:
+    grid: "field=value,value,..." for each axis.
+
+  Raises:
+    SweepError: An axis is not of that form.
+  """
+  axes = {}
+  for axis in grid:
+    field, _, values = axis.partition("=")
+    field, values = field.strip(), [v.strip() for v in values.split(",")]
+    if not field or not all(values):
+      raise SweepError(f"--grid={axis} must look like field=value,value.")
+    if field in axes:
+      raise SweepError(f"--grid names the field {field!r} twice.")
+    axes[field] = values
+  return [
+    dict(zip(axes, values, strict=True))
+    for values in itertools.product(*axes.values())
+  ]
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+  """Reads "i/n".
+
+  Raises:
+    SweepError: It is not of that form, or i is not below n.
+  """
+  match = re.fullmatch(r"(\d+)/(\d+)", shard)
+  if not match or int(match[1]) >= int(match[2]):
+    raise SweepError(f"--shard={shard} must be i/n with i from 0 to n - 1.")
+  return int(match[1]), int(match[2])
+
+
+def read_sweep(file: str, variant: str) -> list[dict[str, Any]]:
+  """Returns the runs that a config file's `sweep` yields.
+
+  Raises:
+    SweepError: It can't be read, or has no such function.
+  """
+  try:
+    spec = importlib.util.spec_from_file_location("sweep_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+  except (AttributeError, OSError) as error:
+    raise SweepError(f"--config={file} can't be read: {error}") from error
+  if not hasattr(module, "sweep"):
+    raise SweepError(f"{file} has no sweep(); use --grid.")
+  try:
+    return list(module.sweep(variant))
+  except ValueError as error:
+    raise SweepError(f"--config={file}: {error}") from error
+
+
+def plan_run(
+  file: str,
+  variant: str,
+  root: pathlib.Path,
+  point: dict[str, Any],
+  extra: Sequence[str],
+) -> PlannedRun:
+  """Makes the command of a run, and checks its config as the run will.
+
+  Args:
+    file: Config file.
+    variant: Words after its colon, unless the point has its own.
+    root: Directory of all the runs.
+    point: Overrides of the config's fields; "variant" is its words.
+    extra: Further arguments.
+
+  Raises:
+    SweepError: The config doesn't take them.
+  """
+  fields = {k: str(v) for k, v in point.items() if k != "variant"}
+  parts = [f"{field}={value}" for field, value in fields.items()]
+  if "variant" in point:
+    variant = point["variant"]
+    parts.insert(0, variant)
+  name = ",".join(parts).replace("/", "_") or "run"
+  arguments = [f"--config={file}:{variant}" if variant else f"--config={file}"]
+  arguments += [f"--config.{k}={v}" for k, v in fields.items()]
+  arguments += extra
+  workdir = root / name
+  command = [sys.executable, "-m", "sam_jax.train", f"--workdir={workdir}"]
+  config = _read_config([a for a in arguments if a.startswith("--config")])
+  return PlannedRun(name, workdir, command + arguments, config)
+
+
+def _read_config(arguments: Sequence[str]) -> ConfigDict:
+  """The config that these arguments of a run make."""
+  values = flags.FlagValues()
+  argv = ["train", *arguments]
+  holder = config_flags.DEFINE_config_file(
+    "config", flag_values=values, sys_argv=argv
+  )
+  try:
+    values(argv)
+    return holder.value
+  except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
+    # A config file's own error comes last in a message of many lines.
+    lines = str(error.args[0] if error.args else error).strip().splitlines()
+    message = " ".join(dict.fromkeys([lines[0], lines[-1]]))
+    if isinstance(error, (AttributeError, KeyError)):
+      message = _describe_unknown_field(arguments)
+    raise SweepError(message) from error
+
+
+def _describe_unknown_field(arguments: Sequence[str]) -> str:
+  """Names the override that the config has no field for."""
+  config = _read_config(arguments[:1])
+  known = [name for name, _ in workdir_lib.flatten(config.to_dict())]
+  names = [re.split("[.=]", a, maxsplit=1)[1] for a in arguments[1:]]
+  names = [name.partition("=")[0] for name in names]
+  unknown = [name for name in names if name not in known]
+  close = difflib.get_close_matches(unknown[0], known, n=1)
+  hint = f" Did you mean {close[0]!r}?" if close else ""
+  return f"The config has no field {unknown[0]!r}.{hint}"
+
+
+def train_all(
+  runs: Sequence[PlannedRun], interruptions: "Interruptions"
+) -> list[Failure]:
+  """Trains the runs that are not finished, until interrupted.
+
+  Returns:
+    Those that still are not.
+  """
+  failures = []
+  for number, run in enumerate(runs, start=1):
+    label = f"[{number}/{len(runs)}] {run.name}"
+    start = time.monotonic()
+    reason = conflict(run)
+    if reason:
+      print(f"{label}: {reason}", flush=True)
+    elif is_finished(run):
+      print(f"{label}: finished before", flush=True)
+    else:
+      print(f"{label}: training", flush=True)
+      reason = train(run, interruptions)
+      seconds = time.monotonic() - start
+      said = reason or f"finished, error {last_error(run):.2%}"
+      print(f"{label}: {said} ({seconds:.0f} s)", flush=True)
+    if reason:
+      failures.append(Failure(run, reason))
+    if interruptions.happened:
+      break
+  return failures
+
+
+def conflict(run: PlannedRun) -> str:
+  """Says whether the directory holds a run with another config."""
+  try:
+    old = json.loads((run.workdir / "config.json").read_text())
+  except (OSError, ValueError):
+    return ""  # no run yet, or one that says itself what is wrong
+  different = workdir_lib.differences(old, workdir_lib.to_dict(run.config))
+  if not different:
+    return ""
+  return f"holds a run with another config: {'; '.join(different)}"
+
+
+def is_finished(run: PlannedRun) -> bool:
+  """Whether a run has its result."""
+  return (run.workdir / "result.json").exists()
+
+
+def last_error(run: PlannedRun) -> float:
+  """The error rate at the end of a finished run."""
+  return json.loads((run.workdir / "result.json").read_text())["error_rate"]
+
+
+def train(run: PlannedRun, interruptions: "Interruptions") -> str:
+  """Trains a run, its output appended to log.txt.
+
+  Returns:
+    Why it is not finished; "" if it is.
+  """
+  run.workdir.mkdir(parents=True, exist_ok=True)
+  with (run.workdir / "log.txt").open("a") as log:
+    log.write(f"$ {shlex.join(run.command)}\n")
+    log.flush()
+    # In a session of its own, a terminal's Ctrl-C reaches only this process,
+    # which passes it on once.
+    process = subprocess.Popen(
+      run.command, stdout=log, stderr=log, start_new_session=True
+    )
+    code = interruptions.wait(process)
+  if is_finished(run):
+    return ""
+  if interruptions.happened:
+    return "interrupted"
+  if code == 0:
+    return "stopped before its end"
+  return f"failed with exit code {code}"
+
+
+class Interruptions:
+  """Passes Ctrl-C and SIGTERM on to the run: once to stop, twice to kill."""
+
+  def __init__(self):
+    self.happened = False
+    self._process = None
+    self._previous = {}
+
+  def __enter__(self) -> "Interruptions":
+    for number in (signal.SIGINT, signal.SIGTERM):
+      self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def wait(self, process: subprocess.Popen) -> int:
+    """Waits for a run; returns its exit code."""
+    self._process = process
+    if self.happened:  # just before it started
+      process.terminate()
+    code = process.wait()
+    self._process = None
+    return code
+
+  def _handle(self, number, frame) -> None:
+    del number, frame
+    if self._process is not None and self.happened:
+      self._process.kill()
+    elif self._process is not None:
+      print("Stopping the run; once more kills it.", flush=True)
+      self._process.terminate()
+    self.happened = True
+
+
+def _refuse(message: str) -> None:
+  """Says in one line why the sweep can't start."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; a wrong one is one clear line, not a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _refuse(str(error).splitlines()[0])
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_parse_flags)
