@@ -1,0 +1,138 @@
+"""From an encoded image to the crop that a network sees, in TensorFlow.
+
+The crops are those of google-research/sam, which are those of Inception for
+training and of EfficientNet for evaluation; so is the resizing, TensorFlow 1's
+bicubic. Any format that TensorFlow decodes will do: grey-scale, CMYK or
+truncated JPEGs, PNGs, GIFs.
+"""
+
+from typing import Any
+
+_AREA = (0.08, 1.0)  # of a random crop, as a fraction of the image's
+_ASPECT_RATIO = (3 / 4, 4 / 3)
+_MIN_COVERED = 0.1
+_ATTEMPTS = 10
+# Of each 224 + 32 pixels of the shorter side, evaluation sees 224.
+_BORDER = 32
+
+
+def random_crop(encoded: Any, size: int, seed: Any) -> Any:
+  """Crops at random and resizes.
+
+  Args:
+    encoded: The file's contents, string ().
+    size: Side of the result in pixels.
+    seed: Two integers [2] that decide the crop.
+
+  Returns:
+    uint8 [size, size, 3].
+  """
+  import tensorflow as tf
+
+  shape = _image_shape(encoded)
+  begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+    shape,
+    bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+    seed=seed,
+    min_object_covered=_MIN_COVERED,
+    aspect_ratio_range=_ASPECT_RATIO,
+    area_range=_AREA,
+    max_attempts=_ATTEMPTS,
+    use_image_if_no_bounding_boxes=True,
+  )
+  window = tf.concat([begin[:2], extent[:2]], 0)
+  # After too many attempts the box is the whole image: then the centre.
+  is_whole = tf.reduce_all(extent[:2] == shape[:2])
+  window = tf.where(is_whole, centre_window(shape, size), window)
+  return _resize(_decode(encoded, window), size)
+
+
+def centre_crop(encoded: Any, size: int) -> Any:
+  """Crops the centre of an image, size / (size + 32) of its shorter side.
+
+  Args:
+    encoded: The file's contents, string ().
+    size: Side of the result in pixels.
+
+  Returns:
+    uint8 [size, size, 3].
+  """
+  window = centre_window(_image_shape(encoded), size)
+  return _resize(_decode(encoded, window), size)
+
+
+def centre_window(shape: Any, size: int) -> Any:
+  """The window that `centre_crop` sees.
+
+  Args:
+    shape: (height, width, ...) of the image, int32.
+    size: Side of the result in pixels.
+
+  Returns:
+    (row, column, height, width) int32 [4].
+  """
+  import tensorflow as tf
+
+  shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
+  side = tf.cast(size / (size + _BORDER) * shorter, tf.int32)
+  side = tf.maximum(side, 1)
+  row = (shape[0] - side + 1) // 2
+  column = (shape[1] - side + 1) // 2
+  return tf.stack([row, column, side, side])
+
+
+def _is_jpeg(encoded):
+  import tensorflow as tf
+
+  return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
+
+
+def _image_shape(encoded):
+  """(height, width, channels) int32 [3] of an encoded image."""
+  import tensorflow as tf
+
+  return tf.cond(
+    _is_jpeg(encoded),
+    lambda: tf.image.extract_jpeg_shape(encoded),
+    lambda: tf.shape(_decode_other(encoded)),
+  )
+
+
+def _decode(encoded, window):
+  """Decodes a window of an image; of a JPEG, no more than that."""
+  import tensorflow as tf
+
+  def decode_jpeg():
+    return tf.raw_ops.DecodeAndCropJpeg(
+      contents=encoded,
+      crop_window=window,
+      channels=3,
+      try_recover_truncated=True,
+    )
+
+  def decode_other():
+    row, column, height, width = tf.unstack(window)
+    image = _decode_other(encoded)
+    return image[row : row + height, column : column + width]
+
+  return tf.cond(_is_jpeg(encoded), decode_jpeg, decode_other)
+
+
+def _decode_other(encoded):
+  import tensorflow as tf
+
+  return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+
+def _resize(image, size):
+  """Resizes as google-research/sam does, but to whole grey levels.
+
+  The official release overshoots: it feeds RandAugment values outside 0..255
+  that wrap around. Ours are clipped.
+  """
+  import tensorflow as tf
+
+  # The operation behind tf.compat.v1.image.resize_bicubic.
+  image = tf.raw_ops.ResizeBicubic(images=image[None], size=[size, size])[0]
+  image = tf.clip_by_value(tf.round(image), 0, 255)
+  return tf.ensure_shape(tf.cast(image, tf.uint8), [size, size, 3])

@@ -1,0 +1,224 @@
+"""Large data sets: decoded, cropped and resized by the host, step by step.
+
+What the host sends is uint8 at the network's size; the device does the rest.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from sam_jax.datasets import catalog, crops, label_file
+from sam_jax.datasets.in_memory import Batch, num_left_to_train
+from sam_jax.datasets.records import RecordFiles, read_record
+from sam_jax.datasets.sampler import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """Some examples of a data set that TFDS has prepared."""
+
+  files: RecordFiles
+  features: Any  # TFDS's, to parse them with
+  numbers: np.ndarray  # int64 [N], which of the records in the files
+
+  def __len__(self) -> int:
+    return len(self.numbers)
+
+
+class StreamingDataset:
+  """Training and evaluation batches of a data set on disk.
+
+  `Sampler` says which examples make up a batch. The crop of an example depends
+  on nothing but the seed, the epoch and the example.
+
+  Attributes:
+    spec: The data set.
+    num_train: Number of training examples.
+    steps_per_epoch: Whole batches in the training set.
+  """
+
+  def __init__(
+    self,
+    spec: catalog.DatasetSpec,
+    train: Records,
+    test: Records,
+    *,
+    crops_at_random: bool,
+    seed: int,
+    train_labels: np.ndarray | None = None,
+    **sampling,
+  ):
+    """Takes the records of both splits.
+
+    Args:
+      spec: The data set; its image shape decides the size of crops.
+      train: Examples to train on.
+      test: Examples to evaluate on.
+      crops_at_random: Whether training sees random crops, or the centre.
+      seed: Decides the order of examples, and their crops.
+      train_labels: Labels int32 [N] to train on instead of the true ones.
+      **sampling: The other keyword arguments of `Sampler`.
+
+    Raises:
+      DatasetError: The training set is smaller than a batch.
+    """
+    noisy_labels = train_labels is not None
+    self.spec = dataclasses.replace(spec, noisy_labels=noisy_labels)
+    self.num_train = len(train)
+    self._sampler = Sampler(spec, self.num_train, seed=seed, **sampling)
+    self.steps_per_epoch = self._sampler.steps_per_epoch
+    self._splits = {"train": train, "test": test}
+    self._crops_at_random, self._seed = crops_at_random, seed
+    self._train_labels = train_labels
+
+  def train_batches(self, first_step: int) -> Iterator[Batch]:
+    """Yields this host's part of the batches of first_step, first_step + 1...
+
+    Yields:
+      `image` uint8 [n, size, size, 3] and `label` int32 [n], n = batch_size /
+      hosts; `clean_label` int32 [n] where labels may be wrong.
+    """
+
+    def requests():
+      for epoch, mine in self._sampler.train_indices(first_step):
+        # Which crop: a number for the epoch, and one for the example.
+        entropy = np.random.SeedSequence((self._seed, epoch, 0xC209))
+        epoch_seed = entropy.generate_state(1, np.uint32).astype(np.int64)
+        yield mine, np.stack(np.broadcast_arrays(epoch_seed, mine), axis=-1)
+
+    crop = crops.random_crop if self._crops_at_random else _centre_crop
+    for batch in self._read("train", requests, crop):
+      mine = batch.pop("example")
+      if self._train_labels is not None:
+        batch["clean_label"] = batch["label"]
+        batch["label"] = self._train_labels[mine]
+      yield batch
+
+  def eval_batches(self, split: str) -> Iterator[Batch]:
+    """Yields this host's part of every example of a split, once, in order.
+
+    Args:
+      split: "test", or "train" for training images with their clean labels.
+
+    Yields:
+      `image`, `label` and `mask` float32 [n]: 0 marks padding, which makes all
+      batches of all hosts equally large.
+    """
+    count = len(self._splits[split])
+
+    def requests():
+      for mine, _ in self._sampler.eval_indices(count):
+        yield mine, np.zeros((len(mine), 2), np.int64)
+
+    batches = self._read(split, requests, _centre_crop)
+    masks = (mask for _, mask in self._sampler.eval_indices(count))
+    for batch, mask in zip(batches, masks, strict=True):
+      del batch["example"]
+      yield {**batch, "mask": mask}
+
+  def _read(
+    self,
+    split: str,
+    requests: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]],
+    crop: Callable[[Any, int, Any], Any],
+  ) -> Iterator[Batch]:
+    """Reads and decodes batches, ahead of their use.
+
+    Args:
+      split: "train" or "test".
+      requests: Yields (examples int [n], seeds int64 [n, 2]) of each batch.
+      crop: (encoded image, size, seed) -> uint8 image.
+
+    Yields:
+      `image`, `label` and `example`, as numpy arrays.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    records, size = self._splits[split], self.spec.image_shape[0]
+    paths = tf.constant(records.files.paths)
+
+    def located():
+      for examples, seeds in requests():
+        numbers = records.numbers[examples]
+        files = records.files.file_of_record[numbers]
+        offsets = records.files.offset_of_record[numbers]
+        yield examples, files, offsets, seeds
+
+    def load(number, file, offset, seed):
+      example = records.features.deserialize_example(
+        read_record(paths[file], offset),
+        decoders={"image": tfds.decode.SkipDecoding()},
+      )
+      label = tf.cast(example["label"], tf.int32)
+      image = crop(example["image"], size, seed)
+      return {"image": image, "label": label, "example": number}
+
+    batch_size = len(next(requests())[0])
+    batches = tf.data.Dataset.from_generator(
+      located,
+      output_signature=(
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None, 2], tf.int64),
+      ),
+    )
+    batches = batches.unbatch().map(
+      load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    batches = batches.batch(batch_size).prefetch(2)
+    yield from batches.as_numpy_iterator()
+
+
+def _centre_crop(encoded: Any, size: int, seed: Any) -> Any:
+  del seed
+  return crops.centre_crop(encoded, size)
+
+
+def load_streaming(
+  spec: catalog.DatasetSpec,
+  *,
+  data_dir: str | None,
+  validation_size: int,
+  labels_path: epath.PathLike | None = None,
+  **kwargs,
+) -> StreamingDataset:
+  """Opens a data set that TFDS has prepared.
+
+  Args:
+    spec: The data set.
+    data_dir: TFDS's data directory; None for its default.
+    validation_size: If positive, that many examples at the end of the first
+      training split are held out and take the place of the test set.
+    labels_path: See `label_file.read_labels`; None for the labels of TFDS.
+    **kwargs: The keyword arguments of `StreamingDataset`.
+
+  Returns:
+    The data set.
+
+  Raises:
+    DatasetError: It was never prepared, or is too small for the validation set.
+  """
+  builder = catalog.prepared_builder(spec, data_dir)
+  catalog.hide_accelerators_from_tensorflow()
+  features = builder.info.features
+  files = RecordFiles(spec, builder, spec.train_splits, data_dir)
+  numbers = np.arange(len(files))
+  if validation_size:
+    info = catalog.split_info(spec, builder, spec.train_splits[0])
+    first = info.num_examples
+    count = num_left_to_train(spec, first, validation_size)
+    test = Records(files, features, numbers[count:first])
+    numbers = np.delete(numbers, slice(count, first))
+  else:
+    test_files = RecordFiles(spec, builder, (spec.test_split,), data_dir)
+    test = Records(test_files, features, np.arange(len(test_files)))
+  train = Records(files, features, numbers)
+  labels = None
+  if labels_path:
+    labels = label_file.read_labels(labels_path, len(train), spec.num_classes)
+  return StreamingDataset(spec, train, test, train_labels=labels, **kwargs)
