@@ -135,6 +135,7 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
     models.create_model(config.model.name, num_classes=10)
   except ValueError as error:
     raise ConfigError(f"config.model.name: {error}") from error
+  _check_colours(config)
   if config.pretrained and not epath.Path(config.pretrained).exists():
     raise ConfigError(
       f"config.pretrained = {config.pretrained!r}: there is no such file. Give"
@@ -168,6 +169,17 @@ def _check_choices(config: ConfigDict) -> None:
       raise ConfigError(
         f"config.{field} = {value!r} is unknown. {did_you_mean(value, known)}"
       )
+
+
+def _check_colours(config: ConfigDict) -> None:
+  """Checks that operations on colours get colour images."""
+  channels = catalog.dataset_spec(config.dataset.name).image_shape[-1]
+  if channels != 3 and config.augment.policy not in ("none", "basic"):
+    raise ConfigError(
+      f"config.augment.policy = {config.augment.policy!r} works on colour"
+      f" images; those of {config.dataset.name} have {channels} channel(s). Use"
+      " 'none' or 'basic'."
+    )
 
 
 def _check_numbers(config: ConfigDict) -> None:

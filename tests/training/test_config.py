@@ -64,6 +64,13 @@ def test_infinite_norm_is_allowed(field):
   validate_config(config, num_devices=8)
 
 
+def test_colour_operations_need_colour_images():
+  config = default_config()
+  config.dataset.name, config.augment.policy = "digits", "autoaugment"
+  with pytest.raises(ConfigError, match="digits have 1 channel"):
+    validate_config(config, num_devices=8)
+
+
 def test_workdir_belongs_to_one_config(tmp_path):
   config = default_config()
   workdir.claim(tmp_path / "run", config)
