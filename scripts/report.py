@@ -1,0 +1,92 @@
+"""Reports finished runs: a Markdown table beside the paper's, and plots.
+
+python scripts/report.py --root=runs/digits [--root=DIR] [--output=DIR]
+
+Runs that differ in nothing but the seed are one row. With --output, the table
+and the plots are written there. Exit codes: 0, there is a table; 1, no run is
+finished; 2, wrong arguments.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from sam_jax.analysis import result_plots, results
+
+_ROOT = flags.DEFINE_multi_string(
+  "root", [], "Directory with runs in it; may be given several times."
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "Directory for report.md and the plots."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the report, and writes it if asked to."""
+  if len(argv) > 1:
+    _refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
+  if not _ROOT.value:
+    _refuse("--root is missing.")
+  for root in _ROOT.value:
+    if not pathlib.Path(root).is_dir():
+      _refuse(f"--root={root} is not a directory.")
+  runs = results.read_runs(_ROOT.value)
+  lines = describe_unfinished(runs, _ROOT.value)
+  groups = results.group_over_seeds(runs)
+  if not groups:
+    print("\n".join(lines))
+    sys.exit(1)
+  lines = [*results.table(groups), *lines]
+  print("\n".join(lines))
+  if _OUTPUT.value:
+    output = pathlib.Path(_OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "report.md").write_text("\n".join(lines) + "\n")
+    for path in result_plots.write_plots(groups, output):
+      print(f"Plot: {path}")
+
+
+def describe_unfinished(
+  runs: Sequence[results.RunRecord], roots: Sequence[str]
+) -> list[str]:
+  """Says which runs are missing from the table, and how far they are.
+
+  Args:
+    runs: All runs.
+    roots: Where they were looked for.
+
+  Returns:
+    Lines; none if all runs are finished.
+  """
+  if not runs:
+    return [f"There are no runs in {', '.join(roots)}."]
+  unfinished = [run for run in runs if run.result is None]
+  if not unfinished:
+    return []
+  finished = len(runs) - len(unfinished)
+  lines = [f"{finished} of {len(runs)} runs are finished. Missing:"]
+  for run in unfinished:
+    log = run.path / "log.txt"
+    where = f", see {log}" if log.exists() else ""
+    lines.append(f"  {run.path}: {run.state}{where}")
+  return lines
+
+
+def _refuse(message: str) -> None:
+  """Says in one line why there can't be a report."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; a wrong one is one clear line, not a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _refuse(str(error).splitlines()[0])
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_parse_flags)
