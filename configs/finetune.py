@@ -51,7 +51,7 @@ DATASETS = {
   ),
   "birdsnap": (
     "birdsnap",
-    47_386,  # [M] in the EfficientNet paper; of those still on the web: fewer
+    47_386,  # [M] of the EfficientNet paper
     ("13.64 ± 0.15", "14.30 ± 0.18", "9.93 ± 0.15", "10.31 ± 0.15"),
   ),
   "food": (
@@ -88,7 +88,8 @@ def get_config(variant: str = ""):
   config.dataset.name = dataset
   config.dataset.image_size = models.image_size(config.model.name)
   config.dataset.validation_size = num_train // 10 if words.tune else 0
-  # No augmentation, except for CIFAR, where it is that of table 1.
+  # No augmentation, not even random crops, except for CIFAR, where it is that
+  # of table 1.
   is_cifar = words.dataset.startswith("cifar")
   config.augment.policy = "autoaugment" if is_cifar else "none"
   set_length(config, num_train, 5000 if is_b7 else 10_000, is_imagenet)

@@ -104,8 +104,7 @@ def get_config(variant: str = ""):
 def set_resnet_recipe(config) -> None:
   """The paper's recipe for ResNets."""
   config.batch_size = 4096
-  # Both codes crop and flip on the host, as they decode: "none" is on top.
-  config.augment.policy = "none"
+  config.augment.policy = "basic"  # Inception's crops, and a flip
   config.optimizer.learning_rate = 1.0
   config.optimizer.weight_decay = 1e-4
   config.optimizer.schedule = "cosine"  # the paper mentions no warm-up

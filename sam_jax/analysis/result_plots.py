@@ -83,6 +83,7 @@ def plot_learning_curves(
     axes[1].set_title("Training batches, as augmented and labelled")
     for axis in axes:
       axis.set(xlabel="Epoch", ylim=(0, None))
+      axis.xaxis.get_major_locator().set_params(integer=True)
     _finish(figure, axes[0], "Mean of seeds; shaded: all seeds", files[-1])
   return files
 
@@ -115,12 +116,14 @@ def plot_against(
       np.nan_to_num([results.confidence_half_width(v) for v in last]),
       label=name,
       capsize=3,
+      elinewidth=1,
       markersize=5,
       **_STYLES[i % len(_STYLES)],
     )
   ticks = sorted({x for line in lines.values() for x in line})
   _scale(axis, field, ticks)
   axis.set(xlabel=_AXES[field][0], ylabel="Test error at the end (%)")
+  axis.set_ylim(bottom=max(axis.get_ylim()[0], 0))  # intervals may go below
   _finish(figure, axis, "Mean and 95% interval over seeds", path)
   return True
 
@@ -259,6 +262,7 @@ def _pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
 
 def _key_without_sam(group: Group) -> frozenset[tuple[str, Any]]:
   """What a run and its baseline have in common."""
+  # m is among it: it also decides who shares batch statistics.
   return frozenset(
     (name, value)
     for name, value in group.fields.items()
