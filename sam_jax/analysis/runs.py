@@ -1,6 +1,5 @@
 """Finding what a run has learnt: from a workdir to a network and its data."""
 
-import functools
 import json
 from typing import Any, NamedTuple
 
@@ -14,11 +13,10 @@ from sam_jax.analysis.objective import (
   Objective,
   network_losses,
 )
-from sam_jax.augment import pipeline
 from sam_jax.training.checkpoints import Checkpoints
 from sam_jax.training.config import ConfigError
 from sam_jax.training.loop import create_dataset
-from sam_jax.training.recipe import create_recipe
+from sam_jax.training.recipe import create_recipe, preprocess_fn
 from sam_jax.training.step import create_state
 
 
@@ -93,10 +91,9 @@ def load_run(workdir: epath.PathLike) -> TrainedRun:
   if state is None:
     raise ConfigError(f"--workdir={workdir} holds a run without checkpoints.")
   variables = state.eval_variables()
-  normalise = functools.partial(
-    pipeline.normalise, mean=dataset.spec.mean, std=dataset.spec.std
+  losses = network_losses(
+    recipe.model, variables["batch_stats"], preprocess_fn(dataset.spec)
   )
-  losses = network_losses(recipe.model, variables["batch_stats"], normalise)
   return TrainedRun(
     workdir, config, int(state.step), dataset, losses, variables["params"]
   )

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sam_jax.datasets.catalog import DatasetError
+
 KINDS = ("symmetric", "symmetric_other", "asymmetric")
 
 # Patrini et al. (CVPR 2017): truck -> automobile, bird -> airplane,
@@ -31,13 +33,13 @@ def corrupt_labels(
     int [N], a new array.
 
   Raises:
-    ValueError: `kind` is unknown, `rate` is out of range, or asymmetric noise
+    DatasetError: `kind` is unknown, `rate` is out of range, or asymmetric noise
       is asked for a data set without 10 classes.
   """
   if kind not in KINDS:
-    raise ValueError(f"Label noise {kind!r} is unknown; known: {KINDS}.")
+    raise DatasetError(f"Label noise {kind!r} is unknown; known: {KINDS}.")
   if not 0 <= rate <= 1:
-    raise ValueError(f"The rate of label noise is in [0, 1], got {rate}.")
+    raise DatasetError(f"The rate of label noise is in [0, 1], got {rate}.")
   random = np.random.default_rng((seed, 0x1ABE1))
   count = round(rate * len(labels))
   chosen = random.permutation(len(labels))[:count]
@@ -49,7 +51,10 @@ def corrupt_labels(
     noisy[chosen] = (labels[chosen] + shift) % num_classes
   else:
     if num_classes != 10:
-      raise ValueError("Asymmetric label noise is defined for CIFAR-10 only.")
+      raise DatasetError(
+        "config.dataset.label_noise.kind = 'asymmetric' is defined for CIFAR-10"
+        f" only, not for {num_classes} classes."
+      )
     table = np.arange(10)
     table[list(CIFAR10_CLASS_MAP)] = list(CIFAR10_CLASS_MAP.values())
     noisy[chosen] = table[labels[chosen]]

@@ -12,7 +12,7 @@ from sam_jax import models
 from sam_jax.augment import pipeline
 from sam_jax.datasets import catalog, label_noise
 from sam_jax.sam import m_sharpness_layout
-from sam_jax.training import optimizer
+from sam_jax.training import losses, optimizer
 
 BATCH_NORM_SCOPES = ("m", "device", "all", "frozen")
 DTYPES = ("float32", "bfloat16")
@@ -33,6 +33,10 @@ def default_config() -> ConfigDict:
       "batch_size": 256,  # examples of a step, over all devices
       "eval_batch_size": placeholder(int),  # None: batch_size
       "label_smoothing": 0.0,
+      # Reed et al. (2015): targets are mixed with the network's predictions,
+      # "soft", or its decisions, "hard". beta is the weight of the labels;
+      # None: theirs, 0.95 and 0.8.
+      "bootstrap": {"kind": "none", "beta": placeholder(float)},
       # Checkpoint to start from, of the official release or converted by
       # scripts/convert_efficientnet.py; None: fresh weights.
       "pretrained": placeholder(str),
@@ -50,6 +54,14 @@ def default_config() -> ConfigDict:
         "name": "cifar10",
         "data_dir": placeholder(str),  # None: $TFDS_DATA_DIR or TFDS's default
         "validation_size": 0,  # > 0: hold out, and evaluate on, training data
+        # Side in pixels that the network sees. None: that of images kept in
+        # memory; the one that the network was made for, of streamed images.
+        "image_size": placeholder(int),
+        # Which labels of cifar10_n or cifar100_n to train on, or "label", the
+        # clean ones. None: worse_label, noise_label.
+        "label_column": placeholder(str),
+        # Training labels of scripts/relabel.py; None: the data set's own.
+        "label_file": placeholder(str),
         # The fraction of training labels to corrupt, how, and by which seed.
         "label_noise": {"rate": 0.0, "kind": "symmetric", "seed": 0},
       },
@@ -156,6 +168,7 @@ def _check_choices(config: ConfigDict) -> None:
     "model.batch_norm": BATCH_NORM_SCOPES,
     "dataset.name": catalog.known_datasets(),
     "dataset.label_noise.kind": label_noise.KINDS,
+    "bootstrap.kind": losses.BOOTSTRAPS,
     "augment.policy": pipeline.POLICIES,
     "augment.cutout": pipeline.CUTOUTS,
     "sam.mask": MASKS,
@@ -189,6 +202,8 @@ def _check_numbers(config: ConfigDict) -> None:
     "batch_size": 1,
     "eval_batch_size": 1,
     "dataset.validation_size": 0,
+    "dataset.image_size": 1,
+    "bootstrap.beta": 0,
     "dataset.label_noise.rate": 0,
     "augment.cutout_size": 1,
     "augment.mixup_alpha": 0,
@@ -216,6 +231,7 @@ def _check_numbers(config: ConfigDict) -> None:
   at_most = {
     "dataset.label_noise.rate": 1,
     "label_smoothing": 1,
+    "bootstrap.beta": 1,
     "model.dropout_rate": 1,
     "optimizer.momentum": 1,
     "ema.decay": 1,

@@ -10,8 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sam_jax.augment import pipeline
+from sam_jax.augment.resize import resize_bicubic
 from sam_jax.datasets import catalog
-from sam_jax.training.recipe import create_augmentation
+from sam_jax.training.recipe import create_augmentation, preprocess_fn
 from sam_jax.training.step import (
   AXIS,
   Recipe,
@@ -55,10 +56,9 @@ class LocalDevices:
 
   def eval_step_fn(self, recipe: Recipe, spec: catalog.DatasetSpec):
     """(variables, batch) -> sums, on all devices."""
-    normalise = functools.partial(
-      pipeline.normalise, mean=spec.mean, std=spec.std
+    step = functools.partial(
+      eval_step, model=recipe.model, normalise=preprocess_fn(spec)
     )
-    step = functools.partial(eval_step, model=recipe.model, normalise=normalise)
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
 
   def augment_fn(self, config: ConfigDict, spec: catalog.DatasetSpec):
@@ -76,7 +76,10 @@ class LocalDevices:
         augmentation=augmentation,
         axis_name=AXIS,
       )
-      return {"image": images, "target": targets}
+      # Last, as in google-research/sam: it augments images of their own size.
+      images = resize_bicubic(images, *spec.image_shape[:2])
+      rest = {k: v for k, v in batch.items() if k not in ("image", "label")}
+      return {"image": images, "target": targets, **rest}
 
     on_devices = jax.pmap(augment, axis_name=AXIS, in_axes=(0, None))
     return lambda step, batch: on_devices(self.shard(batch), jnp.int32(step))

@@ -12,8 +12,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sam_jax.datasets import catalog
+from sam_jax.datasets.catalog import STREAM, DatasetError
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
+from sam_jax.datasets.streaming import StreamingDataset, load_streaming
 from sam_jax.models.pretrained import load_pretrained
 from sam_jax.training import metrics as metrics_lib
 from sam_jax.training import stopping
@@ -21,11 +22,13 @@ from sam_jax.training import workdir as workdir_lib
 from sam_jax.training.checkpoints import Checkpoints
 from sam_jax.training.config import ConfigError, validate_config
 from sam_jax.training.devices import LocalDevices
-from sam_jax.training.recipe import create_recipe
+from sam_jax.training.recipe import create_recipe, input_spec
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import create_state
 
 logger = logging.getLogger(__name__)
+
+Dataset = InMemoryDataset | StreamingDataset
 
 # Steps that the host may run ahead of the devices: enough to keep them busy,
 # few enough to answer a preemption at once.
@@ -55,7 +58,7 @@ def train_and_evaluate(
   return Run(config, workdir, dataset).train()
 
 
-def _first_process_first(load: Callable[[], InMemoryDataset]):
+def _first_process_first(load: Callable[[], Dataset]) -> Dataset:
   """Lets one process prepare what the others then find on a shared disk."""
   if jax.process_count() == 1:
     return load()
@@ -65,30 +68,44 @@ def _first_process_first(load: Callable[[], InMemoryDataset]):
   return dataset if jax.process_index() == 0 else load()
 
 
-def create_dataset(config: ConfigDict) -> InMemoryDataset:
-  """Loads the data set of a config, this host's view of it."""
-  noise = config.dataset.label_noise
+def create_dataset(config: ConfigDict) -> Dataset:
+  """Loads the data set of a config, this host's view of it.
+
+  Raises:
+    DatasetError: It is not there, or can't be had as the config asks.
+  """
+  spec, noise = input_spec(config), config.dataset.label_noise
+  fields = {
+    "data_dir": config.dataset.data_dir,
+    "validation_size": config.dataset.validation_size,
+    "labels_path": config.dataset.label_file,
+    "batch_size": config.batch_size,
+    "eval_batch_size": config.eval_batch_size or config.batch_size,
+    "seed": config.seed,
+    "process_index": jax.process_index(),
+    "process_count": jax.process_count(),
+  }
+  if spec.storage == STREAM:
+    if noise.rate > 0:
+      raise DatasetError(
+        f"config.dataset.label_noise.rate = {noise.rate}: {spec.name} is not"
+        " kept in memory; give its labels as config.dataset.label_file."
+      )
+    crops = config.augment.policy not in ("none", "aa-only")
+    return load_streaming(spec, crops_at_random=crops, **fields)
   return load_in_memory(
-    catalog.dataset_spec(config.dataset.name),
-    data_dir=config.dataset.data_dir,
-    validation_size=config.dataset.validation_size,
+    spec,
     noise_rate=noise.rate,
     noise_kind=noise.kind,
     noise_seed=noise.seed,
-    batch_size=config.batch_size,
-    eval_batch_size=config.eval_batch_size or config.batch_size,
-    seed=config.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    **fields,
   )
 
 
 class Run:
   """A run: its parts are set up once, then `train` tells the story."""
 
-  def __init__(
-    self, config: ConfigDict, workdir: epath.Path, dataset: InMemoryDataset
-  ):
+  def __init__(self, config: ConfigDict, workdir: epath.Path, dataset: Dataset):
     self.config, self.workdir, self.dataset = config, workdir, dataset
     self.steps_per_epoch = dataset.steps_per_epoch
     self.total_steps = config.num_epochs * self.steps_per_epoch

@@ -7,10 +7,41 @@ padding is masked and shards are averaged in one place: `masked_mean`.
 import jax
 import jax.numpy as jnp
 
+BOOTSTRAPS = {"none": 1.0, "soft": 0.95, "hard": 0.8}  # with Reed et al.'s beta
+
 
 def smooth_labels(targets: jax.Array, smoothing: float) -> jax.Array:
   """Mixes target distributions [N, classes] with the uniform distribution."""
   return (1 - smoothing) * targets + smoothing / targets.shape[-1]
+
+
+def bootstrap_targets(
+  logits: jax.Array, targets: jax.Array, kind: str, beta: float | None
+) -> jax.Array:
+  """Mixes labels that may be wrong with what the network makes of them.
+
+  Reed et al. (ICLR 2015 workshop), equations 6 and 7. The soft loss is
+  beta * cross-entropy + (1 - beta) * entropy of the prediction, and its
+  gradient goes through both; a decision has no gradient.
+
+  Args:
+    logits: [N, classes].
+    targets: Target distributions [N, classes].
+    kind: "none"; "soft" mixes in the predicted distribution; "hard", one-hot,
+      the most probable class.
+    beta: Weight of the targets; None for the paper's.
+
+  Returns:
+    Target distributions [N, classes].
+  """
+  if kind == "none":
+    return targets
+  beta = BOOTSTRAPS[kind] if beta is None else beta
+  predictions = jax.nn.softmax(logits.astype(jnp.float32))
+  if kind == "hard":
+    classes = jnp.argmax(logits, axis=-1)
+    predictions = jax.nn.one_hot(classes, logits.shape[-1])
+  return beta * targets + (1 - beta) * predictions
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -1,14 +1,17 @@
 """From a config to what a step does."""
 
 import functools
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sam_jax import models
-from sam_jax.augment.pipeline import Augmentation
-from sam_jax.datasets.catalog import DatasetSpec, dataset_spec
+from sam_jax.augment.pipeline import Augmentation, normalise
+from sam_jax.augment.resize import resize_bicubic
+from sam_jax.datasets.catalog import STREAM, DatasetSpec, dataset_spec
 from sam_jax.models.summary import model_summary
 from sam_jax.sam import (
   MSharpnessLayout,
@@ -62,12 +65,32 @@ def create_recipe(
     freezes_batch_stats=config.model.batch_norm == "frozen",
     micro_shards=layout.micro_shards,
     label_smoothing=config.label_smoothing,
+    bootstrap=config.bootstrap.kind,
+    bootstrap_beta=config.bootstrap.beta,
+    noisy_labels=spec.noisy_labels,
     l2=config.optimizer.weight_decay if is_in_loss else 0.0,
     l2_on_norm=config.optimizer.weight_decay_on_norm,
     ema_decay=config.ema.decay,
     ema_warmup_steps=config.ema.warmup_steps,
     log_every_steps=config.log_every_steps,
   )
+
+
+def input_spec(config: ConfigDict) -> DatasetSpec:
+  """Describes the data set of a config as its network sees it.
+
+  Raises:
+    DatasetError: The data set lacks what the config asks for.
+  """
+  spec = dataset_spec(config.dataset.name)
+  size = config.dataset.image_size
+  if size is None and spec.storage == STREAM:
+    size = models.image_size(config.model.name)
+  if size is not None:
+    spec = spec.with_image_size(size)
+  if config.dataset.label_column is not None:
+    spec = spec.with_label_column(config.dataset.label_column)
+  return spec
 
 
 def create_model(
@@ -104,7 +127,7 @@ def summary(config: ConfigDict, num_devices: int) -> str:
     ConfigError: The config breaks a rule.
   """
   validate_config(config, num_devices)
-  spec = dataset_spec(config.dataset.name)
+  spec = input_spec(config)
   model = models.create_model(config.model.name, spec.num_classes)
   return model_summary(model, spec.image_shape)
 
@@ -120,3 +143,17 @@ def create_augmentation(config: ConfigDict, spec: DatasetSpec) -> Augmentation:
     crop_padding=spec.crop_padding,
     **config.augment,
   )
+
+
+def preprocess_fn(spec: DatasetSpec) -> Callable[[jax.Array], jax.Array]:
+  """Returns what evaluation does to images on the device.
+
+  The function takes uint8 [N, h, w, C] and returns normalised float32 images
+  of the shape that the network sees.
+  """
+  height, width, _ = spec.image_shape
+
+  def preprocess(images):
+    return resize_bicubic(normalise(images, spec.mean, spec.std), height, width)
+
+  return preprocess

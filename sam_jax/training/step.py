@@ -31,6 +31,10 @@ METRICS = (
   "learning_rate",
 )
 
+# Of data sets whose training labels may be wrong: the error on the labels as
+# given, where they are right and where they are not.
+NOISE_METRICS = ("error_rate_on_correct_labels", "error_rate_on_wrong_labels")
+
 Batch = dict[str, jax.Array]
 
 _STREAMS = ("init", "dropout", "augment")
@@ -54,6 +58,9 @@ class Recipe:
   freezes_batch_stats: bool = False
   micro_shards: int = 1
   label_smoothing: float = 0.0
+  bootstrap: str = "none"
+  bootstrap_beta: float | None = None
+  noisy_labels: bool = False  # batches tell labels that are wrong
   l2: float = 0.0  # weight decay inside the loss
   l2_on_norm: bool = True
   ema_decay: float = 0.0
@@ -85,7 +92,7 @@ def create_state(recipe: Recipe, image_shape: tuple[int, ...]) -> TrainState:
       sam_state=recipe.sharpness.init(params),
       opt_state=recipe.optimizer.init(params),
       ema=averaged if recipe.ema_decay > 0 else {},
-      metrics=Metrics.empty(METRICS),
+      metrics=Metrics.empty(_metric_names(recipe)),
     )
 
   return init(random_stream(recipe.seed, "init"))
@@ -99,11 +106,12 @@ def train_step(
   Args:
     state: The same on every device.
     batch: This device's `image` float [N, H, W, C] and `target` float
-      [N, classes]; N is a multiple of the micro-shards.
+      [N, classes]; N is a multiple of the micro-shards. With noisy labels
+      also `clean_label` int [N].
     recipe: The recipe.
 
   Returns:
-    The new state and the means of `METRICS` since the last log line (and
+    The new state and the means of the metrics since the last log line (and
     `diverged_at`), both the same on every device.
   """
   sam_states, shard = _mean_over_micro_shards(
@@ -162,6 +170,9 @@ def _shard_gradient(state, batch, index, recipe):
       mutable=["batch_stats"],
     )
     targets = losses.smooth_labels(batch["target"], recipe.label_smoothing)
+    targets = losses.bootstrap_targets(
+      logits, targets, recipe.bootstrap, recipe.bootstrap_beta
+    )
     loss = jnp.mean(losses.cross_entropy(logits, targets))
     penalty = losses.l2_penalty(params, recipe.l2, recipe.l2_on_norm)
     return loss + penalty, (loss, logits, updated.get("batch_stats", {}))
@@ -179,6 +190,10 @@ def _shard_gradient(state, batch, index, recipe):
     gradient, state.sam_state, state.params, grad_fn=sam_loss_and_gradient
   )
   labels = jnp.argmax(batch["target"], axis=-1)
+  errors = losses.top_k_error(logits, labels, 1)
+  wrong = jnp.zeros_like(errors)
+  if recipe.noisy_labels:
+    wrong = (labels != batch["clean_label"]).astype(jnp.float32)
   scalars = sam_state._asdict()
   del scalars["count"]
   return sam_state, {
@@ -186,7 +201,9 @@ def _shard_gradient(state, batch, index, recipe):
     "batch_stats": batch_stats,
     "sam_scalars": scalars,
     "loss": loss,
-    "error_rate": jnp.mean(losses.top_k_error(logits, labels, 1)),
+    "error_rate": jnp.mean(errors),
+    "wrong_rate": jnp.mean(wrong),
+    "error_rate_if_wrong": jnp.mean(errors * wrong),
   }
 
 
@@ -223,7 +240,8 @@ def _mean_over_micro_shards(
 def _accumulate(state, shard, sam_state, params, recipe) -> Metrics:
   """Adds this step's scalars to those since the last log line."""
   starts_anew = state.step % recipe.log_every_steps == 0
-  empty = Metrics.empty(METRICS).replace(diverged_at=state.metrics.diverged_at)
+  empty = Metrics.empty(_metric_names(recipe))
+  empty = empty.replace(diverged_at=state.metrics.diverged_at)
   metrics = jax.tree.map(
     lambda new, old: jnp.where(starts_anew, new, old), empty, state.metrics
   )
@@ -241,8 +259,20 @@ def _accumulate(state, shard, sam_state, params, recipe) -> Metrics:
     "param_norm": optax.tree.norm(params),
     "learning_rate": recipe.schedule(state.step),
   }
-  only_perturbed = dict.fromkeys(("sam_loss", "sharpness"), is_perturbed)
-  return metrics.add(state.step, values, only_perturbed)
+  is_measured = dict.fromkeys(("sam_loss", "sharpness"), is_perturbed)
+  if recipe.noisy_labels:
+    wrong, errors = shard["wrong_rate"], shard["error_rate_if_wrong"]
+    correct = 1 - wrong
+    values |= {
+      NOISE_METRICS[0]: (shard["error_rate"] - errors) / correct,
+      NOISE_METRICS[1]: errors / wrong,
+    }
+    is_measured |= {NOISE_METRICS[0]: correct > 0, NOISE_METRICS[1]: wrong > 0}
+  return metrics.add(state.step, values, is_measured)
+
+
+def _metric_names(recipe: Recipe) -> tuple[str, ...]:
+  return METRICS + (NOISE_METRICS if recipe.noisy_labels else ())
 
 
 def _new_ema(state, params, batch_stats, recipe):
