@@ -14,6 +14,20 @@ from sam_jax.training.config import ConfigError
 from sam_jax.training.state import Metrics, TrainState
 
 
+@pytest.fixture
+def reopen():
+  """Opens a directory of checkpoints, and closes it after the test."""
+  opened = []
+
+  def reopen_directory(directory):
+    opened.append(Checkpoints(directory))
+    return opened[-1]
+
+  yield reopen_directory
+  for checkpoints in opened:
+    checkpoints.close()
+
+
 def make_state(step, ema=True):
   random = np.random.default_rng(step)
   params = {"kernel": random.normal(size=(64, 64)).astype(np.float32)}
@@ -68,50 +82,50 @@ def remove_metadata(directory: pathlib.Path):
 
 
 @pytest.mark.parametrize("ema", [True, False])
-def test_round_trip(tmp_path, ema):
+def test_round_trip(reopen, tmp_path, ema):
   state = make_state(7, ema)
-  checkpoints = Checkpoints(tmp_path)
+  checkpoints = reopen(tmp_path)
   checkpoints.save(state)
   checkpoints.close()
-  restored = Checkpoints(tmp_path).restore_latest(make_state(0, ema))
+  restored = reopen(tmp_path).restore_latest(make_state(0, ema))
   assert_same(jax.device_get(state), restored)
 
 
-def test_nothing_to_restore(tmp_path):
-  assert Checkpoints(tmp_path).restore_latest(make_state(0)) is None
+def test_nothing_to_restore(reopen, tmp_path):
+  assert reopen(tmp_path).restore_latest(make_state(0)) is None
 
 
-def test_keeps_the_last_two_and_those_asked_for(tmp_path):
+def test_keeps_the_last_two_and_those_asked_for(reopen, tmp_path):
   save(tmp_path, [1, 2, 3, 4, 5], keep_steps=[2])
-  assert Checkpoints(tmp_path).steps() == [2, 4, 5]
+  assert reopen(tmp_path).steps() == [2, 4, 5]
 
 
 @pytest.mark.parametrize("damage", [flip_bytes, truncate, remove_metadata])
-def test_damage_falls_back_to_the_one_before(tmp_path, damage, caplog):
+def test_damage_falls_back_to_the_one_before(reopen, tmp_path, damage, caplog):
   save(tmp_path / "checkpoints", [1, 2])
   damage(tmp_path / "checkpoints" / "2")
-  checkpoints = Checkpoints(tmp_path / "checkpoints")
+  checkpoints = reopen(tmp_path / "checkpoints")
   restored = checkpoints.restore_latest(make_state(0))
   assert restored.step == 1
   assert str(tmp_path / "checkpoints" / "2") in caplog.text
   assert (tmp_path / "damaged_checkpoints" / "2").exists()
   checkpoints.save(make_state(2))  # the run reaches that step once more
   checkpoints.close()
-  latest = Checkpoints(tmp_path / "checkpoints").restore_latest(make_state(0))
+  latest = reopen(tmp_path / "checkpoints").restore_latest(make_state(0))
   assert_same(jax.device_get(make_state(2)), latest)
 
 
-def test_nothing_but_damage_is_an_error(tmp_path):
+def test_nothing_but_damage_is_an_error(reopen, tmp_path):
   save(tmp_path / "checkpoints", [1, 2])
   for step in ("1", "2"):
     truncate(tmp_path / "checkpoints" / step)
   with pytest.raises(ConfigError, match="damaged_checkpoints"):
-    Checkpoints(tmp_path / "checkpoints").restore_latest(make_state(0))
+    reopen(tmp_path / "checkpoints").restore_latest(make_state(0))
 
 
-def test_an_unfinished_save_does_not_count(tmp_path):
+def test_an_unfinished_save_does_not_count(reopen, tmp_path):
   save(tmp_path, [1])
   (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
-  checkpoints = Checkpoints(tmp_path)
+  checkpoints = reopen(tmp_path)
   assert checkpoints.steps() == [1]
   assert checkpoints.restore_latest(make_state(0)).step == 1
