@@ -61,6 +61,11 @@ setuptools.setup(
   ],
   extras_require={
     "analysis": ["matplotlib>=3.9"],  # plots
-    "test": ["matplotlib>=3.9", "pytest>=8.3", "ruff>=0.12"],
+    "test": [
+      "dill>=0.3.8",  # TFDS's test case of builders
+      "matplotlib>=3.9",
+      "pytest>=8.3",
+      "ruff>=0.12",
+    ],
   },
 )

@@ -1,0 +1,127 @@
+"""Birdsnap as a TFDS data set."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = """\
+Up to 49,829 photographs of 500 species of North American birds, 2,443 of them
+for the test. Many can't be found at their addresses any more: compare results
+only with those on the same images.
+"""
+
+_CITATION = """\
+@inproceedings{berg2014birdsnap,
+  author = {Berg, Thomas and Liu, Jiongxin and Lee, Seung Woo and
+            Alexander, Michelle L. and Jacobs, David W. and
+            Belhumeur, Peter N.},
+  title = {Birdsnap: Large-scale Fine-grained Visual Categorization of Birds},
+  booktitle = {CVPR},
+  year = {2014}
+}
+"""
+
+_HOMEPAGE = "https://thomasberg.org/"
+_ARCHIVE = _HOMEPAGE + "datasets/birdsnap/1.1/birdsnap.tgz"
+
+
+class Birdsnap(tfds.core.GeneratorBasedBuilder):
+  """Photographs of any size, with the species as the label.
+
+  The archive has the species, the split and the images' addresses; the images
+  themselves come from a directory. Those that are not there are left out.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+  Birdsnap's images are copyright of their owners and not in its archive, which
+  only lists their addresses at Flickr. Put those that you have, or that the
+  archive's get_birdsnap.py still finds (in its download/images), where
+  images.txt expects them, one directory for each species:
+  MANUAL_DIR/birdsnap/images/Acadian_Flycatcher/36125.jpg
+  """
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=_DESCRIPTION,
+      citation=_CITATION,
+      homepage=_HOMEPAGE,
+      features=tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(encoding_format="jpeg"),
+          "label": tfds.features.ClassLabel(num_classes=500),
+          "bbox": tfds.features.BBoxFeature(),
+          "file_name": tfds.features.Text(),
+        }
+      ),
+      supervised_keys=("image", "label"),
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    archive = epath.Path(dl_manager.download_and_extract(_ARCHIVE))
+    lists = archive / "birdsnap"
+    images = epath.Path(dl_manager.manual_dir) / "birdsnap" / "images"
+    species = _read_table(lists / "species.txt")
+    species.sort(key=lambda row: int(row["id"]))
+    self.info.features["label"].names = [row["common"] for row in species]
+    label_of_id = {row["id"]: i for i, row in enumerate(species)}
+    tests = {row["path"] for row in _read_table(lists / "test_images.txt")}
+    rows = {"train": [], "test": []}
+    for row in _read_table(lists / "images.txt"):
+      rows["test" if row["path"] in tests else "train"].append(row)
+    return {
+      split: self._generate_examples(rows[split], images, label_of_id)
+      for split in rows
+    }
+
+  def _generate_examples(
+    self,
+    rows: list[dict[str, str]],
+    images: epath.Path,
+    label_of_id: dict[str, int],
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    missing = 0
+    for row in rows:
+      path = images / row["path"]
+      if not path.exists():
+        missing += 1
+        continue
+      yield (
+        row["path"],
+        {
+          "image": path,
+          "label": label_of_id[row["species_id"]],
+          "bbox": _bounding_box(row, path),
+          "file_name": row["path"],
+        },
+      )
+    if missing:
+      logger.warning("%d of %d images are missing.", missing, len(rows))
+    if missing == len(rows):
+      raise FileNotFoundError(
+        f"{images} holds none of {len(rows)} images."
+        f" {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+      )
+
+
+def _read_table(path: epath.Path) -> list[dict[str, str]]:
+  """Rows of a file whose first line names its tab-separated columns."""
+  header, *rows = path.read_text().splitlines()
+  names = header.split("\t")
+  return [dict(zip(names, row.split("\t"), strict=True)) for row in rows if row]
+
+
+def _bounding_box(row: dict[str, str], path: epath.Path) -> tfds.features.BBox:
+  """The bird's box, from pixels to fractions of the image."""
+  with path.open("rb") as file:
+    width, height = tfds.core.lazy_imports.PIL_Image.open(file).size
+  left, right = (float(row[f"bb_x{i}"]) / width for i in (1, 2))
+  top, bottom = (float(row[f"bb_y{i}"]) / height for i in (1, 2))
+  corners = (min(max(x, 0.0), 1.0) for x in (top, left, bottom, right))
+  return tfds.features.BBox(*corners)

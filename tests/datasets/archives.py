@@ -1,0 +1,224 @@
+"""Small archives in the layout of the real ones; TFDS's builders on them."""
+
+import gzip
+import io
+import pathlib
+import tarfile
+from unittest import mock
+
+import jax
+import numpy as np
+import scipy.io
+import tensorflow_datasets as tfds
+from PIL import Image
+
+RANDOM = np.random.default_rng(0)
+
+
+def pixels(*shape):
+  return RANDOM.integers(256, size=shape).astype(np.uint8)
+
+
+def photo(height, width, mode="RGB", image_format="JPEG", seed=0):
+  """An encoded image without sharp edges."""
+  small = np.random.default_rng(seed).integers(256, size=(4, 4, 3))
+  image = Image.fromarray(small.astype(np.uint8)).resize(
+    (width, height), Image.Resampling.BICUBIC
+  )
+  file = io.BytesIO()
+  image.convert(mode).save(file, image_format)
+  return file.getvalue()
+
+
+def write_tar(path, members, mode="w:gz"):
+  """Writes a tar archive of files, from their contents by name."""
+  with tarfile.open(path, mode) as tar:
+    for name, content in members.items():
+      info = tarfile.TarInfo(name)
+      info.size = len(content)
+      tar.addfile(info, io.BytesIO(content))
+
+
+def tar_bytes(members):
+  file = io.BytesIO()
+  with tarfile.open(fileobj=file, mode="w") as tar:
+    for name, content in members.items():
+      info = tarfile.TarInfo(name)
+      info.size = len(content)
+      tar.addfile(info, io.BytesIO(content))
+  return file.getvalue()
+
+
+def cifar_rows(count, num_labels, num_classes):
+  """Rows of CIFAR's binary format: labels, then planes of red, green, blue."""
+  labels = RANDOM.integers(num_classes, size=(count, num_labels))
+  return np.concatenate([labels, pixels(count, 3072)], 1).astype(np.uint8)
+
+
+def write_cifar10(directory):
+  files = {
+    f"data_batch_{i}.bin": cifar_rows(8, 1, 10).tobytes() for i in range(1, 6)
+  }
+  files["test_batch.bin"] = cifar_rows(11, 1, 10).tobytes()
+  files["batches.meta.txt"] = lines("class", 10) + b"\n"
+  write_tar(
+    directory / "cifar-10-binary.tar.gz",
+    {f"cifar-10-batches-bin/{name}": data for name, data in files.items()},
+  )
+
+
+def write_cifar10_n(directory):
+  """CIFAR-10 and what crowd workers said of its 40 training images."""
+  write_cifar10(directory)
+  labels = RANDOM.integers(10, size=(40, 6))
+  write_csv(directory / "CIFAR-10_human_annotations.csv", labels)
+  write_csv(directory / "side_info_cifar10N.csv", np.ones((4, 7), int))
+  np.save(directory / "image_order_c10.npy", np.arange(40)[::-1])
+
+
+def write_csv(path, table):
+  np.savetxt(path, table, "%d", ",", header="any,header")
+
+
+def write_cifar100(directory):
+  files = {
+    "train.bin": cifar_rows(40, 2, 20).tobytes(),
+    "test.bin": cifar_rows(11, 2, 20).tobytes(),
+    "coarse_label_names.txt": lines("coarse", 20),
+    "fine_label_names.txt": lines("fine", 100),
+  }
+  write_tar(
+    directory / "cifar-100-binary.tar.gz",
+    {f"cifar-100-binary/{name}": data for name, data in files.items()},
+  )
+
+
+def lines(prefix, count):
+  return "".join(f"{prefix}{i}\n" for i in range(count)).encode()
+
+
+def write_svhn(directory):
+  for split, count in (("train", 24), ("test", 11), ("extra", 16)):
+    # Zeros are of class 10.
+    digits = RANDOM.integers(1, 11, size=(count, 1))
+    scipy.io.savemat(
+      directory / f"{split}_32x32.mat",
+      {"X": pixels(32, 32, 3, count), "y": digits.astype(np.uint8)},
+    )
+
+
+def write_fashion_mnist(directory):
+  for split, count in (("train", 40), ("t10k", 11)):
+    header = np.array([2051, count, 28, 28], ">i4").tobytes()
+    images = header + pixels(count, 28, 28).tobytes()
+    header = np.array([2049, count], ">i4").tobytes()
+    labels = header + (pixels(count) % 10).tobytes()
+    for name, data in (("images-idx3", images), ("labels-idx1", labels)):
+      path = directory / f"{split}-{name}-ubyte.gz"
+      path.write_bytes(gzip.compress(data))
+
+
+# Every kind of file that ImageNet has, and a few that it might have.
+ODD_PHOTOS = (
+  {"mode": "L"},
+  {"mode": "CMYK"},
+  {"mode": "RGBA", "image_format": "PNG"},
+  {"mode": "P", "image_format": "GIF"},
+)
+
+
+def write_imagenet(directory, synsets=("n01440764", "n01443537")):
+  """A training archive of archives, and a flat one for validation."""
+  train = {}
+  for number, synset in enumerate(synsets):
+    images = {
+      f"{synset}_{i}.JPEG": photo(40 + 3 * i, 60 - i, seed=10 * number + i)
+      for i in range(10)
+    }
+    for i, kind in enumerate(ODD_PHOTOS):
+      images[f"{synset}_{i}.JPEG"] = photo(50, 45, seed=i, **kind)
+    train[f"{synset}.tar"] = tar_bytes(images)
+  write_tar(directory / "ILSVRC2012_img_train.tar", train, "w")
+  validation = {
+    f"ILSVRC2012_val_{i:08}.JPEG": photo(50, 40 + i, seed=i)
+    for i in range(1, 12)
+  }
+  write_tar(directory / "ILSVRC2012_img_val.tar", validation, "w")
+
+
+def prepare(builder, archives):
+  """Runs a TFDS builder on archives, its downloads replaced by those."""
+
+  def download(manager, urls):
+    del manager
+    return jax.tree.map(
+      lambda url: archives / pathlib.PurePosixPath(url).name, urls
+    )
+
+  def download_and_extract(manager, urls):
+    return manager.extract(download(manager, urls))
+
+  manager = tfds.download.DownloadManager
+  with (
+    mock.patch.object(manager, "download", download),
+    mock.patch.object(manager, "download_and_extract", download_and_extract),
+  ):
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(manual_dir=archives)
+    )
+
+
+def write_fgvc_aircraft(directory, counts=(16, 8, 11)):
+  """Three variants of two families, in the layout of the real archive."""
+  variants = ("707-320", "Global Express", "F-16A/B")
+  families = ("Boeing 707", "Global Express", "F-16")
+  manufacturers = ("Boeing", "Bombardier Aerospace", "Lockheed Martin")
+  kinds = {
+    "variant": ("variants", variants, 100),
+    "family": ("families", families, 70),
+    "manufacturer": ("manufacturers", manufacturers, 30),
+  }
+  files, number = {}, 1025794
+  for file, names, count in kinds.values():
+    others = [f"other {i}" for i in range(count - len(names))]
+    files[f"{file}.txt"] = "\n".join([*names, *others, ""]).encode()
+  for split, count in zip(("train", "val", "test"), counts, strict=True):
+    numbers = [f"{number + i:07}" for i in range(count)]
+    number += count
+    for i, image in enumerate(numbers):
+      files[f"images/{image}.jpg"] = photo(60, 80, seed=number + i)
+    for kind, (_, names, _) in kinds.items():
+      rows = [f"{n} {names[i % 3]}\n" for i, n in enumerate(numbers)]
+      files[f"images_{kind}_{split}.txt"] = "".join(rows).encode()
+  root = "fgvc-aircraft-2013b/data"
+  write_tar(
+    directory / "fgvc-aircraft-2013b.tar.gz",
+    {f"{root}/{name}": content for name, content in files.items()},
+  )
+
+
+def write_birdsnap(directory, counts=(24, 11), missing=2):
+  """The lists in an archive, the images beside it but for some of them."""
+  species = ["id\tcommon\tscientific\tdir"] + [
+    f"{i}\tBird {i}\tAvis {i}\tBird_{i}" for i in range(1, 501)
+  ]
+  box = "bb_x1\tbb_y1\tbb_x2\tbb_y2"
+  images, tests = [f"url\tmd5\tpath\tspecies_id\t{box}"], ["path"]
+  for i in range(sum(counts)):
+    bird = 1 + i % 3
+    path = f"Bird_{bird}/{i}.jpg"
+    images.append(f"http://x/{i}\tmd5\t{path}\t{bird}\t5\t6\t70\t50")
+    if i >= counts[0]:
+      tests.append(path)
+    if i >= missing:
+      file = directory / "birdsnap" / "images" / path
+      file.parent.mkdir(parents=True, exist_ok=True)
+      file.write_bytes(photo(60, 80, seed=i))
+  tables = {"species": species, "images": images, "test_images": tests}
+  write_tar(
+    directory / "birdsnap.tgz",
+    {
+      f"birdsnap/{name}.txt": "\n".join([*rows, ""]).encode()
+      for name, rows in tables.items()
+    },
+  )
