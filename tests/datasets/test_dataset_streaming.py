@@ -1,0 +1,175 @@
+"""Streamed batches: decided by (seed, step), shared by hosts, whole."""
+
+from unittest import mock
+
+import archives
+import numpy as np
+import pytest
+
+from sam_jax.datasets import array_cache, catalog, label_file, records
+from sam_jax.datasets.streaming import load_streaming
+from sam_jax.training.config import default_config
+from sam_jax.training.loop import create_dataset
+
+SPEC = catalog.dataset_spec("fgvc_aircraft").with_image_size(8)
+NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 25, 6, 11
+
+
+@pytest.fixture(scope="module")
+def aircraft(tmp_path_factory):
+  """A data directory with a small FGVC-Aircraft."""
+  downloads = tmp_path_factory.mktemp("downloads")
+  archives.write_fgvc_aircraft(downloads, (NUM_TRAIN, NUM_VALIDATION, NUM_TEST))
+  data_dir = str(tmp_path_factory.mktemp("data"))
+  archives.prepare(catalog.tfds_builder(SPEC, data_dir), downloads)
+  return data_dir
+
+
+def load(data_dir, **kwargs):
+  fields = {"validation_size": 0, "crops_at_random": True, "seed": 0}
+  fields |= {"batch_size": 6, "eval_batch_size": 6, **kwargs}
+  return load_streaming(SPEC, data_dir=data_dir, **fields)
+
+
+def take(batches, count):
+  return [next(batches) for _ in range(count)]
+
+
+def keys(batches, masked=False):
+  """What tells images apart."""
+  batches = list(batches)
+  images = np.concatenate([b["image"] for b in batches])
+  if masked:
+    images = images[np.concatenate([b["mask"] for b in batches]) > 0]
+  return [image.tobytes() for image in images]
+
+
+def assert_equal(batch, expected):
+  assert batch.keys() == expected.keys()
+  for name in batch:
+    np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_an_epoch_sees_each_example_at_most_once(aircraft):
+  dataset = load(aircraft, crops_at_random=False)
+  everything = keys(dataset.eval_batches("train"), masked=True)
+  assert len(set(everything)) == len(everything) == 31
+  assert (dataset.num_train, dataset.steps_per_epoch) == (31, 5)
+  batches = dataset.train_batches(0)
+  first, second = keys(take(batches, 5)), keys(take(batches, 5))
+  for epoch in (first, second):
+    assert len(set(epoch)) == 30 and set(epoch) <= set(everything)
+  assert first != second
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 12])
+def test_any_step_is_reached_without_those_before(aircraft, step):
+  expected = take(load(aircraft).train_batches(0), step + 1)[-1]
+  assert_equal(next(load(aircraft).train_batches(step)), expected)
+  other = next(load(aircraft, seed=1).train_batches(step))
+  assert not np.array_equal(other["image"], expected["image"])
+
+
+def test_crops_change_between_epochs_only(aircraft):
+  fields = {"batch_size": 31, "eval_batch_size": 31}
+  batches = load(aircraft, **fields).train_batches(0)
+  first, second = keys(take(batches, 1)), keys(take(batches, 1))
+  assert not set(first) & set(second)
+  # Another batch size: the same crops in other batches.
+  again = take(load(aircraft, batch_size=3).train_batches(0), 10)
+  assert keys(again) == first[:30]
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_share_the_batches_of_a_single_host(aircraft, hosts):
+  views = [
+    load(aircraft, process_index=i, process_count=hosts) for i in range(hosts)
+  ]
+  one = load(aircraft)
+  train = zip(*[take(v.train_batches(3), 4) for v in views], strict=True)
+  evaluation = zip(*[v.eval_batches("test") for v in views], strict=True)
+  for pairs in (
+    zip(train, take(one.train_batches(3), 4), strict=True),
+    zip(evaluation, one.eval_batches("test"), strict=True),
+  ):
+    for parts, whole in pairs:
+      together = {n: np.concatenate([p[n] for p in parts]) for n in whole}
+      assert_equal(together, whole)
+
+
+def test_evaluation_sees_every_example_once(aircraft):
+  batches = list(load(aircraft).eval_batches("test"))
+  assert {len(b["image"]) for b in batches} == {6}
+  seen = keys(batches, masked=True)
+  assert len(seen) == len(set(seen)) == NUM_TEST
+  assert_equal(next(load(aircraft).eval_batches("test")), batches[0])
+
+
+def test_validation_set_is_the_end_of_the_first_split(aircraft):
+  fields = {"validation_size": 4, "crops_at_random": False}
+  dataset = load(aircraft, **fields)
+  assert dataset.num_train == NUM_TRAIN + NUM_VALIDATION - 4
+  everything = keys(load(aircraft).eval_batches("train"), masked=True)
+  held_out = keys(dataset.eval_batches("test"), masked=True)
+  assert held_out == everything[NUM_TRAIN - 4 : NUM_TRAIN]
+  rest = keys(dataset.eval_batches("train"), masked=True)
+  assert rest == everything[: NUM_TRAIN - 4] + everything[NUM_TRAIN:]
+  with pytest.raises(catalog.DatasetError, match="validation_size = 25 leaves"):
+    load(aircraft, validation_size=25)
+
+
+def test_labels_of_a_file(aircraft, tmp_path):
+  path = tmp_path / "labels.npy"
+  wanted = np.arange(31) + 50
+  label_file.write_labels(path, wanted)
+  dataset = load(aircraft, labels_path=path, batch_size=31)
+  clean = next(load(aircraft, batch_size=31).train_batches(0))["label"]
+  batch = next(dataset.train_batches(0))
+  assert sorted(batch["label"]) == list(wanted)
+  np.testing.assert_array_equal(batch["clean_label"], clean)
+  assert dataset.spec.noisy_labels
+  label_file.write_labels(path, wanted[1:])
+  with pytest.raises(catalog.DatasetError, match="each of the 31 training"):
+    load(aircraft, labels_path=path)
+
+
+def test_index_follows_the_files(aircraft, tmp_path):
+  """A data set prepared anew is not read by the old index."""
+  expected = keys(load(aircraft).eval_batches("test"))
+  cache = array_cache.cache_dir(aircraft, "records", SPEC.name, "test")
+  index = dict(array_cache.read_arrays(cache))
+  index["file_size"] = index["file_size"] + 1
+  index["offset"] = index["offset"][::-1] + 3
+  array_cache.write_arrays(cache, index)
+  assert keys(load(aircraft).eval_batches("test")) == expected
+
+
+def test_noise_is_refused(aircraft):
+  config = default_config()
+  config.dataset.name, config.dataset.data_dir = SPEC.name, aircraft
+  config.batch_size = 8
+  config.dataset.label_noise.rate = 0.2
+  with pytest.raises(catalog.DatasetError, match="is not kept in memory"):
+    create_dataset(config)
+
+
+@pytest.mark.parametrize(
+  ("model", "size", "expected"),
+  [("efficientnet_b0", None, 224), ("wrn28_10", 64, 64)],
+)
+def test_size_is_the_models_own_unless_asked_for(
+  aircraft, model, size, expected
+):
+  config = default_config()
+  config.dataset.name, config.dataset.data_dir = SPEC.name, aircraft
+  config.model.name, config.dataset.image_size = model, size
+  config.batch_size, config.augment.policy = 2, "none"
+  batch = next(create_dataset(config).train_batches(0))
+  assert batch["image"].shape == (2, expected, expected, 3)
+
+
+def test_other_formats_are_refused(aircraft):
+  builder = mock.MagicMock(data_path="DIR")
+  builder.info.file_format.value = "array_record"
+  with pytest.raises(catalog.DatasetError, match="array_record; only tfrecord"):
+    records.RecordFiles(SPEC, builder, ("train",), aircraft)
