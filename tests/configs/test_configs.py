@@ -4,7 +4,6 @@ import importlib.util
 import pathlib
 import re
 
-import jax
 import numpy as np
 import pytest
 
@@ -51,8 +50,7 @@ def shrink(config):
     for pattern, small in SMALL_MODELS.items()
     if re.fullmatch(pattern, config.model.name)
   }
-  if config.sam.m:
-    config.sam.m = max(config.sam.m * 16 // config.batch_size, 1)
+  config.sam.m = 2  # the part of a device
   config.batch_size = 16
   config.num_epochs = config.eval_every_epochs = 1
   config.checkpoint_every_epochs = 1.0
@@ -117,19 +115,17 @@ def test_sweep_overrides_fields_that_exist(name):
   assert {run["variant"] for run in module.sweep(default)} == {default}
 
 
+# Every config, and every family of networks once: compiling takes its time.
 TRAINED = [
-  ("cifar", "wrn28_10"),
   ("cifar", "shake_shake,cutout"),
-  ("cifar", "pyramidnet,cifar100"),
-  ("cifar", "pyramidnet_shakedrop,sgd"),
-  ("svhn", "autoaugment"),
-  ("fashion_mnist", "cutout"),
+  ("cifar", "pyramidnet_shakedrop,cifar100"),
+  ("svhn", "wrn28_10,autoaugment"),
+  ("fashion_mnist", "cutout,sgd"),
   ("imagenet", "resnet50"),
-  ("imagenet", "efficientnet_b0"),
+  ("imagenet", "efficientnet_b0,sgd"),
   ("finetune", "l2,pets"),
-  ("finetune", "b7,cifar10,sgd"),
   ("noisy_labels", "mixup"),
-  ("m_sharpness", "sam"),
+  ("m_sharpness", "sgd"),
   ("digits", "sam"),
 ]
 
@@ -147,17 +143,219 @@ def test_two_steps(name, variant, tmp_path, toy_data):
 
 
 WRONG_WORDS = [
-  ("cifar", "wrn28_11", "Unknown variant 'wrn28_11'. Known: .*'wrn28_10'"),
-  ("cifar", "sam,sgd", "'sam' and 'sgd' exclude each other"),
+  ("cifar", "wrn28_11", "Unknown variant 'wrn28_11'. Known: .* 'wrn28_10'"),
+  ("cifar", "sam,sgd", "'sam' and 'sgd' exclude each other. Known: wrn28_10"),
   ("cifar", "200_epochs,pyramidnet", "'200_epochs' and 'pyramidnet' exclude"),
-  ("cifar", "double_epochs", "No variant|'double_epochs'"),
+  ("cifar", "sam,double_epochs", "'sam' and 'double_epochs' exclude"),
   ("imagenet", "efficientnet_b0,100_epochs", "exclude each other"),
+  ("noisy_labels", "noise30", "Did you mean 'noise80'"),
   ("digits", "adam", "Known: sam, sgd"),
 ]
 
 
-@pytest.mark.parametrize(("name", "variant", "message"), WRONG_WORDS[:3])
+@pytest.mark.parametrize(("name", "variant", "message"), WRONG_WORDS)
 def test_wrong_words_are_named_with_the_known_ones(name, variant, message):
   with pytest.raises(ValueError, match=message) as error:
     load(name).get_config(variant)
   assert "\n" not in str(error.value)
+
+
+def test_words_come_in_any_order_and_defaults_fit_the_others():
+  get_config = load("cifar").get_config
+  config = get_config("sgd, autoaugment,cifar100,shake_shake")
+  assert config == get_config("shake_shake,cifar100,autoaugment,sgd")
+  assert config.num_epochs == 1800
+  # Without "sam" in it, double_epochs chooses "sgd".
+  assert get_config("double_epochs") == get_config("double_epochs,sgd")
+
+
+CIFAR = {
+  "batch_size": 256,
+  "label_smoothing": 0.0,
+  "ema.decay": 0.0,
+  "sam.m": 32,
+  "optimizer.name": "sgd",
+  "optimizer.momentum": 0.9,
+  "optimizer.nesterov": True,
+  "optimizer.schedule": "cosine",
+  "optimizer.warmup_epochs": 0.0,
+  "optimizer.weight_decay_kind": "l2",
+  "optimizer.weight_decay_on_norm": True,
+  "optimizer.gradient_clipping": 5.0,
+}
+NOISY = CIFAR | {
+  "num_epochs": 200,
+  "batch_size": 128,
+  "model.name": "resnet32",
+  "optimizer.weight_decay_on_norm": False,
+}
+RESNET = CIFAR | {
+  "batch_size": 4096,
+  "label_smoothing": 0.1,
+  "sam.m": 128,
+  "dataset.image_size": 224,
+}
+EFFICIENTNET = RESNET | {
+  "num_epochs": 350,
+  "batch_size": 2048,
+  "ema.decay": 0.9999,
+  "augment.policy": "randaugment",
+  "augment.randaugment_layers": 2,
+  "augment.randaugment_magnitude": 9,
+  "optimizer.name": "rmsprop",
+  "optimizer.rmsprop_decay": 0.9,
+  "optimizer.rmsprop_eps": 1e-3,
+  "optimizer.schedule": "exponential",
+  "optimizer.warmup_epochs": 5.0,
+  "optimizer.weight_decay_on_norm": False,
+}
+FINETUNE = CIFAR | {
+  "batch_size": 1024,
+  "label_smoothing": 0.1,
+  "model.name": "efficientnet_b7",
+  "model.batch_norm": "frozen",
+  "pretrained": "checkpoints/efficientnet_b7",
+  "dataset.image_size": 600,
+  "sam.m": 16,
+  "optimizer.gradient_clipping": 1.0,
+}
+L2 = FINETUNE | {
+  "batch_size": 512,
+  "model.name": "efficientnet_l2_475",
+  "pretrained": "checkpoints/efficientnet_l2_475",
+  "dataset.image_size": 475,
+  "sam.m": 4,
+}
+
+# (config, words, epochs, learning rate, decay, rho, policy, cutout), others
+RECIPES = [
+  ("cifar", "", 200, 0.1, 5e-4, 0.05, "basic", "none", CIFAR),
+  ("cifar", "sgd", 200, 0.1, 5e-4, 0.0, "basic", "none", CIFAR),
+  ("cifar", "sgd,double_epochs", 400, 0.1, 5e-4, 0, "basic", "none", CIFAR),
+  ("cifar", "cifar100,cutout", 200, 0.1, 5e-4, 0.1, "basic", "batch", CIFAR),
+  ("cifar", "1800_epochs", 1800, 0.05, 1e-3, 0.05, "basic", "none", CIFAR),
+  (
+    *("cifar", "1800_epochs,cifar100,autoaugment"),
+    *(1800, 0.05, 1e-3, 0.1, "autoaugment", "none", CIFAR),
+  ),
+  ("cifar", "shake_shake", 1800, 0.02, 1e-3, 0.02, "basic", "none", CIFAR),
+  (
+    *("cifar", "shake_shake,cifar100"),
+    *(1800, 0.02, 1e-3, 0.05, "basic", "none", CIFAR),
+  ),
+  ("cifar", "pyramidnet", 1800, 0.05, 5e-4, 0.05, "basic", "none", CIFAR),
+  (
+    *("cifar", "pyramidnet,cifar100"),
+    *(1800, 0.05, 5e-4, 0.2, "basic", "none", CIFAR),
+  ),
+  (
+    *("cifar", "pyramidnet_shakedrop"),
+    *(1800, 0.02, 5e-4, 0.05, "basic", "none", CIFAR),
+  ),
+  (
+    *("cifar", "pyramidnet_shakedrop,cifar100"),
+    *(1800, 0.05, 5e-4, 0.05, "basic", "none", CIFAR),
+  ),
+  ("svhn", "", 160, 0.01, 5e-4, 0.01, "basic", "none", CIFAR),
+  (
+    *("svhn", "shake_shake,autoaugment"),
+    *(160, 0.01, 5e-4, 0.01, "aa-only", "batch", CIFAR),
+  ),
+  ("fashion_mnist", "", 200, 0.1, 5e-4, 0.05, "basic", "none", CIFAR),
+  (
+    *("fashion_mnist", "shake_shake,cutout"),
+    *(200, 0.1, 5e-4, 0.02, "basic", "batch", CIFAR),
+  ),
+  ("imagenet", "", 100, 1.0, 1e-4, 0.05, "basic", "none", RESNET),
+  (
+    *("imagenet", "resnet152,400_epochs,sgd"),
+    *(400, 1.0, 1e-4, 0.0, "basic", "none", RESNET),
+  ),
+  (
+    *("imagenet", "efficientnet_b0"),
+    *(350, 0.128, 1e-5, 0.05, "randaugment", "none", EFFICIENTNET),
+  ),
+  (
+    *("finetune", "aircraft"),
+    *(833, 0.016, 1e-5, 0.05, "none", "none", FINETUNE),
+  ),
+  (
+    *("finetune", "cifar100"),
+    *(104, 0.016, 1e-5, 0.05, "autoaugment", "none", FINETUNE),
+  ),
+  ("finetune", "imagenet", 10, 0.1, 1e-5, 0.05, "none", "none", FINETUNE),
+  ("finetune", "l2,food,sgd", 68, 0.008, 1e-5, 0.0, "none", "none", L2),
+  ("noisy_labels", "", 200, 0.1, 2e-4, 0.1, "basic", "none", NOISY),
+  ("noisy_labels", "noise80", 200, 0.1, 2e-4, 0.05, "basic", "none", NOISY),
+  ("m_sharpness", "", 200, 0.1, 5e-4, 0.05, "basic", "none", CIFAR),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r[0]}:{r[1]}")
+def test_recipe_is_the_papers(recipe):
+  name, words, epochs, learning_rate, decay, rho, policy, cutout, rest = recipe
+  fields = dict(workdir.flatten(load(name).get_config(words).to_dict()))
+  expected = rest | {
+    "num_epochs": epochs,
+    "optimizer.learning_rate": learning_rate,
+    "optimizer.weight_decay": decay,
+    "sam.rho": rho,
+    "augment.policy": policy,
+    "augment.cutout": cutout,
+  }
+  assert {field: fields[field] for field in expected} == expected
+
+
+def test_noisy_labels():
+  get_config = load("noisy_labels").get_config
+  config = get_config("noise60,mixup")
+  assert config.dataset.label_noise.rate == 0.6
+  assert config.augment.mixup_alpha == 1.0
+  assert config.sam.rho == 0.0
+  config = get_config("noise60,sam,bootstrap")
+  assert config.dataset.label_noise.rate == 0.0
+  assert config.dataset.label_file == "labels/noise60_sam.npy"
+  alphas = {
+    run.get("augment.mixup_alpha") for run in load("noisy_labels").sweep()
+  }
+  assert alphas == {None, 1.0, 8.0, 16.0, 32.0}
+
+
+def test_grids_are_the_papers():
+  runs = list(load("cifar").sweep("wrn28_10,200_epochs,cifar10,basic,tune"))
+  assert [run.get("sam.rho") for run in runs] == [
+    *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    None,  # SGD
+  ]
+  runs = list(load("m_sharpness").sweep("sam"))
+  assert sorted({run["sam.m"] for run in runs}) == [1, 4, 16, 64, 256]
+  assert {run["seed"] for run in runs} == {0, 1, 2, 3, 4}
+
+
+PAPERS_NUMBERS = [
+  ("cifar", "pyramidnet,cifar100,autoaugment,sam", "1", "11.6 ± 0.1"),
+  ("cifar", "1800_epochs,cutout,sgd,double_epochs", "1", "2.7 ± 0.1"),
+  ("svhn", "shake_shake,autoaugment,sgd", "5", "1.03 ± 0.02"),
+  ("fashion_mnist", "cutout", "5", "3.61 ± 0.06"),
+  ("imagenet", "resnet50,400_epochs", "2", "20.9 ± 0.1"),
+  ("imagenet", "efficientnet_b3", "", ""),
+  ("finetune", "l2,pets,sgd", "3", "3.08 ± 0.04"),
+  ("noisy_labels", "noise60", "4", "9.5"),
+  ("noisy_labels", "noise60,bootstrap", "4", "8.2"),
+  ("cifar", "tune", "", ""),
+  ("digits", "", "", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "table", "error"), PAPERS_NUMBERS)
+def test_config_names_the_papers_number(name, words, table, error):
+  config = load(name).get_config(words)
+  assert (config.paper.table, config.paper.error) == (table, error)
+
+
+def test_another_rho_is_not_the_papers_recipe():
+  config = load("cifar").get_config()
+  config.seed, config.log_every_steps = 3, 7
+  assert paper.is_papers_recipe(config.to_dict())
+  config.sam.rho = 0.1
+  assert not paper.is_papers_recipe(config.to_dict())
