@@ -185,8 +185,8 @@ def write_fgvc_aircraft(directory, counts=(16, 8, 11)):
   for split, count in zip(("train", "val", "test"), counts, strict=True):
     numbers = [f"{number + i:07}" for i in range(count)]
     number += count
-    for i, image in enumerate(numbers):
-      files[f"images/{image}.jpg"] = photo(60, 80, seed=number + i)
+    for image in numbers:
+      files[f"images/{image}.jpg"] = photo(60, 80, seed=int(image))
     for kind, (_, names, _) in kinds.items():
       rows = [f"{n} {names[i % 3]}\n" for i, n in enumerate(numbers)]
       files[f"images_{kind}_{split}.txt"] = "".join(rows).encode()

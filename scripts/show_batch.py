@@ -1,0 +1,102 @@
+"""Shows what a network sees: a grid of augmented training images.
+
+python scripts/show_batch.py --config=configs/digits.py --output=batch.png
+
+The images are those of the first training step, normalisation undone; above
+each is its class, and the weight of that class where it is mixed with others.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+from PIL import Image, ImageDraw
+
+from sam_jax.datasets import catalog
+from sam_jax.training.config import ConfigError, validate_config
+from sam_jax.training.devices import LocalDevices
+from sam_jax.training.loop import create_dataset
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file, with its arguments after a colon."
+)
+_OUTPUT = flags.DEFINE_string("output", "batch.png", "The PNG file to write.")
+_STEP = flags.DEFINE_integer("step", 0, "Training step to show.")
+_COUNT = flags.DEFINE_integer("count", 64, "How many images to show.")
+
+_COLUMNS = 8
+_SIDE = 96  # of a shown image, in pixels, at least
+_TEXT_HEIGHT = 14
+
+
+def main(argv: list[str]) -> None:
+  """Writes the grid that the flags ask for."""
+  if argv[1:]:
+    raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+  config = _CONFIG.value
+  try:
+    validate_config(config, jax.device_count())
+    dataset = create_dataset(config)
+  except (ConfigError, catalog.DatasetError) as error:
+    sys.exit(f"error: {error}")
+  step = _STEP.value
+  augment = LocalDevices().augment_fn(config, dataset.spec)
+  batch = jax.device_get(augment(step, next(dataset.train_batches(step))))
+  images, targets = (
+    np.concatenate(batch[name])[: _COUNT.value] for name in ("image", "target")
+  )
+  names = class_names(dataset.spec, config.dataset.data_dir)
+  labels = [describe(target, names) for target in targets]
+  grid(denormalise(images, dataset.spec), labels).save(_OUTPUT.value)
+  print(f"{len(labels)} images of step {step}: {_OUTPUT.value}")
+
+
+def denormalise(images: np.ndarray, spec: catalog.DatasetSpec) -> np.ndarray:
+  """Float images [N, H, W, C] as networks see them -> uint8 RGB images."""
+  pixels = (images * np.array(spec.std) + np.array(spec.mean)) * 255
+  pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+  return np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
+
+
+def class_names(spec: catalog.DatasetSpec, data_dir: str | None) -> list[str]:
+  """The names that TFDS has for the classes, or their numbers."""
+  builder = catalog.prepared_builder(spec, data_dir)
+  return builder.info.features[catalog.CLEAN_LABEL].names
+
+
+def describe(target: np.ndarray, names: list[str]) -> str:
+  """Names the most probable class of a target distribution [classes]."""
+  label = int(np.argmax(target))
+  weight = "" if target[label] == 1 else f" {target[label]:.0%}"
+  return names[label] + weight
+
+
+def grid(images: np.ndarray, labels: list[str]) -> Image.Image:
+  """Draws uint8 images [N, H, W, 3] in rows, each below its label."""
+  height, width = images.shape[1:3]
+  scale = max(1, -(-_SIDE // max(height, width)))  # whole: pixels stay sharp
+  cell_width = width * scale + 4
+  cell_height = height * scale + _TEXT_HEIGHT + 4
+  rows = -(-len(images) // _COLUMNS)
+  canvas = Image.new(
+    "RGB", (_COLUMNS * cell_width, rows * cell_height), "white"
+  )
+  draw = ImageDraw.Draw(canvas)
+  for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+    row, column = divmod(i, _COLUMNS)
+    x, y = column * cell_width + 2, row * cell_height + 2
+    while label and draw.textlength(label) > cell_width - 4:
+      label = label[:-1]
+    draw.text((x, y), label, fill="black")
+    tile = Image.fromarray(image).resize(
+      (width * scale, height * scale), Image.Resampling.NEAREST
+    )
+    canvas.paste(tile, (x, y + _TEXT_HEIGHT))
+  return canvas
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  app.run(main)
