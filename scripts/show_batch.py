@@ -3,7 +3,8 @@
 python scripts/show_batch.py --config=configs/digits.py --output=batch.png
 
 The images are those of the first training step, normalisation undone; above
-each is its class, and the weight of that class where it is mixed with others.
+each is its label, with its weight where it is mixed with others, and the true
+class where the label is known to be wrong.
 """
 
 import sys
@@ -44,12 +45,14 @@ def main(argv: list[str]) -> None:
   step = _STEP.value
   augment = LocalDevices().augment_fn(config, dataset.spec)
   batch = jax.device_get(augment(step, next(dataset.train_batches(step))))
-  images, targets = (
-    np.concatenate(batch[name])[: _COUNT.value] for name in ("image", "target")
-  )
+  batch = {k: np.concatenate(v)[: _COUNT.value] for k, v in batch.items()}
   names = class_names(dataset.spec, config.dataset.data_dir)
-  labels = [describe(target, names) for target in targets]
-  grid(denormalise(images, dataset.spec), labels).save(_OUTPUT.value)
+  labels = [describe(target, names) for target in batch["target"]]
+  for i, clean in enumerate(batch.get("clean_label", ())):
+    if clean != np.argmax(batch["target"][i]):
+      labels[i] += f", truly {names[clean]}"
+  images = denormalise(batch["image"], dataset.spec)
+  grid(images, labels).save(_OUTPUT.value)
   print(f"{len(labels)} images of step {step}: {_OUTPUT.value}")
 
 

@@ -4,6 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -15,9 +16,11 @@ from sam_jax.analysis.objective import (
 )
 from sam_jax.training.checkpoints import Checkpoints
 from sam_jax.training.config import ConfigError
+from sam_jax.training.devices import LocalDevices
 from sam_jax.training.loop import create_dataset
 from sam_jax.training.recipe import create_recipe, preprocess_fn
-from sam_jax.training.step import create_state
+from sam_jax.training.state import TrainState
+from sam_jax.training.step import Recipe, create_state
 
 
 class TrainedRun(NamedTuple):
@@ -61,14 +64,20 @@ class TrainedRun(NamedTuple):
     )
 
 
-def load_run(workdir: epath.PathLike) -> TrainedRun:
-  """Loads the newest checkpoint of a run, finished or not.
+class RestoredRun(NamedTuple):
+  """A run as its newest checkpoint left it, in the terms of training."""
+
+  config: ConfigDict
+  dataset: Any
+  recipe: Recipe
+  state: TrainState
+
+
+def restore_run(workdir: epath.PathLike) -> RestoredRun:
+  """Restores the newest checkpoint of a run, finished or not.
 
   Args:
     workdir: Directory that `sam_jax.train` wrote.
-
-  Returns:
-    The run.
 
   Raises:
     ConfigError: There is no run, or it has no checkpoint yet.
@@ -90,10 +99,53 @@ def load_run(workdir: epath.PathLike) -> TrainedRun:
   checkpoints.close()
   if state is None:
     raise ConfigError(f"--workdir={workdir} holds a run without checkpoints.")
+  return RestoredRun(config, dataset, recipe, state)
+
+
+def load_run(workdir: epath.PathLike) -> TrainedRun:
+  """Loads the newest checkpoint of a run for its analysis.
+
+  Args:
+    workdir: Directory that `sam_jax.train` wrote.
+
+  Returns:
+    The run.
+
+  Raises:
+    ConfigError: There is no run, or it has no checkpoint yet.
+  """
+  config, dataset, recipe, state = restore_run(workdir)
   variables = state.eval_variables()
   losses = network_losses(
     recipe.model, variables["batch_stats"], preprocess_fn(dataset.spec)
   )
   return TrainedRun(
-    workdir, config, int(state.step), dataset, losses, variables["params"]
+    epath.Path(workdir),
+    config,
+    int(state.step),
+    dataset,
+    losses,
+    variables["params"],
   )
+
+
+def predicted_labels(run: RestoredRun) -> np.ndarray:
+  """What the network makes of the training set, without augmentation.
+
+  Returns:
+    int32 [N], in the order of the training set.
+  """
+  preprocess = preprocess_fn(run.dataset.spec)
+
+  def predict(variables, images):
+    logits = run.recipe.model.apply(variables, preprocess(images), train=False)
+    return jnp.argmax(logits, axis=-1)
+
+  predict = jax.pmap(predict, in_axes=(None, 0))
+  devices, variables = LocalDevices(), run.state.eval_variables()
+  labels = []
+  for batch in run.dataset.eval_batches("train"):
+    images = devices.shard({"image": batch["image"]})["image"]
+    guesses = np.concatenate(jax.device_get(predict(variables, images)))
+    labels.append(guesses[batch["mask"] > 0])
+  return np.concatenate(labels).astype(np.int32)

@@ -1,0 +1,45 @@
+"""Labels the training set by what a run has learnt.
+
+python scripts/relabel.py --workdir=runs/noisy --output=labels/noisy.npy
+
+The paper's "Bootstrap" against noisy labels: train a network, relabel its
+training set with its predictions, and train another from scratch on these,
+with --config.dataset.label_file=labels/noisy.npy.
+"""
+
+import sys
+
+import numpy as np
+from absl import app, flags
+
+from sam_jax.analysis import runs
+from sam_jax.datasets import label_file
+from sam_jax.datasets.catalog import DatasetError
+from sam_jax.training import logs
+from sam_jax.training.config import ConfigError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
+
+
+def main(argv: list[str]) -> None:
+  """Writes the labels that the flags ask for."""
+  if argv[1:]:
+    raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+  logs.show_on_stderr()
+  try:
+    run = runs.restore_run(_WORKDIR.value)
+  except (ConfigError, DatasetError) as error:
+    sys.exit(f"error: {error}")
+  labels = runs.predicted_labels(run)
+  label_file.write_labels(_OUTPUT.value, labels)
+  clean = np.concatenate(
+    [b["label"][b["mask"] > 0] for b in run.dataset.eval_batches("train")]
+  )
+  wrong = np.mean(labels != clean)
+  print(f"{len(labels)} labels, {wrong:.1%} wrong: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["workdir", "output"])
+  app.run(main)
