@@ -1,16 +1,26 @@
 """Downloads and prepares data sets, once, for all later runs.
 
 python -m sam_jax.datasets.prepare cifar10 svhn --data_dir=DIR
+
+ImageNet and Birdsnap can't be downloaded: put ILSVRC2012_img_train.tar and
+ILSVRC2012_img_val.tar, or Birdsnap's images, into --manual_dir first.
 """
 
 import sys
+from typing import Any
 
 from absl import app, flags
 
-from sam_jax.datasets import catalog
+from sam_jax.datasets import catalog, decoded
 
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Where to put them; default: $TFDS_DATA_DIR or TFDS's own."
+)
+_MANUAL_DIR = flags.DEFINE_string(
+  "manual_dir",
+  None,
+  "Where files are that can't be downloaded; default: downloads/manual in the"
+  " data directory.",
 )
 
 
@@ -25,8 +35,25 @@ def main(argv: list[str]) -> None:
     sys.exit(f"error: name the data sets to prepare: {known}")
   for spec in specs:
     builder = catalog.tfds_builder(spec, _DATA_DIR.value)
-    builder.download_and_prepare()
+    try:
+      _prepare(spec, builder)
+    except Exception as error:  # TFDS raises all kinds
+      sys.exit(f"error: {spec.name} can't be prepared: {error}")
     print(f"{spec.name}: {builder.data_path}")
+
+
+def _prepare(spec: catalog.DatasetSpec, builder: Any) -> None:
+  """Makes TFDS's files and, of small data sets, the decoded arrays."""
+  import tensorflow_datasets as tfds
+
+  builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(manual_dir=_MANUAL_DIR.value)
+  )
+  for split in (*spec.train_splits, spec.test_split):
+    if spec.storage == catalog.IN_MEMORY:
+      decoded.load_split(spec, split, _DATA_DIR.value)
+    else:
+      catalog.split_info(spec, builder, split)
 
 
 if __name__ == "__main__":
