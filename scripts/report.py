@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from sam_jax.analysis import result_plots, results
+from sam_jax.analysis import results
 
 _ROOT = flags.DEFINE_multi_string(
   "root", [], "Directory with runs in it; may be given several times."
@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
   lines = [*results.table(groups), *lines]
   print("\n".join(lines))
   if _OUTPUT.value:
+    from sam_jax.analysis import result_plots  # matplotlib is slow to import
+
     output = pathlib.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     (output / "report.md").write_text("\n".join(lines) + "\n")

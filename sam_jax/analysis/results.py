@@ -128,13 +128,22 @@ def read_runs(roots: Iterable[str | os.PathLike]) -> list[RunRecord]:
 
 
 def group_over_seeds(runs: Iterable[RunRecord]) -> list[Group]:
-  """Puts finished runs together that differ in nothing but the seed."""
+  """Puts finished runs together that differ in nothing but the seed.
+
+  Args:
+    runs: Runs, finished or not.
+
+  Returns:
+    The groups, in the order of the fields in which they differ.
+  """
   groups = {}
   for run in runs:
     if run.result is not None:
       key = frozenset(experiment(run).items())
       groups.setdefault(key, []).append(run)
-  return [Group(tuple(members)) for members in groups.values()]
+  groups = [Group(tuple(members)) for members in groups.values()]
+  fields = differing_fields(groups)
+  return sorted(groups, key=lambda group: _sort_key(group, fields))
 
 
 def experiment(run: RunRecord) -> dict[str, Any]:
@@ -197,7 +206,6 @@ def table(groups: Sequence[Group]) -> list[str]:
     groups: The rows.
   """
   fields = differing_fields(groups)
-  groups = sorted(groups, key=lambda group: _sort_key(group, fields))
   columns = [("error (%)", ERROR, "error")]
   if any(group.paper["top_5_error"] for group in groups):
     columns.append(("top-5 error (%)", TOP_5_ERROR, "top_5_error"))
@@ -226,9 +234,7 @@ def _papers_number(group: Group, name: str) -> str:
 
 def _notes(groups: Sequence[Group]) -> list[str]:
   """What the reader of a table has to know."""
-  notes = [
-    "Mean and half-width of the 95% interval over seeds, of test errors."
-  ]
+  notes = ["Test errors: mean ± half-width of the 95% interval over seeds."]
   with_number = [group for group in groups if group.paper["error"]]
   cells = {
     f"table {group.paper['table']}: {group.paper['cell']}"
@@ -236,9 +242,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
   }
   if cells:
     notes.append(f"The paper's numbers: {'; '.join(sorted(cells))}.")
-  if any(
-    group.paper["error"] and not group.is_papers_recipe for group in groups
-  ):
+  if not all(group.is_papers_recipe for group in with_number):
     notes.append("* These runs depart from the recipe of the paper's number.")
   return notes
 

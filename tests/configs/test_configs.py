@@ -14,13 +14,13 @@ from sam_jax.training.config import default_config, validate_config
 DIRECTORY = pathlib.Path(__file__).parents[2] / "configs"
 FILES = sorted(path.stem for path in DIRECTORY.glob("*.py"))
 
-# A small network of the same family.
+# A small network of the same family; CIFAR's ResNets have none that is small.
 SMALL_MODELS = {
   r"wrn.*": "wrn10_1",
   r"shake_shake.*": "shake_shake_mini",
   r"pyramidnet\d+": "pyramidnet_mini",
   r"pyramidnet\d+_shakedrop": "pyramidnet_mini_shakedrop",
-  r"resnet(20|32)": "resnet20",
+  r"resnet(20|32)": "wrn10_1",
   r"resnet(50|101|152)": "resnet18",
   r"efficientnet.*": "efficientnet_tiny",
 }
@@ -121,7 +121,7 @@ TRAINED = [
   ("cifar", "pyramidnet_shakedrop,cifar100"),
   ("svhn", "wrn28_10,autoaugment"),
   ("fashion_mnist", "cutout,sgd"),
-  ("imagenet", "resnet50"),
+  ("imagenet", "resnet50,sgd"),
   ("imagenet", "efficientnet_b0,sgd"),
   ("finetune", "l2,pets"),
   ("noisy_labels", "mixup"),
