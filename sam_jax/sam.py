@@ -37,7 +37,11 @@ batch, averaging the outputs descends along
 
 which is m-sharpness (section 4.1 of the paper), m = |B_i|. Averaging the
 gradients *before* they enter gives every shard the same eps: full-batch
-sharpness, silently. Ask for that with `sync` instead.
+sharpness, silently. Ask for that with `sync` instead. Likewise use
+`jax.shard_map` with `check_vma=False`: by default it sums the gradient of
+replicated parameters over the shards before anybody sees it. And accumulate
+gradients with smaller shards, as `sam_jax.train` does with `config.sam.m`:
+`optax.MultiSteps` around SAM descends along its last micro-batch alone.
 """
 
 import math
@@ -220,8 +224,8 @@ def dual_direction(gradient: Any, p: float) -> Any:
       entries of the gradient, which share it evenly where several are equal.
 
   Returns:
-    A tree like `gradient`, float32, with ||v||_p = 1; zeros where the gradient
-    is zero or not finite.
+    A tree like `gradient`, float32, with ||v||_p = 1; zeros where the norm of
+    the gradient is zero or not finite in float32.
   """
   gradient = jax.tree.map(lambda g: g.astype(jnp.float32), gradient)
   size = _norm(gradient, 2 if p == 2 else math.inf)

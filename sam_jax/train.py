@@ -7,7 +7,6 @@ Run it again with the same workdir to go on where it stopped. Exit codes: 0,
 finished or stopped on request; 1, the run failed; 2, it could not start.
 """
 
-import difflib
 import logging
 import os
 import sys
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> None:
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1:
       raise
-    _leave_other_processes(error)
+    _leave_other_processes(jax.process_index(), error)
 
 
 def _join_other_processes(jax) -> None:
@@ -87,10 +86,10 @@ def _join_other_processes(jax) -> None:
     logging.getLogger("sam_jax").setLevel(logging.WARNING)
 
 
-def _leave_other_processes(error: Exception) -> None:
+def _leave_other_processes(process: int, error: Exception) -> None:
   """Ends this process when it can't go on together with the others."""
   print(
-    f"error: process {_PROCESS_ID.value} lost the others, or failed itself:"
+    f"error: process {process} lost the others, or failed itself:"
     f" {str(error).splitlines()[0]} Start all processes again with the same"
     " command: they go on from the last checkpoint.",
     file=sys.stderr,
@@ -112,23 +111,33 @@ def _parse_flags(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except flags.UnrecognizedFlagError as error:
-    _refuse(f"Unknown flag --{error.flagname}. {_similar_field(error)}".strip())
+    _refuse_unknown_fields(argv)
+    _refuse(f"Unknown flag --{error.flagname}, see --help.")
   except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
+    _refuse_unknown_fields(argv)
     # A config file's own error comes last in a message of many lines.
     lines = str(error.args[0] if error.args else error).strip().splitlines()
     _refuse(" ".join(dict.fromkeys([lines[0], lines[-1]])))
 
 
-def _similar_field(error: flags.UnrecognizedFlagError) -> str:
-  """Which field of the config an unknown flag may have meant."""
-  if not error.flagname.startswith("config."):
-    return ""
-  from sam_jax.training.config import default_config
+def _refuse_unknown_fields(argv: list[str]) -> None:
+  """Refuses an override of a field that no config has."""
+  from sam_jax.training.config import default_config, did_you_mean
 
-  fields = default_config().to_dict()
-  names = [f"config.{name}" for name in _field_names(fields)]
-  close = difflib.get_close_matches(error.flagname, names, n=1)
-  return f"Did you mean --{close[0]}?" if close else ""
+  known = [
+    f"config.{name}" for name in _field_names(default_config().to_dict())
+  ]
+  for argument in argv:
+    name = argument.lstrip("-").split("=")[0]
+    if name.startswith("config.") and name not in known:
+      hint = (
+        did_you_mean(name, known)
+        .split(". ")[-1]
+        .replace("'config", "--config")
+        .replace("'", "")
+      )
+      hint = hint if hint.startswith("Did") else "See default_config."
+      _refuse(f"Unknown field --{name}. {hint}")
 
 
 def _field_names(fields: dict, prefix: str = ""):

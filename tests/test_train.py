@@ -56,9 +56,12 @@ def test_killed_run_ends_as_an_undisturbed_one(start, tmp_path):
   assert metrics[0] == metrics[1]
   check_outputs(tmp_path / "undisturbed", metrics[0])
 
+  result = (tmp_path / "killed/result.json").read_text()
+  (tmp_path / "killed/result.json").unlink()  # as if killed just before it
   code, said = finish(start(*SMALL, workdir="killed"))
   assert code == 0
   assert "finished" in said
+  assert (tmp_path / "killed/result.json").read_text() == result
 
 
 def check_outputs(workdir, metrics):
@@ -103,7 +106,7 @@ def test_divergence_names_step_rate_and_rho_and_keeps_the_checkpoint(
 
 
 BAD_COMMANDS = {
-  "field": (["--config.sam.roh=0.1"], "roh"),
+  "field": (["--config.sam.roh=0.1"], "Did you mean --config.sam.rho?"),
   "type": (["--config.sam.rho=big"], "sam.rho"),
   "variant": (["--config=configs/digits.py:adam"], "Known: sam, sgd"),
   "file": (["--config=configs/digit.py"], "configs/digit.py"),

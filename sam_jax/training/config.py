@@ -144,10 +144,15 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
   _check_numbers(config)
   _check_batches(config, num_devices)
   try:
-    models.create_model(config.model.name, num_classes=10)
+    models.create_model(
+      config.model.name,
+      num_classes=10,
+      dropout_rate=config.model.dropout_rate,
+      remat=config.model.remat,
+    )
   except ValueError as error:
     raise ConfigError(f"config.model.name: {error}") from error
-  _check_colours(config)
+  _check_data(config)
   if config.pretrained and not epath.Path(config.pretrained).exists():
     raise ConfigError(
       f"config.pretrained = {config.pretrained!r}: there is no such file. Give"
@@ -184,8 +189,18 @@ def _check_choices(config: ConfigDict) -> None:
       )
 
 
-def _check_colours(config: ConfigDict) -> None:
-  """Checks that operations on colours get colour images."""
+def _check_data(config: ConfigDict) -> None:
+  """Checks that noise and operations on colours suit the data set."""
+  noise = config.dataset.label_noise
+  if (
+    noise.rate
+    and noise.kind == "asymmetric"
+    and (config.dataset.name != "cifar10")
+  ):
+    raise ConfigError(
+      "config.dataset.label_noise.kind = 'asymmetric' follows CIFAR-10's"
+      f" classes, not those of {config.dataset.name}. Use 'symmetric'."
+    )
   channels = catalog.dataset_spec(config.dataset.name).image_shape[-1]
   if channels != 3 and config.augment.policy not in ("none", "basic"):
     raise ConfigError(
@@ -198,6 +213,12 @@ def _check_colours(config: ConfigDict) -> None:
 def _check_numbers(config: ConfigDict) -> None:
   """Checks the range of every number."""
   at_least = {
+    "seed": 0,
+    "dataset.label_noise.seed": 0,
+    "augment.randaugment_layers": 0,
+    "augment.randaugment_magnitude": 0,
+    "optimizer.rmsprop_decay": 0,
+    "optimizer.rmsprop_eps": 0,
     "num_epochs": 1,
     "batch_size": 1,
     "eval_batch_size": 1,
@@ -229,6 +250,7 @@ def _check_numbers(config: ConfigDict) -> None:
     "checkpoint_every_epochs": 0.001,
   }
   at_most = {
+    "optimizer.rmsprop_decay": 1,
     "dataset.label_noise.rate": 1,
     "label_smoothing": 1,
     "bootstrap.beta": 1,
@@ -243,10 +265,15 @@ def _check_numbers(config: ConfigDict) -> None:
     if not least <= value <= most or (value == math.inf and field != "sam.p"):
       limit = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
       raise ConfigError(f"config.{field} = {value} must be {limit}.")
+  rho, rho_min = config.sam.rho, config.sam.rho_min
+  if rho_min is not None and rho_min > rho:
+    raise ConfigError(
+      f"config.sam.rho_min = {rho_min} must be at most config.sam.rho = {rho}."
+    )
   for epoch in config.keep_checkpoints_at_epochs:
-    if not 1 <= epoch <= config.num_epochs:
+    if not isinstance(epoch, int) or not 1 <= epoch <= config.num_epochs:
       raise ConfigError(
-        f"config.keep_checkpoints_at_epochs: {epoch} is not an epoch of this"
+        f"config.keep_checkpoints_at_epochs: {epoch!r} is not an epoch of this"
         f" run of {config.num_epochs}."
       )
 

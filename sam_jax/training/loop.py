@@ -132,6 +132,7 @@ class Run:
     first_step = int(state.step)
     if first_step == self.total_steps:
       logger.info("This run is finished: %s", self.workdir)
+      self._complete_result(state)
       self.checkpoints.close()
       return None
     self.writer = self._open_writer(first_step)
@@ -146,6 +147,15 @@ class Run:
     if jax.process_index() == 0:
       workdir_lib.write_result(self.workdir, self.evaluation)
     return self.evaluation
+
+  def _complete_result(self, state: TrainState) -> None:
+    """Writes result.json if the run was killed just before it would have."""
+    if (self.workdir / "result.json").exists():
+      return
+    values = self._evaluate_on(state, "test")
+    if jax.process_index() == 0:
+      result = {"step": self.total_steps, **values}
+      workdir_lib.write_result(self.workdir, result)
 
   def _train_steps(self, state, first_step, stop) -> bool:
     """Runs the steps that are left; False if asked to stop before the end."""

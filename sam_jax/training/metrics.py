@@ -244,7 +244,7 @@ def _step_of_line(line: str) -> float:
   """The step of a line of metrics.jsonl; infinite if it was cut short."""
   try:
     return json.loads(line)["step"]
-  except (ValueError, KeyError):
+  except (ValueError, KeyError, TypeError):
     return math.inf
 
 

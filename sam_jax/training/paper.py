@@ -45,11 +45,11 @@ def table_runs(variants: Variants, variant: str) -> Iterator[dict[str, Any]]:
     Five seeds of every variant; with the word "tune" instead the grid of rho,
     and the variants without SAM once.
   """
-  is_tuning = "tune" in variant.split(",")
   for words in variants.expand(variant):
-    if not is_tuning:
+    given = words.split(",")
+    if "tune" not in given:
       yield from ({"variant": words, "seed": seed} for seed in SEEDS)
-    elif "sam" in words.split(","):
+    elif "sam" in given:
       yield from ({"variant": words, "sam.rho": rho} for rho in RHO_GRID)
     else:
       yield {"variant": words}

@@ -259,7 +259,10 @@ def _accumulate(state, shard, sam_state, params, recipe) -> Metrics:
     "param_norm": optax.tree.norm(params),
     "learning_rate": recipe.schedule(state.step),
   }
-  is_measured = dict.fromkeys(("sam_loss", "sharpness"), is_perturbed)
+  is_measured = dict.fromkeys(
+    ("sam_loss", "sharpness", "perturbation_norm", "gradient_cosine"),
+    is_perturbed,
+  )
   if recipe.noisy_labels:
     wrong, errors = shard["wrong_rate"], shard["error_rate_if_wrong"]
     correct = 1 - wrong

@@ -29,7 +29,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     ConfigError: It can't be written, or belongs to a run with another config;
       the message names the fields that differ.
   """
-  path = epath.Path(workdir)
+  path = epath.Path(workdir).expanduser()
   try:
     path.mkdir(parents=True, exist_ok=True)
     existing = _read_config(path)
