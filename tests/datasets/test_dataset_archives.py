@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from sam_jax import models
+from sam_jax.analysis import runs
 from sam_jax.datasets import catalog
 from sam_jax.training.config import default_config
 from sam_jax.training.loop import create_dataset, train_and_evaluate
+from sam_jax.training.recipe import preprocess_fn
 
 # Training and test examples that the archives hold.
 COUNTS = {
@@ -88,6 +90,21 @@ def test_training_from_archives(name, prepared, monkeypatch, tmp_path):
     name == "cifar10_n"
   )
   assert all(json.loads(line) for line in lines)
+  if name in ("cifar10", "birdsnap"):
+    check_relabelling(tmp_path / "run", num_train)
+
+
+def check_relabelling(workdir, num_train):
+  """Every training image gets the class that the network sees in it."""
+  run = runs.restore_run(workdir)
+  labels = runs.predicted_labels(run)
+  batches = list(run.dataset.eval_batches("train"))
+  mask = np.concatenate([b["mask"] for b in batches]) > 0
+  images = np.concatenate([b["image"] for b in batches])[mask]
+  images = preprocess_fn(run.dataset.spec)(images)
+  logits = run.recipe.model.apply({"params": run.state.params}, images, train=0)
+  assert labels.shape == (num_train,)
+  np.testing.assert_array_equal(labels, logits.argmax(-1))
 
 
 @pytest.mark.parametrize("column", ["label", "worse_label", "aggre_label"])
