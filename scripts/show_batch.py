@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from PIL import Image, ImageDraw
 
 from sam_jax.datasets import catalog
+from sam_jax.training import logs
 from sam_jax.training.config import ConfigError, validate_config
 from sam_jax.training.devices import LocalDevices
 from sam_jax.training.loop import create_dataset
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
   """Writes the grid that the flags ask for."""
   if argv[1:]:
     raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+  logs.show_on_stderr()
   config = _CONFIG.value
   try:
     validate_config(config, jax.device_count())

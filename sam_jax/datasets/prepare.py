@@ -9,7 +9,7 @@ ILSVRC2012_img_val.tar, or Birdsnap's images, into --manual_dir first.
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from sam_jax.datasets import catalog, decoded
 
@@ -22,6 +22,12 @@ _MANUAL_DIR = flags.DEFINE_string(
   "Where files are that can't be downloaded; default: downloads/manual in the"
   " data directory.",
 )
+_REGISTER_CHECKSUMS = flags.DEFINE_bool(
+  "register_checksums",
+  False,
+  "Record size and SHA-256 of what is downloaded by our own builders, for"
+  " later downloads to be checked against.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -33,6 +39,7 @@ def main(argv: list[str]) -> None:
   if not specs:
     known = ", ".join(catalog.known_datasets())
     sys.exit(f"error: name the data sets to prepare: {known}")
+  logging.set_verbosity(logging.WARNING)  # TFDS tells every step of its work
   for spec in specs:
     builder = catalog.tfds_builder(spec, _DATA_DIR.value)
     try:
@@ -47,7 +54,10 @@ def _prepare(spec: catalog.DatasetSpec, builder: Any) -> None:
   import tensorflow_datasets as tfds
 
   builder.download_and_prepare(
-    download_config=tfds.download.DownloadConfig(manual_dir=_MANUAL_DIR.value)
+    download_config=tfds.download.DownloadConfig(
+      manual_dir=_MANUAL_DIR.value,
+      register_checksums=_REGISTER_CHECKSUMS.value,
+    )
   )
   for split in (*spec.train_splits, spec.test_split):
     if spec.storage == catalog.IN_MEMORY:
