@@ -67,13 +67,23 @@ def write_arrays(directory: epath.Path, arrays: Arrays) -> None:
   except OSError as error:
     logger.warning("Can't cache arrays in %s: %s", directory, error)
     return
+  try:
+    _write_draft(draft, arrays)
+    if directory.exists():
+      shutil.rmtree(directory)
+    os.rename(draft, directory)
+  except OSError as error:
+    shutil.rmtree(draft, ignore_errors=True)
+    if not (directory / "checksums.json").exists():
+      logger.warning("Can't cache arrays in %s: %s", directory, error)
+    # Otherwise another process was faster: its arrays are the same.
+
+
+def _write_draft(draft: epath.Path, arrays: Arrays) -> None:
+  # A temporary directory is its owner's alone; data are for all who may read
+  # the directory around it.
+  os.chmod(draft, os.stat(draft.parent).st_mode & 0o777)
   for name, array in arrays.items():
     np.save(draft / f"{name}.npy", array, allow_pickle=False)
   checksums = {n: zlib.crc32(np.ascontiguousarray(arrays[n])) for n in arrays}
   (draft / "checksums.json").write_text(json.dumps(checksums))
-  if directory.exists():
-    shutil.rmtree(directory)
-  try:
-    os.rename(draft, directory)
-  except OSError:  # another process was faster: its arrays are the same
-    shutil.rmtree(draft)
