@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import pathlib
 import tarfile
 from unittest import mock
@@ -221,4 +222,83 @@ def write_birdsnap(directory, counts=(24, 11), missing=2):
       f"birdsnap/{name}.txt": "\n".join([*rows, ""]).encode()
       for name, rows in tables.items()
     },
+  )
+
+
+def numbered_photos(name, numbers):
+  """Photographs by the name that `name` gives to their number."""
+  return {name.format(i): photo(60, 80, seed=i) for i in numbers}
+
+
+def write_cifar100_n(directory):
+  """CIFAR-100 and what a crowd worker said of its 40 training images."""
+  write_cifar100(directory)
+  labels = RANDOM.integers(100, size=(40, 2))
+  write_csv(directory / "CIFAR-100_human_annotations.csv", labels)
+  write_csv(directory / "side_info_cifar100N.csv", np.ones((8, 3), int))
+  np.save(directory / "image_order_c100.npy", np.arange(40)[::-1])
+
+
+def write_stanford_cars(directory):
+  files = {
+    split: numbered_photos(f"cars_{split}/{{:05}}.jpg", range(1, count + 1))
+    for split, count in (("train", 16), ("test", 11))
+  }
+  for split, photos in files.items():
+    write_tar(directory / f"cars_{split}.tgz", photos)
+    # Corners of the box, the class from 1 on, the file.
+    rows = [
+      (*(np.array([[x]]) for x in (5, 6, 70, 50, 1 + i % 196)), path[-9:])
+      for i, path in enumerate(photos)
+    ]
+    fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
+    table = np.array([rows], [(field, object) for field in fields])
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"annotations": table.reshape(1, -1)})
+    if split == "test":
+      path = directory / "cars_test_annos_withlabels.mat"
+      path.write_bytes(file.getvalue())
+    else:
+      members = {"devkit/cars_train_annos.mat": file.getvalue()}
+      write_tar(directory / "car_devkit.tgz", members)
+
+
+def write_oxford_flowers102(directory, counts=(8, 8, 11)):
+  """Photographs, and MATLAB's tables of their classes and splits."""
+  numbers = np.arange(1, sum(counts) + 1)
+  photos = numbered_photos("jpg/image_{:05}.jpg", numbers)
+  write_tar(directory / "102flowers.tgz", photos)
+  classes = (numbers % 102 + 1)[None]
+  scipy.io.savemat(directory / "imagelabels.mat", {"labels": classes})
+  parts = np.split(numbers[None], np.cumsum(counts)[:2], axis=1)
+  ids = dict(zip(("trnid", "valid", "tstid"), parts, strict=True))
+  scipy.io.savemat(directory / "setid.mat", ids)
+
+
+def write_oxford_iiit_pet(directory, counts=(16, 11)):
+  """Photographs, lists, and masks that nobody could decode."""
+  numbers = range(1, sum(counts) + 1)
+  photos = numbered_photos("images/Abyssinian_{}.jpg", numbers)
+  write_tar(directory / "images.tar.gz", photos, "w")
+  rows = [f"Abyssinian_{i} {1 + i % 37} 1 1\n" for i in numbers]
+  files = {f"trimaps/Abyssinian_{i}.png": b"no image" for i in numbers}
+  files["trainval.txt"] = "".join(rows[: counts[0]]).encode()
+  files["test.txt"] = "".join(rows[counts[0] :]).encode()
+  write_tar(
+    directory / "annotations.tar.gz",
+    {f"annotations/{name}": content for name, content in files.items()},
+    "w",
+  )
+
+
+def write_food101(directory, counts=(16, 11)):
+  paths = [f"waffles/{i}" for i in range(sum(counts))]
+  files = numbered_photos("images/waffles/{}.jpg", range(len(paths)))
+  splits = {"train": paths[: counts[0]], "test": paths[counts[0] :]}
+  for split, images in splits.items():
+    content = json.dumps({"waffles": images}).encode()
+    files[f"meta/{split}.json"] = content
+  write_tar(
+    directory / "food-101.tar.gz",
+    {f"food-101/{name}": content for name, content in files.items()},
   )

@@ -20,11 +20,16 @@ COUNTS = {
   "cifar10": (40, 11),
   "cifar10_n": (40, 11),
   "cifar100": (40, 11),
+  "cifar100_n": (40, 11),
   "svhn": (24 + 16, 11),
   "fashion_mnist": (40, 11),
   "imagenet2012": (20, 11),
   "fgvc_aircraft": (24, 11),
   "birdsnap": (22, 11),
+  "stanford_cars": (16, 11),
+  "oxford_flowers102": (8 + 8, 11),
+  "oxford_iiit_pet": (16, 11),
+  "food101": (16, 11),
 }
 
 
@@ -87,7 +92,7 @@ def test_training_from_archives(name, prepared, monkeypatch, tmp_path):
   assert wrong == pytest.approx(round(wrong), abs=1e-4)  # none twice
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   assert ("error_rate_on_wrong_labels" in "".join(lines)) == (
-    name == "cifar10_n"
+    name in ("cifar10_n", "cifar100_n")
   )
   assert all(json.loads(line) for line in lines)
   if name in ("cifar10", "birdsnap"):
