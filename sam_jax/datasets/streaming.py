@@ -148,13 +148,8 @@ class StreamingDataset:
         offsets = records.files.offset_of_record[numbers]
         yield examples, files, offsets, seeds
 
-    # Some data sets have masks and more, costly to decode.
-    features = tfds.features.FeaturesDict(
-      {name: records.features[name] for name in ("image", "label")}
-    )
-
     def load(number, file, offset, seed):
-      example = features.deserialize_example(
+      example = records.features.deserialize_example(
         read_record(paths[file], offset),
         decoders={"image": tfds.decode.SkipDecoding()},
       )
