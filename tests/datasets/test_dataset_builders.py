@@ -1,6 +1,7 @@
 """Our TFDS builders under TFDS's own test case, on archives in their layout."""
 
 import pathlib
+import shutil
 import tarfile
 import tempfile
 import types
@@ -13,9 +14,10 @@ from sam_jax.datasets import catalog
 from sam_jax.datasets.builders import birdsnap, digits, fgvc_aircraft
 
 
-def extracted(write, archive):
-  """A directory with the contents of an archive that `write` made."""
+def extracted(case, write, archive):
+  """A test case's directory, with the contents of an archive of `write`."""
   directory = pathlib.Path(tempfile.mkdtemp())
+  case.addClassCleanup(shutil.rmtree, directory)
   write(directory)
   with tarfile.open(directory / archive) as tar:
     tar.extractall(directory, filter="data")
@@ -36,7 +38,7 @@ class FgvcAircraftTest(tfds.testing.DatasetBuilderTestCase):
   @classmethod
   def setUpClass(cls):
     cls.EXAMPLE_DIR = extracted(
-      archives.write_fgvc_aircraft, "fgvc-aircraft-2013b.tar.gz"
+      cls, archives.write_fgvc_aircraft, "fgvc-aircraft-2013b.tar.gz"
     )
     super().setUpClass()
 
@@ -48,7 +50,7 @@ class BirdsnapTest(tfds.testing.DatasetBuilderTestCase):
 
   @classmethod
   def setUpClass(cls):
-    cls.EXAMPLE_DIR = extracted(archives.write_birdsnap, "birdsnap.tgz")
+    cls.EXAMPLE_DIR = extracted(cls, archives.write_birdsnap, "birdsnap.tgz")
     super().setUpClass()
 
 

@@ -53,7 +53,9 @@ def test_bicubic_is_that_of_tensorflow_1(reference, size):
   )
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
+@pytest.mark.parametrize(
+  "name", ["cifar10", "cifar100", "svhn", "fashion_mnist"]
+)
 def test_normalisation_is_the_official_one(reference, name):
   spec = catalog.dataset_spec(name)
   np.testing.assert_allclose(spec.mean, reference[f"normalised/{name}_mean"])
