@@ -1,0 +1,187 @@
+"""tpu_pod.sh with a gcloud that records its words and plays one host."""
+
+import pathlib
+import re
+import subprocess
+import time
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "scripts/tpu_pod.sh"
+
+# Appends its words, each ended by a zero byte, and an empty one. What it is to
+# run on all hosts, or to copy to them, it does in $HOST.
+GCLOUD = r"""#!/usr/bin/env bash
+printf '%s\0' "$@" '' >> "$RECORD"
+[[ -n "${HOST:-}" ]] || exit 0
+if [[ "$4" == scp ]]; then cp "$5" "$HOST/${6#*:}"; fi
+for word; do
+  if [[ "$word" == --command=* ]]; then
+    cd "$HOST" && exec bash -c "${word#--command=}"
+  fi
+done
+"""
+
+# Stands for the hosts' Python: says its words and trains until stopped.
+PYTHON = r"""#!/usr/bin/env bash
+printf '<%s>' "$@"; echo
+trap 'echo saved; exit' TERM
+while :; do sleep 0.05; done
+"""
+
+TPU = {"TPU_NAME": "pod", "ZONE": "zone", "ACCELERATOR_TYPE": "v5litepod-32"}
+TRAINING = ["--config=configs/imagenet.py:sam", '--config.x=it\'s "$HOME" a b']
+
+
+@pytest.fixture
+def pod(tmp_path):
+  """Runs a program, the script; its exit code, output, and gcloud's calls."""
+  write_program(tmp_path / "bin/gcloud", GCLOUD)
+  record = tmp_path / "record"
+
+  def run(*words, program=SCRIPT, environment=TPU, host=None):
+    record.write_text("")
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    env = {"PATH": path, "RECORD": str(record), "TMPDIR": str(tmp_path)}
+    env |= environment | ({"HOST": str(host)} if host else {})
+    done = subprocess.run(
+      [program, *words],
+      cwd=REPOSITORY,
+      env=env,
+      capture_output=True,
+      text=True,
+      timeout=60,
+    )
+    said = re.sub(r"sam_jax-\d+", "sam_jax-1", record.read_text())
+    calls = [call.split("\0") for call in said.split("\0\0") if call]
+    return done.returncode, done.stdout, done.stderr, calls
+
+  return run
+
+
+def write_program(path, text):
+  path.parent.mkdir(parents=True)
+  path.write_text(text)
+  path.chmod(0o755)
+
+
+COMMANDS = {
+  "create": ["create"],
+  "copy": ["scp", "ssh"],
+  "install": ["ssh"],
+  "launch": ["ssh"],
+  "status": ["describe", "ssh"],
+  "logs": ["ssh"],
+  "stop": ["ssh"],
+  "delete": ["delete"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_dry_run_prints_what_would_be_run(command, pod):
+  words = [command, "--project=mine"]
+  training = ["--", *TRAINING] if command == "launch" else []
+  code, printed, _, calls = pod(*words, "--dry_run", *training)
+  assert (code, calls) == (0, [])
+
+  code, _, errors, calls = pod(*words, *training)
+  assert code == 0, errors
+  assert [call[3] for call in calls] == COMMANDS[command]
+  for call in calls:
+    assert call[:3] == ["compute", "tpus", "tpu-vm"]
+    assert call[-2:] == ["--zone=zone", "--project=mine"]
+    assert ("--worker=all" in call) == (call[3] in ("ssh", "scp"))
+  *_, from_print = pod("-c", printed, program="bash")
+  assert from_print == calls
+
+
+def test_create_and_delete(pod):
+  *_, calls = pod("create", "--", "--spot")
+  assert calls == [
+    [
+      *("compute", "tpus", "tpu-vm", "create", "pod"),
+      "--accelerator-type=v5litepod-32",
+      "--version=v2-alpha-tpuv5-lite",
+      *("--spot", "--zone=zone"),
+    ]
+  ]
+  *_, calls = pod("create", "--type=v4-32", "--version=mine")
+  assert {"--accelerator-type=v4-32", "--version=mine"} <= set(calls[0])
+  *_, calls = pod("delete", "--name=other")
+  assert calls[0][3:] == ["delete", "other", "--quiet", "--zone=zone"]
+
+
+def test_install_takes_the_tpu_extra(pod):
+  *_, calls = pod("install")
+  (command,) = [word for word in calls[0] if word.startswith("--command=")]
+  assert " 'jax[tpu]' " in command
+
+
+def test_a_run_on_a_host(pod, tmp_path):
+  """Everything that the hosts are told, on this machine as a host."""
+  host = tmp_path / "host"
+  write_program(host / "sam_jax_venv/bin/python", PYTHON)
+  code, _, said, _ = pod("copy", host=host)
+  assert code == 0, said
+  assert (host / "sam_jax/sam_jax/train.py").exists()
+  assert not (host / "sam_jax/.git").exists()
+  assert not list(tmp_path.glob("*.tar.gz"))
+
+  assert "not running" in pod("status", host=host)[1]
+  assert pod("launch", "--", *TRAINING, host=host)[0] == 0
+  try:
+    wait_for_output(host / "sam_jax.log")
+    words = ["-m", "sam_jax.train", "--coordinator_address=auto", *TRAINING]
+    line = "".join(f"<{word}>" for word in words)
+    assert line in pod("logs", host=host)[1]
+    assert f": running: {line}" in pod("status", host=host)[1]
+    code, _, said, _ = pod("launch", "--", *TRAINING, host=host)
+    assert code == 1
+    assert "a run is going on" in said
+  finally:
+    code, said, *_ = pod("stop", host=host)
+  assert (code, said) == (0, "saved\n")
+  assert "not running: saved" in pod("status", host=host)[1]
+
+
+def wait_for_output(file):
+  deadline = time.monotonic() + 30
+  while not (file.exists() and file.read_text()):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+REFUSED = [
+  ([], TPU, "'' is not one of create, copy"),
+  (["start"], TPU, "'start' is not one of create, copy"),
+  (["status"], {"ZONE": "zone"}, "--name (or $TPU_NAME) is missing."),
+  (["status"], {"TPU_NAME": "pod"}, "--zone (or $ZONE) is missing."),
+  (["create", "--type="], TPU, "--type (or $ACCELERATOR_TYPE) is missing"),
+  (["launch"], TPU, "launch needs training flags"),
+  (["launch", "--config=x"], TPU, "training flags come after --"),
+  (["status", "--name"], TPU, "--name needs a value"),
+  (["stop", "--", "now"], TPU, "stop takes no arguments after --"),
+]
+
+
+@pytest.mark.parametrize(("words", "environment", "message"), REFUSED)
+def test_wrong_arguments_are_one_line(words, environment, message, pod):
+  code, _, said, calls = pod(*words, environment=environment)
+  assert (code, calls) == (2, [])
+  assert said.startswith("error: ")
+  assert said.count("\n") == 1
+  assert message in said
+
+
+def test_missing_gcloud_is_one_line(tmp_path):
+  for name in ("bash", "dirname", "env"):
+    (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+  done = subprocess.run(
+    [SCRIPT, "status"],
+    env=TPU | {"PATH": str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: gcloud is not installed")
