@@ -103,25 +103,34 @@ class Objective:
       return jax.jvp(gradient, (params,), (vector,))[1]
 
     def mapped(fn, num_trees):
+      def add_sum(total, *args):
+        return jax.tree.map(jnp.add, total, jax.lax.psum(fn(*args), AXIS))
+
       return jax.pmap(
-        lambda *args: jax.lax.psum(fn(*args), AXIS),
+        add_sum,
         axis_name=AXIS,
-        in_axes=(*[None] * num_trees, 0),
+        in_axes=(*[None] * (1 + num_trees), 0),
         out_axes=None,
         devices=devices,
+        donate_argnums=0,  # or there would be two copies of the total
       )
 
     self._loss_sum = mapped(loss_sum, 1)
     self._loss_and_gradient_sum = mapped(jax.value_and_grad(loss_sum), 1)
     self._hessian_product_sum = mapped(hessian_product, 2)
 
+  def put(self, tree: Any) -> Any:
+    """Puts a copy of a tree on every device, unless it is there already."""
+    return jax.device_put(tree, self._replicated)
+
   def value(self, params: Params) -> jax.Array:
     """Mean loss, float32 ()."""
-    return self._mean(self._loss_sum, params)
+    return self._mean(self._loss_sum, np.float32(0), params)
 
   def value_and_grad(self, params: Params) -> tuple[jax.Array, Params]:
     """Mean loss and its gradient, a tree like the parameters."""
-    return self._mean(self._loss_and_gradient_sum, params)
+    zeros = np.float32(0), _zeros_like(params)
+    return self._mean(self._loss_and_gradient_sum, zeros, params)
 
   def hessian_product(self, params: Params, vector: Params) -> Params:
     """Hessian of the mean loss times a tree like the parameters.
@@ -129,14 +138,24 @@ class Objective:
     Forward over reverse differentiation: the cost of about two gradients, and
     no more memory than a gradient and its tangent.
     """
-    return self._mean(self._hessian_product_sum, params, vector)
+    zeros = _zeros_like(params)
+    return self._mean(self._hessian_product_sum, zeros, params, vector)
 
-  def _mean(self, fn, *trees):
-    trees = jax.device_put(trees, self._replicated)
-    total = fn(*trees, self._batches[0])
-    for batch in self._batches[1:]:
-      total = jax.tree.map(jnp.add, total, fn(*trees, batch))
+  def lower_hessian_product(self, params: Params) -> jax.stages.Lowered:
+    """The program of `hessian_product`, to look at; parameters or shapes."""
+    return self._hessian_product_sum.lower(
+      params, params, params, self._batches[0]
+    )
+
+  def _mean(self, add_sum, zeros, *trees):
+    total, trees = self.put(zeros), self.put(trees)
+    for batch in self._batches:
+      total = add_sum(total, *trees, batch)
     return jax.tree.map(lambda x: x / self.num_examples, total)
+
+
+def _zeros_like(params: Params) -> Params:
+  return jax.tree.map(lambda w: np.zeros(w.shape, w.dtype), params)
 
 
 def _padded_batches(examples, batch_size, num_devices):
