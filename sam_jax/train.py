@@ -23,13 +23,15 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run: logs, checkpoints, results."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator_address", None, "host:port of process 0, on several processes."
+  "coordinator_address",
+  None,
+  "host:port of process 0, on several processes; auto: found on a TPU pod.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "Processes of the run; found on pods and clusters."
+  "num_processes", None, "Processes of the run; found on clusters."
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "This process, from 0; found on pods and clusters."
+  "process_id", None, "This process, from 0; found on clusters."
 )
 _SUMMARY = flags.DEFINE_bool(
   "summary", False, "Only print the network's parameters and FLOPs."

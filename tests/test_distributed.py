@@ -107,6 +107,18 @@ def test_one_process_needs_no_coordinator(environment, monkeypatch):
   distributed.initialize(None, None, None)  # or it would wait for others
 
 
+@pytest.fixture
+def initialized(monkeypatch):
+  """Records the calls of JAX's initialisation, which is left out."""
+  calls = []
+  monkeypatch.setattr(
+    distributed.jax.distributed,
+    "initialize",
+    lambda **kwargs: calls.append(kwargs),
+  )
+  return calls
+
+
 @pytest.mark.parametrize(
   "environment",
   [
@@ -115,14 +127,17 @@ def test_one_process_needs_no_coordinator(environment, monkeypatch):
     {"TPU_WORKER_HOSTNAMES": "host-0,host-1"},
   ],
 )
-def test_clusters_are_found(environment, monkeypatch):
-  calls = []
-  monkeypatch.setattr(
-    distributed.jax.distributed,
-    "initialize",
-    lambda **kwargs: calls.append(kwargs),
-  )
+def test_clusters_are_found(environment, monkeypatch, initialized):
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
   distributed.initialize(None, None, None)
-  assert calls
+  assert initialized
+
+
+def test_pods_are_joined_when_asked_to(monkeypatch, initialized):
+  distributed.initialize("auto", None, None)
+  (call,) = initialized
+  assert "coordinator_address" not in call  # JAX finds all that it needs
+  monkeypatch.setattr(distributed.jax, "process_count", lambda: 4)
+  with pytest.raises(ValueError, match="one of 4 hosts .*=auto"):
+    distributed.initialize(None, None, None)

@@ -5,7 +5,11 @@ import os
 
 import jax
 
-# What SLURM, Open MPI and TPU pods set; one process needs no coordination.
+# Stands for an address that JAX finds itself. Cloud TPU hosts must say it: only
+# Google's metadata server, which no other machine has, tells that they are many.
+AUTO = "auto"
+
+# What SLURM, Open MPI and GKE set; one process needs no coordination.
 _SIZE_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU_HOSTS_VARIABLE = "TPU_WORKER_HOSTNAMES"
 
@@ -22,15 +26,17 @@ def initialize(
   """Connects the processes of a run; call it before any other use of JAX.
 
   Without arguments it does so only where the environment is that of a cluster
-  with several processes (TPU pod, SLURM, Open MPI): JAX finds the rest there.
+  with several processes (SLURM, Open MPI, GKE): JAX finds the rest there.
 
   Args:
-    coordinator_address: host:port of process 0.
+    coordinator_address: host:port of process 0, or "auto" alone, for instance
+      on a TPU pod: JAX finds it, and the rest.
     num_processes: Processes of the run.
     process_id: This one, from 0.
 
   Raises:
-    ValueError: Some arguments are given and others are missing.
+    ValueError: Some arguments are given and others are missing, or all are
+      missing on one of several hosts of a TPU pod.
     RuntimeError: The other processes did not answer.
   """
   given = {
@@ -39,7 +45,9 @@ def initialize(
     "process_id": process_id,
   }
   missing = [name for name, value in given.items() if value is None]
-  if not missing:
+  if coordinator_address == AUTO:
+    _initialize()
+  elif not missing:
     _initialize(**given)
   elif len(missing) < len(given):
     raise ValueError(
@@ -48,6 +56,11 @@ def initialize(
     )
   elif _is_cluster():
     _initialize()
+  elif jax.process_count() > 1:
+    raise ValueError(
+      f"This is one of {jax.process_count()} hosts of a TPU pod: start training"
+      f" on all of them, with --coordinator_address={AUTO}."
+    )
 
 
 def _initialize(**kwargs) -> None:
