@@ -139,5 +139,5 @@ def test_pods_are_joined_when_asked_to(monkeypatch, initialized):
   (call,) = initialized
   assert "coordinator_address" not in call  # JAX finds all that it needs
   monkeypatch.setattr(distributed.jax, "process_count", lambda: 4)
-  with pytest.raises(ValueError, match="one of 4 hosts .*=auto"):
+  with pytest.raises(ValueError, match=r"one of 4 hosts .*=auto"):
     distributed.initialize(None, None, None)

@@ -5,8 +5,8 @@ import os
 
 import jax
 
-# Stands for an address that JAX finds itself. Cloud TPU hosts must say it: only
-# Google's metadata server, which no other machine has, tells that they are many.
+# Stands for an address that JAX finds itself. Hosts of a TPU pod must say it:
+# nothing but a server inside Google tells that they are several.
 AUTO = "auto"
 
 # What SLURM, Open MPI and GKE set; one process needs no coordination.
