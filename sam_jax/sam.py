@@ -15,8 +15,8 @@ and the step descends along the gradient at the perturbed point (eq. 3),
   g_SAM = grad L(w)|_{w + eps(w)}.
 
 Differentiating through eps(w) would add the term (d eps/dw)^T g_SAM, a Hessian
-vector product. SAM drops it, and so does this module: `eps` is a constant of
-the outer gradient.
+vector product. SAM drops it, and so does this module unless it is asked for
+`second_order`: `eps` is a constant of the outer gradient.
 
 A gradient goes in, a sharpness-aware gradient comes out:
 
@@ -70,7 +70,7 @@ class SharpnessAwareState(NamedTuple):
   count: jax.typing.ArrayLike  # shape=(), dtype=int32
   gradient_norm: jax.typing.ArrayLike  # shape=(), float32; ||g||_2 at w
   perturbation_norm: jax.typing.ArrayLike  # shape=(), float32; ||eps||_p
-  cosine: jax.typing.ArrayLike  # shape=(), float32; between g and g_SAM
+  cosine: jax.typing.ArrayLike  # shape=(), float32; between eps and g_SAM
   perturbed_value: jax.typing.ArrayLike  # shape=(), float32; L(w + eps) or nan
 
 
@@ -85,6 +85,7 @@ def sharpness_aware(
   every: int = 1,
   mask: Any | Callable[[optax.Params], Any] | None = None,
   surrogate_gap: float = 0.0,
+  second_order: bool = False,
   has_value: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """Replaces the gradient at `params` by the sharpness-aware gradient.
@@ -115,6 +116,9 @@ def sharpness_aware(
     surrogate_gap: GSAM's alpha (Zhuang et al., ICLR 2022): subtracts alpha
       times the part of this shard's gradient that is orthogonal to its
       sharpness-aware gradient.
+    second_order: Adds the term (d eps/dw)^T g_SAM that SAM drops (appendix C.4
+      of the paper), with the Hessian of `grad_fn`: a step of about four
+      gradients. Only for one ascent step and p = 2.
     has_value: `grad_fn` returns `(value, gradient)`, as `jax.value_and_grad`
       does; the state keeps the value, so that sharpness comes for free.
 
@@ -127,7 +131,10 @@ def sharpness_aware(
       is missing. The message names the argument and its value.
   """
   _check_arguments(rho, p, adaptive, eta, ascent_steps, every, sync)
-  ascent = _Ascent(p, adaptive, eta, ascent_steps, sync, mask, has_value)
+  _check_second_order(second_order, p, ascent_steps)
+  ascent = _Ascent(
+    p, adaptive, eta, ascent_steps, sync, mask, second_order, has_value
+  )
   is_off = isinstance(rho, numbers.Real) and rho == 0
 
   def init_fn(params: optax.Params) -> SharpnessAwareState:
@@ -137,19 +144,13 @@ def sharpness_aware(
     return SharpnessAwareState(jnp.zeros((), jnp.int32), zero, zero, zero, nan)
 
   def sharpness_aware_gradient(gradient, state, params, rho_t, grad_fn):
-    sam_gradient, value, radius = _ascend(
+    norm = _norm(gradient, 2)
+    sam_gradient, value, radius, cosine = _ascend(
       gradient, params, rho_t, grad_fn, ascent
     )
-    norm, sam_norm = _norm(gradient, 2), _norm(sam_gradient, 2)
-    inner = _inner(gradient, sam_gradient)
     if surrogate_gap:
-      along = _divide(inner, sam_norm**2)
-      sam_gradient = jax.tree.map(
-        lambda s, g: s - surrogate_gap * (g - along.astype(s.dtype) * s),
-        sam_gradient,
-        gradient,
-      )
-    scalars = (norm, radius, _divide(inner, norm * sam_norm), value)
+      sam_gradient = _narrow_gap(sam_gradient, gradient, surrogate_gap)
+    scalars = (norm, radius, cosine, value)
     return sam_gradient, SharpnessAwareState(state.count, *scalars)
 
   def plain_gradient(gradient, state):
@@ -254,76 +255,8 @@ def dual_direction(gradient: Any, p: float) -> Any:
   return jax.tree.map(lambda d: jnp.where(is_usable, d, 0.0), direction)
 
 
-class MSharpnessLayout(NamedTuple):
-  """How the examples that share a perturbation lie on the devices.
-
-  Either `micro_shards > 1` perturbations live on each device, or each lives on
-  `devices_per_shard > 1` neighbouring devices, or both are 1.
-  """
-
-  m: int  # examples that share a perturbation
-  micro_shards: int  # perturbations on each device
-  devices_per_shard: int  # devices that share a perturbation
-  num_devices: int
-
-  @property
-  def axis_index_groups(self) -> list[list[int]] | None:
-    """Neighbours on the axis that share a perturbation; None if it is all."""
-    size = self.devices_per_shard
-    if size == self.num_devices:
-      return None
-    return [
-      list(range(start, start + size))
-      for start in range(0, self.num_devices, size)
-    ]
-
-  def sync(self, axis_name: str) -> Sync:
-    """Returns the `sync` argument of `sharpness_aware` for this layout."""
-    if self.devices_per_shard == 1:
-      return None
-    groups = self.axis_index_groups
-    return axis_name if groups is None else (axis_name, groups)
-
-
-def m_sharpness_layout(
-  m: int | None, per_device_batch: int, num_devices: int
-) -> MSharpnessLayout:
-  """Lays shards of m examples out over the devices.
-
-  Args:
-    m: Number of examples that share one perturbation. None: those of a device,
-      as in the official release.
-    per_device_batch: Examples of a step on each device.
-    num_devices: Devices of the step, over all hosts.
-
-  Returns:
-    The layout.
-
-  Raises:
-    ValueError: m neither divides the batch of a device nor is a multiple of it
-      that divides the global batch. The message lists the values that do.
-  """
-  m = per_device_batch if m is None else m
-  valid = [
-    d for d in range(1, per_device_batch + 1) if not per_device_batch % d
-  ]
-  valid += [
-    per_device_batch * k
-    for k in range(2, num_devices + 1)
-    if not num_devices % k
-  ]
-  if m not in valid:
-    raise ValueError(
-      f"m = {m} does not fit a batch of {per_device_batch} examples on each of"
-      f" {num_devices} devices; m can be {', '.join(map(str, valid))}."
-    )
-  if m <= per_device_batch:
-    return MSharpnessLayout(m, per_device_batch // m, 1, num_devices)
-  return MSharpnessLayout(m, 1, m // per_device_batch, num_devices)
-
-
 class _Ascent(NamedTuple):
-  """The arguments of `sharpness_aware` that shape the inner maximisation."""
+  """The arguments of `sharpness_aware` that shape its gradient."""
 
   p: float
   adaptive: bool
@@ -331,19 +264,46 @@ class _Ascent(NamedTuple):
   steps: int
   sync: Sync
   mask: Any
+  second_order: bool
   has_value: bool
 
 
 def _ascend(gradient, params, rho, grad_fn, ascent):
   """Maximises the loss over the neighbourhood of `params`.
 
-  Works on eps / T with T = |w| + eta (ASAM) or 1 (SAM), for which the
-  neighbourhood is a p-norm ball.
+  Returns:
+    The gradient at w + eps, the value there (or nan), ||eps||_p, and the cosine
+    between eps and that gradient.
+  """
+  u = None
+  for step in range(ascent.steps):
+    ascent_gradient = _mean(gradient, ascent.sync)
+    neighbour, u, eps = _climb(ascent_gradient, params, u, rho, ascent)
+    # Behind the barrier nothing needs the gradient at w or eps, whose memory
+    # then serves the next pass: SAM takes one buffer more than SGD.
+    neighbour, radius, length = jax.lax.optimization_barrier(
+      (neighbour, _norm(eps, ascent.p), _norm(eps, 2))
+    )
+    output = grad_fn(neighbour, step)
+    value, gradient = output if ascent.has_value else (jnp.nan, output)
+  inner = _inner(_subtract(neighbour, params), gradient)
+  cosine = _divide(inner, length * _norm(gradient, 2))
+  if ascent.second_order:
+    gradient = _through_perturbation(
+      gradient, ascent_gradient, params, rho, grad_fn, ascent
+    )
+  return gradient, jnp.asarray(value, jnp.float32), radius, cosine
+
+
+def _climb(gradient, params, u, rho, ascent):
+  """Takes one step of ascent along `gradient`, the first from `u = None`.
+
+  With T = |w| + eta (ASAM) or 1 (SAM) the neighbourhood is a p-norm ball of
+  u = eps / T.
 
   Returns:
-    The gradient at w + eps, the value there (or nan), and ||eps||_p.
+    w + T u in the dtypes of w, the new u, and T u.
   """
-  p = ascent.p
   mask = _resolve_mask(ascent.mask, params)
   scale = jax.tree.map(
     lambda w: (
@@ -351,36 +311,49 @@ def _ascend(gradient, params, rho, grad_fn, ascent):
     ),
     params,
   )
-  eps = None
-  for step in range(ascent.steps):
-    gradient = _mean(gradient, ascent.sync)
-    direction = dual_direction(_scale_and_mask(gradient, scale, mask), p)
-    move = jax.tree.map(lambda d: rho * d, direction)
-    eps = move if eps is None else _into_ball(_add(eps, move), rho, p)
-    output = grad_fn(_perturb(params, eps, scale, mask), step)
-    value, gradient = output if ascent.has_value else (jnp.nan, output)
-  radius = _norm(jax.tree.map(jnp.multiply, scale, eps), p)
-  return gradient, jnp.asarray(value, jnp.float32), radius
-
-
-def _scale_and_mask(gradient, scale, mask):
-  """Returns T g, with zeros on the leaves that stay where they are."""
-  return jax.tree.map(
+  scaled = jax.tree.map(
     lambda g, t, m: t * g.astype(jnp.float32) if m else jnp.zeros(()),
     gradient,
     scale,
     mask,
   )
+  move = jax.tree.map(lambda d: rho * d, dual_direction(scaled, ascent.p))
+  u = move if u is None else _into_ball(_add(u, move), rho, ascent.p)
+  eps = jax.tree.map(jnp.multiply, scale, u)
+  neighbour = jax.tree.map(
+    lambda w, e, m: (w + e).astype(w.dtype) if m else w, params, eps, mask
+  )
+  return neighbour, u, eps
 
 
-def _perturb(params, eps, scale, mask):
-  """Returns w + T eps in the dtype of w, on the leaves of the mask."""
+def _through_perturbation(
+  sam_gradient, ascent_gradient, params, rho, grad_fn, ascent
+):
+  """Returns the gradient of L(w + eps(w)), eps(w) = f(g(w), w) and no constant.
+
+  That is (I + df/dw)^T g_SAM + H (df/dg)^T g_SAM, H the Hessian at w.
+  """
+  sam_gradient = _mean(sam_gradient, ascent.sync)
+  _, pull_back = jax.vjp(
+    lambda g, w: _climb(g, w, None, rho, ascent)[0], ascent_gradient, params
+  )
+  along_gradient, along_params = pull_back(sam_gradient)
+
+  def gradient_at(w):
+    output = grad_fn(w, 0)
+    return output[1] if ascent.has_value else output
+
+  _, curvature = jax.jvp(gradient_at, (params,), (along_gradient,))
+  return _add(along_params, curvature)
+
+
+def _narrow_gap(sam_gradient, gradient, alpha):
+  """Subtracts alpha times the part of `gradient` orthogonal to the other."""
+  along = _divide(_inner(gradient, sam_gradient), _norm(sam_gradient, 2) ** 2)
   return jax.tree.map(
-    lambda w, e, t, m: (w + t * e).astype(w.dtype) if m else w,
-    params,
-    eps,
-    scale,
-    mask,
+    lambda s, g: s - alpha * (g - along.astype(s.dtype) * s),
+    sam_gradient,
+    gradient,
   )
 
 
@@ -423,7 +396,9 @@ def _norm(tree, p):
   """p-norm of a tree taken as one vector, in float32."""
   leaves = [jnp.abs(x.astype(jnp.float32)) for x in jax.tree.leaves(tree)]
   if p == 2:
-    return jnp.sqrt(_sum([x**2 for x in leaves]))
+    total = _sum([x**2 for x in leaves])
+    is_zero = total == 0  # where the derivative of the root is infinite
+    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total)))
   largest = jnp.max(jnp.stack([jnp.max(x) for x in leaves]))
   if p == math.inf:
     return largest
@@ -433,6 +408,10 @@ def _norm(tree, p):
 
 def _add(a, b):
   return jax.tree.map(jnp.add, a, b)
+
+
+def _subtract(a, b):
+  return jax.tree.map(jnp.subtract, a, b)
 
 
 def _divide(numerator, denominator):
@@ -457,6 +436,15 @@ def _check_arguments(rho, p, adaptive, eta, ascent_steps, every, sync):
     raise ValueError(
       "sync must be None, an axis name, or (axis name, axis_index_groups), got"
       f" sync = {sync!r}."
+    )
+
+
+def _check_second_order(second_order, p, ascent_steps):
+  if second_order and (p != 2 or ascent_steps != 1):
+    raise ValueError(
+      "second_order needs p = 2, where eps is a smooth function of the"
+      f" gradient, and ascent_steps = 1, got p = {p} and ascent_steps ="
+      f" {ascent_steps}."
     )
 
 

@@ -101,6 +101,8 @@ def test_adaptive_is_asam():
   gradient, state = sam_gradient(W, adaptive=True, eta=eta)
   np.testing.assert_allclose(gradient, CURVATURE @ (W + eps), rtol=1e-6)
   assert state.perturbation_norm == pytest.approx(np.linalg.norm(eps))
+  cosine = eps @ gradient / np.linalg.norm(eps) / np.linalg.norm(gradient)
+  assert state.cosine == pytest.approx(cosine)
 
 
 def test_many_ascent_steps_find_the_sharpest_direction():
@@ -226,6 +228,68 @@ def test_surrogate_gap_is_gsam():
   orthogonal = g - (g @ g_sam) / (g_sam @ g_sam) * g_sam
   gradient, _ = sam_gradient(W, surrogate_gap=alpha)
   np.testing.assert_allclose(gradient, g_sam - alpha * orthogonal, rtol=1e-5)
+
+
+def reference_neighbour(gradient, w, eta):
+  """w + eps(w) by the paper's eq. 2, or ASAM's with an eta."""
+  t = jax.tree.map(lambda w: 1.0 if eta is None else jnp.abs(w) + eta, w)
+  scaled = jax.tree.map(jnp.multiply, t, gradient)
+  length = jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(scaled)))
+  return jax.tree.map(lambda w, t, g: w + RHO * t * g / length, w, t, scaled)
+
+
+@pytest.mark.parametrize("eta", [None, 0.1])
+def test_second_order_is_the_gradient_through_the_perturbation(eta):
+  params, x, y = network_problem()
+
+  def perturbed_loss(w):
+    gradient = jax.grad(network_loss)(w, x, y)
+    return network_loss(reference_neighbour(gradient, w, eta), x, y)
+
+  def value_and_grad(w, _):
+    return jax.value_and_grad(network_loss)(w, x, y)
+
+  arguments = {} if eta is None else {"adaptive": True, "eta": eta}
+  tx = sam_jax.sharpness_aware(
+    RHO, second_order=True, has_value=True, **arguments
+  )
+  gradient = jax.grad(network_loss)(params, x, y)
+  actual, state = tx.update(
+    gradient, tx.init(params), params, grad_fn=value_and_grad
+  )
+  expected = flat(jax.grad(perturbed_loss)(params))
+  np.testing.assert_allclose(flat(actual), expected, atol=2e-6)
+  assert state.perturbed_value == pytest.approx(perturbed_loss(params))
+  first_order = jax.grad(network_loss)(
+    reference_neighbour(gradient, params, eta), x, y
+  )
+  assert np.abs(flat(first_order) - expected).max() > 1e-3
+
+
+def test_second_order_spans_the_shards_that_share_a_perturbation():
+  params, x, y = network_problem()
+  xs, ys = (a.reshape(4, -1, a.shape[-1]) for a in (x, y))
+  tx = sam_jax.sharpness_aware(RHO, second_order=True, sync="batch")
+
+  def step(x, y):
+    grad_fn = lambda w, _: jax.grad(network_loss)(w, x, y)  # noqa: E731
+    gradient, _ = tx.update(
+      grad_fn(params, 0), tx.init(params), params, grad_fn=grad_fn
+    )
+    return jax.lax.pmean(gradient, "batch")
+
+  def perturbed_loss(w):  # of equal shards the mean loss is the batch's
+    gradient = jax.grad(network_loss)(w, x, y)
+    return network_loss(reference_neighbour(gradient, w, None), x, y)
+
+  actual = jax.vmap(step, axis_name="batch", out_axes=None)(xs, ys)
+  expected = flat(jax.grad(perturbed_loss)(params))
+  np.testing.assert_allclose(flat(actual), expected, atol=2e-6)
+
+
+def test_second_order_leaves_a_flat_point_alone():
+  gradient, _ = sam_gradient(np.zeros_like(W), second_order=True)
+  np.testing.assert_array_equal(gradient, np.zeros_like(W))
 
 
 def network_loss(params, x, y):
@@ -378,36 +442,6 @@ def test_clipping_inside_the_base_optimizer_bites():
 
 
 @pytest.mark.parametrize(
-  ("m", "micro_shards", "devices_per_shard", "groups"),
-  [
-    (None, 1, 1, [[0], [1], [2], [3]]),
-    (8, 1, 1, [[0], [1], [2], [3]]),
-    (2, 4, 1, [[0], [1], [2], [3]]),
-    (16, 1, 2, [[0, 1], [2, 3]]),
-    (32, 1, 4, None),
-  ],
-)
-def test_layout(m, micro_shards, devices_per_shard, groups):
-  layout = sam_jax.m_sharpness_layout(m, per_device_batch=8, num_devices=4)
-  assert layout.micro_shards == micro_shards
-  assert layout.devices_per_shard == devices_per_shard
-  assert layout.axis_index_groups == groups
-  assert layout.m == (m or 8)
-  if devices_per_shard == 1:
-    assert layout.sync("batch") is None
-  elif groups is None:
-    assert layout.sync("batch") == "batch"
-  else:
-    assert layout.sync("batch") == ("batch", groups)
-
-
-@pytest.mark.parametrize("m", [0, -1, 3, 24, 64])
-def test_layout_lists_the_values_that_fit(m):
-  with pytest.raises(ValueError, match=r"m = .* can be 1, 2, 4, 8, 16, 32\."):
-    sam_jax.m_sharpness_layout(m, per_device_batch=8, num_devices=4)
-
-
-@pytest.mark.parametrize(
   ("arguments", "message"),
   [
     ({"rho": -0.1}, r"rho = -0\.1"),
@@ -420,6 +454,11 @@ def test_layout_lists_the_values_that_fit(m):
     ({"rho": 0.1, "every": 1.5}, r"every = 1\.5"),
     ({"rho": 0.1, "adaptive": True, "eta": -1.0}, r"eta = -1\.0"),
     ({"rho": 0.1, "sync": 3}, "sync = 3"),
+    ({"rho": 0.1, "second_order": True, "p": 1.0}, r"got p = 1\.0"),
+    (
+      {"rho": 0.1, "second_order": True, "ascent_steps": 2},
+      "ascent_steps = 2",
+    ),
   ],
 )
 def test_bad_arguments_are_named(arguments, message):

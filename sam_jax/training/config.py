@@ -11,7 +11,7 @@ from ml_collections.config_dict import placeholder
 from sam_jax import models
 from sam_jax.augment import pipeline
 from sam_jax.datasets import catalog, label_noise
-from sam_jax.sam import m_sharpness_layout
+from sam_jax.m_sharpness import m_sharpness_layout
 from sam_jax.training import losses, optimizer
 
 BATCH_NORM_SCOPES = ("m", "device", "all", "frozen")
@@ -85,6 +85,7 @@ def default_config() -> ConfigDict:
         "every": 1,  # SAM on every k-th step
         "mask": "all",  # perturbed parameters: all, norm (SAM-ON), no_norm
         "surrogate_gap": 0.0,  # GSAM's alpha
+        "second_order": False,  # with the Hessian term that SAM drops
       },
       "optimizer": {
         "name": "sgd",  # sgd, rmsprop, adamw
@@ -106,6 +107,8 @@ def default_config() -> ConfigDict:
       "eval_on_train": False,  # also the error on clean training examples
       "checkpoint_every_epochs": 1.0,  # fractions allowed
       "keep_checkpoints_at_epochs": (),  # kept for ever, beside the last two
+      # "START:STOP": a trace of these steps for TensorBoard's profile plugin.
+      "profile": "",
       # The number of the paper that this config stands for, as the paper
       # prints it; set by `paper.name_cell`, shown by scripts/report.py.
       "paper": {
@@ -265,6 +268,13 @@ def _check_numbers(config: ConfigDict) -> None:
     if not least <= value <= most or (value == math.inf and field != "sam.p"):
       limit = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
       raise ConfigError(f"config.{field} = {value} must be {limit}.")
+  if config.sam.second_order:
+    for field, value in (("p", 2), ("ascent_steps", 1)):
+      if config.sam[field] != value:
+        raise ConfigError(
+          "config.sam.second_order = True needs"
+          f" config.sam.{field} = {value}, not {config.sam[field]}."
+        )
   rho, rho_min = config.sam.rho, config.sam.rho_min
   if rho_min is not None and rho_min > rho:
     raise ConfigError(

@@ -12,12 +12,9 @@ from sam_jax import models
 from sam_jax.augment.pipeline import Augmentation, normalise
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.datasets.catalog import STREAM, DatasetSpec, dataset_spec
+from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
 from sam_jax.models.summary import model_summary
-from sam_jax.sam import (
-  MSharpnessLayout,
-  m_sharpness_layout,
-  sharpness_aware,
-)
+from sam_jax.sam import sharpness_aware
 from sam_jax.training import optimizer
 from sam_jax.training.config import validate_config
 from sam_jax.training.step import AXIS, Recipe
@@ -56,6 +53,7 @@ def create_recipe(
       every=config.sam.every,
       mask=optimizer.perturbation_mask(config.sam.mask),
       surrogate_gap=config.sam.surrogate_gap,
+      second_order=config.sam.second_order,
       has_value=True,
     ),
     optimizer=optimizer.create_optimizer(config.optimizer, schedule),

@@ -61,6 +61,15 @@ def test_bad_field_is_named_with_its_value_and_a_remedy(field, value, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("field", "value"), [("p", 1.0), ("ascent_steps", 2)])
+def test_second_order_needs_a_smooth_perturbation(field, value):
+  config = default_config()
+  config.sam.second_order = True
+  config.sam[field] = value
+  with pytest.raises(ConfigError, match=f"second_order .*sam.{field} ="):
+    validate_config(config, num_devices=8)
+
+
 @pytest.mark.parametrize("field", ["sam.p"])
 def test_infinite_norm_is_allowed(field):
   config = default_config()

@@ -11,7 +11,8 @@ from flax import linen as nn
 from flax import traverse_util
 
 from sam_jax import create_model
-from sam_jax.sam import m_sharpness_layout, sharpness_aware
+from sam_jax.m_sharpness import m_sharpness_layout
+from sam_jax.sam import sharpness_aware
 from sam_jax.training import step as step_lib
 from sam_jax.training.state import Metrics, TrainState
 

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from sam_jax import create_model
 from sam_jax.datasets.catalog import dataset_spec
-from sam_jax.sam import m_sharpness_layout
+from sam_jax.m_sharpness import m_sharpness_layout
 from sam_jax.training import losses
 from sam_jax.training import step as step_lib
 from sam_jax.training.config import default_config

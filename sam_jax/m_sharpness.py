@@ -1,0 +1,74 @@
+"""How the examples that share a perturbation lie on the devices.
+
+m-sharpness is section 4.1 of the SAM paper (arXiv:2010.01412).
+"""
+
+from typing import NamedTuple
+
+
+class MSharpnessLayout(NamedTuple):
+  """How the examples that share a perturbation lie on the devices.
+
+  Either `micro_shards > 1` perturbations live on each device, or each lives on
+  `devices_per_shard > 1` neighbouring devices, or both are 1.
+  """
+
+  m: int  # examples that share a perturbation
+  micro_shards: int  # perturbations on each device
+  devices_per_shard: int  # devices that share a perturbation
+  num_devices: int
+
+  @property
+  def axis_index_groups(self) -> list[list[int]] | None:
+    """Neighbours on the axis that share a perturbation; None if it is all."""
+    size = self.devices_per_shard
+    if size == self.num_devices:
+      return None
+    return [
+      list(range(start, start + size))
+      for start in range(0, self.num_devices, size)
+    ]
+
+  def sync(self, axis_name: str) -> str | tuple[str, list[list[int]]] | None:
+    """Returns the `sync` argument of `sharpness_aware` for this layout."""
+    if self.devices_per_shard == 1:
+      return None
+    groups = self.axis_index_groups
+    return axis_name if groups is None else (axis_name, groups)
+
+
+def m_sharpness_layout(
+  m: int | None, per_device_batch: int, num_devices: int
+) -> MSharpnessLayout:
+  """Lays shards of m examples out over the devices.
+
+  Args:
+    m: Number of examples that share one perturbation. None: those of a device,
+      as in the official release.
+    per_device_batch: Examples of a step on each device.
+    num_devices: Devices of the step, over all hosts.
+
+  Returns:
+    The layout.
+
+  Raises:
+    ValueError: m neither divides the batch of a device nor is a multiple of it
+      that divides the global batch. The message lists the values that do.
+  """
+  m = per_device_batch if m is None else m
+  valid = [
+    d for d in range(1, per_device_batch + 1) if not per_device_batch % d
+  ]
+  valid += [
+    per_device_batch * k
+    for k in range(2, num_devices + 1)
+    if not num_devices % k
+  ]
+  if m not in valid:
+    raise ValueError(
+      f"m = {m} does not fit a batch of {per_device_batch} examples on each of"
+      f" {num_devices} devices; m can be {', '.join(map(str, valid))}."
+    )
+  if m <= per_device_batch:
+    return MSharpnessLayout(m, per_device_batch // m, 1, num_devices)
+  return MSharpnessLayout(m, 1, m // per_device_batch, num_devices)
