@@ -6,9 +6,10 @@ random vector. It finds the outermost eigenvalues, and a sample of the density
 of all of them.
 
 On a device there are never more than four copies of the parameters, beside the
-activations of a batch: the parameters, a vector, its product, and the gradient
-that is being differentiated. The Lanczos basis, one more copy for each step,
-is kept in the memory of the host.
+activations of a batch: the parameters, a vector, its product, and what the
+gradient needs (on a CPU, where XLA transposes all kernels in advance, up to two
+more). The Lanczos basis, one more copy for each step, is kept in the memory of
+the host.
 """
 
 import time

@@ -103,18 +103,25 @@ class Objective:
       return jax.jvp(gradient, (params,), (vector,))[1]
 
     def mapped(fn, num_trees):
-      def add_sum(total, *args):
-        return jax.tree.map(jnp.add, total, jax.lax.psum(fn(*args), AXIS))
-
+      # Each device keeps its own sum until the end. It is donated, and so
+      # added to in place.
       return jax.pmap(
-        add_sum,
-        axis_name=AXIS,
-        in_axes=(*[None] * (1 + num_trees), 0),
-        out_axes=None,
+        lambda total, *args: jax.tree.map(jnp.add, total, fn(*args)),
+        in_axes=(0, *[None] * num_trees, 0),
         devices=devices,
-        donate_argnums=0,  # or there would be two copies of the total
+        donate_argnums=0,
       )
 
+    def mean(totals):
+      return jax.tree.map(lambda x: x.sum(axis=0) / self.num_examples, totals)
+
+    self._zeros = jax.jit(
+      lambda tree: jax.tree.map(
+        lambda x: jnp.zeros((len(devices), *x.shape), x.dtype), tree
+      ),
+      out_shardings=sharding,
+    )
+    self._mean_of_totals = jax.jit(mean, out_shardings=self._replicated)
     self._loss_sum = mapped(loss_sum, 1)
     self._loss_and_gradient_sum = mapped(jax.value_and_grad(loss_sum), 1)
     self._hessian_product_sum = mapped(hessian_product, 2)
@@ -129,33 +136,32 @@ class Objective:
 
   def value_and_grad(self, params: Params) -> tuple[jax.Array, Params]:
     """Mean loss and its gradient, a tree like the parameters."""
-    zeros = np.float32(0), _zeros_like(params)
-    return self._mean(self._loss_and_gradient_sum, zeros, params)
+    return self._mean(
+      self._loss_and_gradient_sum, (np.float32(0), params), params
+    )
 
   def hessian_product(self, params: Params, vector: Params) -> Params:
     """Hessian of the mean loss times a tree like the parameters.
 
-    Forward over reverse differentiation: the cost of about two gradients, and
-    no more memory than a gradient and its tangent.
+    Forward over reverse differentiation: the cost of about two gradients.
+    Memory of a device: the parameters, the vector, the product, and what a
+    gradient of a batch needs, twice.
     """
-    zeros = _zeros_like(params)
-    return self._mean(self._hessian_product_sum, zeros, params, vector)
+    return self._mean(self._hessian_product_sum, params, params, vector)
 
   def lower_hessian_product(self, params: Params) -> jax.stages.Lowered:
     """The program of `hessian_product`, to look at; parameters or shapes."""
+    totals = jax.eval_shape(self._zeros, params)
     return self._hessian_product_sum.lower(
-      params, params, params, self._batches[0]
+      totals, params, params, self._batches[0]
     )
 
-  def _mean(self, add_sum, zeros, *trees):
-    total, trees = self.put(zeros), self.put(trees)
+  def _mean(self, add_sum, like, *trees):
+    """Adds up a function over the batches; `like` has its result's shapes."""
+    totals, trees = self._zeros(like), self.put(trees)
     for batch in self._batches:
-      total = add_sum(total, *trees, batch)
-    return jax.tree.map(lambda x: x / self.num_examples, total)
-
-
-def _zeros_like(params: Params) -> Params:
-  return jax.tree.map(lambda w: np.zeros(w.shape, w.dtype), params)
+      totals = add_sum(totals, *trees, batch)
+    return self._mean_of_totals(totals)
 
 
 def _padded_batches(examples, batch_size, num_devices):
