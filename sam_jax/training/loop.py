@@ -1,6 +1,7 @@
 """The story of a run, from a config to trained weights."""
 
 import collections
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from sam_jax.training import workdir as workdir_lib
 from sam_jax.training.checkpoints import Checkpoints
 from sam_jax.training.config import ConfigError, validate_config
 from sam_jax.training.devices import LocalDevices
+from sam_jax.training.profiling import Profiler
 from sam_jax.training.recipe import create_recipe, input_spec
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import create_state
@@ -116,6 +118,7 @@ class Run:
     self.augment = self.devices.augment_fn(config, dataset.spec)
     self.train_step = self.devices.train_step_fn(self.recipe)
     self.eval_step = self.devices.eval_step_fn(self.recipe, dataset.spec)
+    self.profiler = Profiler(config.profile, self.total_steps, workdir)
     self.checkpoints = Checkpoints(
       workdir / "checkpoints",
       [e * self.steps_per_epoch for e in config.keep_checkpoints_at_epochs],
@@ -128,20 +131,20 @@ class Run:
 
   def train(self) -> dict[str, float] | None:
     """Trains to the end, or until asked to stop."""
-    state = self._initial_state()
-    first_step = int(state.step)
-    if first_step == self.total_steps:
-      logger.info("This run is finished: %s", self.workdir)
-      self._complete_result(state)
-      self.checkpoints.close()
-      return None
-    self.writer = self._open_writer(first_step)
-    try:
-      with stopping.StopRequest() as stop:
+    with contextlib.closing(self.checkpoints):
+      state = self._initial_state()
+      first_step = int(state.step)
+      if first_step == self.total_steps:
+        logger.info("This run is finished: %s", self.workdir)
+        self._complete_result(state)
+        return None
+      self.writer = self._open_writer(first_step)
+      with (
+        contextlib.closing(self.writer),
+        stopping.StopRequest() as stop,
+        self.profiler,
+      ):
         finished = self._train_steps(state, first_step, stop)
-    finally:
-      self.checkpoints.close()
-      self.writer.close()
     if not finished:
       return None
     if jax.process_index() == 0:
@@ -160,9 +163,11 @@ class Run:
   def _train_steps(self, state, first_step, stop) -> bool:
     """Runs the steps that are left; False if asked to stop before the end."""
     running = collections.deque()
+    self.profiler.reach(first_step, state)
     for step, batch in self._batches(first_step):
       state, metrics = self.train_step(state, batch)
       done = step + 1
+      self.profiler.reach(done, metrics)
       if step == first_step:
         jax.block_until_ready(metrics)  # compilation is no throughput
         self.throughput.restart(done)
