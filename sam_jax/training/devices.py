@@ -22,13 +22,15 @@ from sam_jax.training.step import (
 )
 
 
+MEMORY = ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
+
+
 class LocalDevices:
   """The devices of this host, as one axis of `jax.pmap`."""
 
   def __init__(self):
-    devices = jax.local_devices()
-    mesh = Mesh(np.array(devices), (AXIS,))
-    self._count = len(devices)
+    self._devices = jax.local_devices()
+    mesh = Mesh(np.array(self._devices), (AXIS,))
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
 
@@ -39,10 +41,16 @@ class LocalDevices:
   def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Splits a batch evenly: leaves [n, ...] become [devices, n/devices...]."""
     parts = {
-      name: value.reshape(self._count, -1, *value.shape[1:])
+      name: value.reshape(len(self._devices), -1, *value.shape[1:])
       for name, value in batch.items()
     }
     return jax.device_put(parts, self._sharded)
+
+  def memory(self) -> dict[str, float]:
+    """The `MEMORY` of the fullest device; nothing where JAX can't tell."""
+    stats = [device.memory_stats() or {} for device in self._devices]
+    fullest = max(stats, key=lambda s: s.get("peak_bytes_in_use", 0))
+    return {name: fullest[name] for name in MEMORY if name in fullest}
 
   def train_step_fn(self, recipe: Recipe):
     """(state, batch) -> (state, metrics), on all devices."""

@@ -278,6 +278,8 @@ class Run:
     del values["diverged_at"]
     rate, seconds_left = self.throughput.read(step)
     self.writer.scalars(step, "train", {**values, "images_per_second": rate})
+    if memory := self.devices.memory():
+      self.writer.scalars(step, "memory", memory)
     self.writer.flush()
     metrics_lib.log_line(
       step,
