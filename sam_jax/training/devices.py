@@ -21,7 +21,6 @@ from sam_jax.training.step import (
   train_step,
 )
 
-
 MEMORY = ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
 
 
