@@ -51,7 +51,7 @@ def table_row(workdir: pathlib.Path) -> list[str]:
   measured = m_sharpness(
     run.example_losses,
     run.params,
-    run.training_examples(),
+    run.examples("train"),
     _M.value,
     _RHO.value,
   )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.training import losses
 
 AXIS = "batch"
@@ -24,25 +25,24 @@ ExampleLosses = Callable[[Params, dict[str, jax.Array]], jax.Array]
 
 
 def network_losses(
-  model: Any,
-  batch_stats: Any,
-  normalise: Callable[[jax.Array], jax.Array],
+  model: Any, normalise: Callable[[jax.Array], jax.Array]
 ) -> ExampleLosses:
   """Cross-entropy of a network in evaluation mode.
 
   Args:
     model: From `create_model`.
-    batch_stats: Its running averages.
     normalise: uint8 images -> float images.
 
   Returns:
-    A function of parameters and a batch of `image` uint8 [n, H, W, C] and
-    `label` int [n].
+    A function of variables, {"params", "batch_stats"}, and a batch of `image`
+    uint8 [n, H, W, C] and `label` int [n]. It is constant in the batch
+    statistics, as far as derivatives can tell.
   """
 
-  def example_losses(params, batch):
+  def example_losses(variables, batch):
+    statistics = jax.lax.stop_gradient(variables["batch_stats"])
     logits = model.apply(
-      {"params": params, "batch_stats": batch_stats},
+      {"params": variables["params"], "batch_stats": statistics},
       normalise(batch["image"]),
       train=False,
     )
@@ -50,6 +50,38 @@ def network_losses(
     return losses.cross_entropy(logits, targets)
 
   return example_losses
+
+
+def first_examples(
+  dataset: Any, split: str, limit: int | None = None
+) -> dict[str, np.ndarray]:
+  """The first examples of a split.
+
+  Args:
+    dataset: As training uses it.
+    split: "train", with the labels of training where the images are in memory
+      and clean ones where they are streamed; or "test".
+    limit: How many at most; None for all.
+
+  Returns:
+    `image` uint8 [N, H, W, C] and `label` int32 [N]. Of several processes each
+    has the same, except of test sets and streamed images: there each has its
+    own part.
+  """
+  if split == "train" and isinstance(dataset, InMemoryDataset):
+    images, labels = dataset.training_arrays()
+    return {"image": images[:limit], "label": labels[:limit]}
+  batches, count = [], 0
+  for batch in dataset.eval_batches(split):
+    is_real = batch["mask"] > 0
+    batches.append({k: batch[k][is_real] for k in ("image", "label")})
+    count += is_real.sum()
+    if limit is not None and count >= limit:
+      break
+  return {
+    name: np.concatenate([b[name] for b in batches])[:limit]
+    for name in ("image", "label")
+  }
 
 
 class Objective:

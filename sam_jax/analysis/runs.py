@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sam_jax.analysis.objective import (
   ExampleLosses,
-  Objective,
+  first_examples,
   network_losses,
 )
 from sam_jax.training.checkpoints import Checkpoints
@@ -30,38 +30,23 @@ class TrainedRun(NamedTuple):
   config: ConfigDict
   step: int
   dataset: Any  # batches, as the run itself saw them
-  example_losses: ExampleLosses  # of the network in evaluation mode
-  params: Any  # the averaged parameters where the run averaged them
+  variable_losses: ExampleLosses  # of params and batch_stats, in evaluation
+  variables: dict[str, Any]  # the averaged ones where the run averaged them
+
+  @property
+  def params(self) -> Any:
+    """The parameters."""
+    return self.variables["params"]
+
+  def example_losses(self, params: Any, batch: dict[str, Any]) -> jax.Array:
+    """Loss of each example, float32 [n], with the run's batch statistics."""
+    return self.variable_losses({**self.variables, "params": params}, batch)
 
   def examples(
     self, split: str, limit: int | None = None
   ) -> dict[str, np.ndarray]:
-    """The first examples of a split.
-
-    Args:
-      split: "test", or "train": the training images, with clean labels.
-      limit: How many; None for all.
-
-    Returns:
-      `image` uint8 [N, H, W, C] and `label` int32 [N].
-    """
-    batches = list(self.dataset.eval_batches(split))
-    is_real = np.concatenate([batch["mask"] for batch in batches]) > 0
-    return {
-      name: np.concatenate([b[name] for b in batches])[is_real][:limit]
-      for name in ("image", "label")
-    }
-
-  def training_examples(self) -> dict[str, np.ndarray]:
-    """All training images with the labels that the run saw."""
-    images, labels = self.dataset.training_arrays()
-    return {"image": images, "label": labels}
-
-  def objective(self, split: str, limit: int | None = None) -> Objective:
-    """Mean loss on a split as a function of the parameters."""
-    return Objective(
-      self.example_losses, self.examples(split, limit), self.config.batch_size
-    )
+    """The first examples of a split, see `objective.first_examples`."""
+    return first_examples(self.dataset, split, limit)
 
 
 class RestoredRun(NamedTuple):
@@ -115,17 +100,13 @@ def load_run(workdir: epath.PathLike) -> TrainedRun:
     ConfigError: There is no run, or it has no checkpoint yet.
   """
   config, dataset, recipe, state = restore_run(workdir)
-  variables = state.eval_variables()
-  losses = network_losses(
-    recipe.model, variables["batch_stats"], preprocess_fn(dataset.spec)
-  )
   return TrainedRun(
     epath.Path(workdir),
     config,
     int(state.step),
     dataset,
-    losses,
-    variables["params"],
+    network_losses(recipe.model, preprocess_fn(dataset.spec)),
+    state.eval_variables(),
   )
 
 

@@ -7,7 +7,7 @@ of m examples of each group's own sharpness. The maximum is sought as SAM seeks
 it, with one or several ascent steps.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -70,12 +70,10 @@ def m_sharpness(
   examples: dict[str, np.ndarray],
   m: int,
   rho: float,
+  devices: Sequence[Any] | None = None,
   **kwargs: Any,
 ) -> Sharpness:
   """Mean sharpness of disjoint groups of m examples, in their order.
-
-  The groups go over the local devices side by side, one on each at a time.
-  A last group of fewer than m examples is left out.
 
   Args:
     example_losses: (params, batch) -> loss of each example [n].
@@ -83,6 +81,7 @@ def m_sharpness(
     examples: Arrays with one entry for each example.
     m: Examples that share a perturbation.
     rho: Radius of the neighbourhood.
+    devices: Default: all of this host.
     **kwargs: As for `sharpness`.
 
   Returns:
@@ -91,42 +90,63 @@ def m_sharpness(
   Raises:
     ValueError: There are fewer than m examples, or an argument is out of range.
   """
+  measure = m_sharpness_fn(example_losses, examples, m, devices, **kwargs)
+  return measure(params, rho)
+
+
+def m_sharpness_fn(
+  example_losses: ExampleLosses,
+  examples: dict[str, np.ndarray],
+  m: int,
+  devices: Sequence[Any] | None = None,
+  **kwargs: Any,
+) -> Callable[[Params, float], Sharpness]:
+  """`m_sharpness` as a function of parameters and rho, compiled only once.
+
+  The groups go over the devices side by side, one on each at a time. A last
+  group of fewer than m examples is left out.
+  """
+  devices = devices or jax.local_devices()
   count = len(next(iter(examples.values()))) // m if m > 0 else 0
   if not count:
     raise ValueError(f"m = {m} makes no group of the examples given.")
-  transformation = sharpness_aware(rho, has_value=True, **kwargs)
 
-  def group_sharpness(params, group):
+  def group_sharpness(params, rho, group):
     def value_and_grad(params, ascent_step=0):
       del ascent_step
       return jax.value_and_grad(lambda w: example_losses(w, group).mean())(
         params
       )
 
+    transformation = sharpness_aware(rho, has_value=True, **kwargs)
     loss, gradient = value_and_grad(params)
-    if rho == 0:
-      return loss, loss
     _, state = transformation.update(
       gradient, transformation.init(params), params, grad_fn=value_and_grad
     )
     return loss, state.perturbed_value
 
-  mapped = jax.pmap(group_sharpness, in_axes=(None, 0))
-  results = [
-    np.stack(jax.device_get(mapped(params, groups)), axis=-1)[:used]
-    for groups, used in _side_by_side(examples, m, count)
-  ]
-  loss, perturbed_loss = np.concatenate(results).astype(np.float64).mean(axis=0)
-  return Sharpness(float(loss), float(perturbed_loss))
+  mapped = jax.pmap(group_sharpness, in_axes=(None, None, 0), devices=devices)
+
+  def measure(params, rho):
+    sharpness_aware(rho, **kwargs)  # checks rho, which is traced below
+    results = [
+      np.stack(
+        jax.device_get(mapped(params, np.float32(rho), groups)), axis=-1
+      )[:used]
+      for groups, used in _side_by_side(examples, m, count, len(devices))
+    ]
+    loss, perturbed = np.concatenate(results).astype(np.float64).mean(axis=0)
+    return Sharpness(float(loss), float(perturbed))
+
+  return measure
 
 
 def _side_by_side(
-  examples: dict[str, np.ndarray], m: int, count: int
+  examples: dict[str, np.ndarray], m: int, count: int, num_devices: int
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
   """Yields groups [devices, m, ...] and how many of them are not repeats."""
-  devices = jax.local_device_count()
-  for start in range(0, count, devices):
-    numbers = np.arange(start, start + devices)
+  for start in range(0, count, num_devices):
+    numbers = np.arange(start, start + num_devices)
     used = int(np.sum(numbers < count))
     indices = np.minimum(numbers, count - 1)[:, None] * m + np.arange(m)
     yield {name: value[indices] for name, value in examples.items()}, used

@@ -7,7 +7,11 @@ import pytest
 
 from sam_jax.analysis import runs
 from sam_jax.analysis.objective import Objective
-from sam_jax.analysis.sharpness import m_sharpness, sharpness
+from sam_jax.analysis.sharpness import (
+  m_sharpness,
+  m_sharpness_fn,
+  sharpness,
+)
 from sam_jax.training.config import ConfigError
 
 CURVATURE = np.diag([1.0, 2.0, 5.0]).astype(np.float32)
@@ -108,6 +112,38 @@ def test_m_sharpness_is_the_mean_over_groups(m):
   ]
   result = m_sharpness(network_losses, params, examples, m, RHO)
   assert result.sharpness == pytest.approx(np.mean(each), rel=1e-4)
+
+
+def test_m_sharpness_does_not_depend_on_the_number_of_devices():
+  params, examples = problem()
+  alone, together = (
+    m_sharpness(
+      network_losses, params, examples, 5, RHO, devices=jax.devices()[:count]
+    )
+    for count in (1, 8)
+  )
+  np.testing.assert_allclose(alone, together, rtol=1e-5)
+
+
+def test_sharpness_does_not_depend_on_the_number_of_devices():
+  params, examples = problem()
+  objective = Objective(network_losses, examples, batch_size=8)
+  found = sharpness(objective.value_and_grad, params, RHO, ascent_steps=2)
+  expected = sharpness(
+    lambda w: jax.value_and_grad(mean_loss)(w, examples),
+    params,
+    RHO,
+    ascent_steps=2,
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_m_sharpness_of_no_radius_is_zero_and_below_it_is_refused():
+  params, examples = problem()
+  measure = m_sharpness_fn(network_losses, examples, 7)
+  assert measure(params, 0.0).sharpness == 0
+  with pytest.raises(ValueError, match="rho must be finite and >= 0"):
+    measure(params, -1.0)
 
 
 def test_smaller_groups_are_sharper():
