@@ -107,6 +107,14 @@ def default_config() -> ConfigDict:
       "eval_on_train": False,  # also the error on clean training examples
       "checkpoint_every_epochs": 1.0,  # fractions allowed
       "keep_checkpoints_at_epochs": (),  # kept for ever, beside the last two
+      # Sharpness and the Hessian's largest eigenvalue during training.
+      "analysis": {
+        "every_epochs": 0,  # 0: off
+        "num_examples": 512,  # the first ones of the training set
+        "rho": 0.05,  # radius of the sharpness
+        "m": 32,  # examples that share a perturbation in the m-sharpness
+        "lanczos_steps": 15,  # Hessian products; more are more exact
+      },
       # "START:STOP": a trace of these steps for TensorBoard's profile plugin.
       "profile": "",
       # The number of the paper that this config stands for, as the paper
@@ -251,6 +259,11 @@ def _check_numbers(config: ConfigDict) -> None:
     "log_every_steps": 1,
     "eval_every_epochs": 1,
     "checkpoint_every_epochs": 0.001,
+    "analysis.every_epochs": 0,
+    "analysis.num_examples": 1,
+    "analysis.rho": 0,
+    "analysis.m": 1,
+    "analysis.lanczos_steps": 1,
   }
   at_most = {
     "optimizer.rmsprop_decay": 1,
@@ -304,6 +317,12 @@ def _check_batches(config: ConfigDict, num_devices: int) -> None:
     )
   except ValueError as error:
     raise ConfigError(f"config.sam.m: {error}") from error
+  m, count = config.analysis.m, config.analysis.num_examples
+  if m > count:
+    raise ConfigError(
+      f"config.analysis.m = {m} must be at most config.analysis.num_examples ="
+      f" {count}."
+    )
 
 
 def _get(config: ConfigDict, field: str):

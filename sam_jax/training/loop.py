@@ -13,6 +13,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from sam_jax.analysis.during_training import AnalysisDuringTraining
 from sam_jax.datasets.catalog import STREAM, DatasetError
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
 from sam_jax.datasets.streaming import StreamingDataset, load_streaming
@@ -119,6 +120,9 @@ class Run:
     self.train_step = self.devices.train_step_fn(self.recipe)
     self.eval_step = self.devices.eval_step_fn(self.recipe, dataset.spec)
     self.profiler = Profiler(config.profile, self.total_steps, workdir)
+    self.analysis = None
+    if config.analysis.every_epochs:
+      self.analysis = AnalysisDuringTraining(config, self.recipe, dataset)
     self.checkpoints = Checkpoints(
       workdir / "checkpoints",
       [e * self.steps_per_epoch for e in config.keep_checkpoints_at_epochs],
@@ -180,6 +184,9 @@ class Run:
       if self._is_epoch_to_evaluate(done):
         self._log_pending()
         self._evaluate(state, done)
+      if self._is_epoch_to_analyse(done):
+        self._log_pending()
+        self._analyse(state, done)
       is_stopping = stop.is_due(done)
       if self._is_step_to_save(done) or is_stopping:
         self._save(state, metrics, done)
@@ -261,6 +268,12 @@ class Run:
     is_due = rest == 0 and epochs % self.config.eval_every_epochs == 0
     return is_due or done == self.total_steps
 
+  def _is_epoch_to_analyse(self, done: int) -> bool:
+    if self.analysis is None:
+      return False
+    epochs, rest = divmod(done, self.steps_per_epoch)
+    return rest == 0 and epochs % self.config.analysis.every_epochs == 0
+
   def _is_step_to_save(self, done: int) -> bool:
     every = round(self.config.checkpoint_every_epochs * self.steps_per_epoch)
     epochs, rest = divmod(done, self.steps_per_epoch)
@@ -302,6 +315,15 @@ class Run:
       metrics_lib.log_line(step, self.total_steps, epoch, prefix, values)
       if split == "test":
         self.evaluation = {"step": step, **values}
+    self.writer.flush()
+    self.throughput.restart(step)
+
+  def _analyse(self, state: TrainState, step: int) -> None:
+    """Measures the sharpness on a few training examples."""
+    values = self.analysis.measure(state.eval_variables())
+    self.writer.scalars(step, "analysis", values)
+    epoch = step / self.steps_per_epoch
+    metrics_lib.log_line(step, self.total_steps, epoch, "analysis", values)
     self.writer.flush()
     self.throughput.restart(step)
 

@@ -33,6 +33,8 @@ _CONSOLE = (
   ("error_rate", "error", "{:.2%}"),
   ("top_5_error_rate", "top-5 error", "{:.2%}"),
   ("sharpness", "sharpness", "{:.4f}"),
+  ("m_sharpness", "m-sharpness", "{:.4f}"),
+  ("lambda_max", "lambda_max", "{:.4g}"),
 )
 
 

@@ -29,6 +29,7 @@ _OTHER_FIELDS = frozenset(
     "keep_checkpoints_at_epochs",
     "compilation_cache_dir",
     "profile",
+    "analysis",
   }
 )
 

@@ -12,7 +12,16 @@ from sam_jax.training import files
 from sam_jax.training.config import ConfigError
 
 # Fields that may differ when a run goes on: they don't change its result.
-FREE_FIELDS = ("dataset.data_dir", "compilation_cache_dir", "profile")
+FREE_FIELDS = (
+  "dataset.data_dir",
+  "compilation_cache_dir",
+  "profile",
+  "analysis.every_epochs",
+  "analysis.num_examples",
+  "analysis.rho",
+  "analysis.m",
+  "analysis.lanczos_steps",
+)
 
 
 def claim(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
