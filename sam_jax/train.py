@@ -54,6 +54,7 @@ def main(argv: list[str]) -> None:
   from sam_jax.training import loop, recipe
   from sam_jax.training.config import ConfigError
   from sam_jax.training.stopping import DivergedError
+  from sam_jax.training.workdir import WorkdirLostError
 
   _cache_compiled_programs(jax, _CONFIG.value.compilation_cache_dir)
   _join_other_processes(jax)
@@ -66,10 +67,12 @@ def main(argv: list[str]) -> None:
     _refuse(str(error))
   except DivergedError as error:
     sys.exit(f"error: {error}")
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
-      raise
-    _leave_other_processes(jax.process_index(), error)
+  except (WorkdirLostError, jax.errors.JaxRuntimeError) as error:
+    if jax.process_count() > 1:
+      _leave_other_processes(jax.process_index(), error)
+    if isinstance(error, WorkdirLostError):
+      sys.exit(f"error: {error}")
+    raise
 
 
 def _join_other_processes(jax) -> None:

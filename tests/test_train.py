@@ -1,12 +1,17 @@
 """`python -m sam_jax.train` as a user runs it: real processes, real signals."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 
+import pytest
 from processes import REPOSITORY, finish, read_metrics, wait_for_step
+
+from sam_jax.training import workdir
+from sam_jax.training.config import default_config
 
 SMALL = (
   "--config=configs/digits.py:sam",
@@ -23,9 +28,9 @@ SMALL = (
 STEPS = 4 * 11
 
 
-def final_checksum(workdir):
+def final_checksum(path):
   """The checksum of every bit of the state after the last step."""
-  directory = workdir / "checkpoints" / str(STEPS) / "checksum"
+  directory = path / "checkpoints" / str(STEPS) / "checksum"
   (file,) = [f for f in directory.iterdir() if "metadata" in f.name]
   return json.loads(file.read_text())["crc32"]
 
@@ -64,16 +69,16 @@ def test_killed_run_ends_as_an_undisturbed_one(start, tmp_path):
   assert (tmp_path / "killed/result.json").read_text() == result
 
 
-def check_outputs(workdir, metrics):
+def check_outputs(path, metrics):
   """What a run leaves behind."""
   tags = {tag for line in metrics for tag in line}
   assert {"train/loss", "train/sharpness", "test/error_rate"} <= tags
   assert {"clean_train/error_rate", "test/top_5_error_rate"} <= tags
-  result = json.loads((workdir / "result.json").read_text())
+  result = json.loads((path / "result.json").read_text())
   last = [line for line in metrics if "test/error_rate" in line][-1]
   assert result["error_rate"] == last["test/error_rate"]
   assert result["step"] == last["step"] == STEPS
-  config = json.loads((workdir / "config.json").read_text())
+  config = json.loads((path / "config.json").read_text())
   assert config["model"]["name"] == "wrn10_1"
 
 
@@ -117,15 +122,26 @@ BAD_COMMANDS = {
   "m": (["--config.sam.m=7"], "can be 1, 2, 4, 8, 16, 32, 64, 128"),
   "dataset": (["--config.dataset.name=cifar10"], "sam_jax.datasets.prepare"),
   "workdir": (["--workdir=/proc/none"], "--workdir=/proc/none can't be"),
+  "profile": (["--config.profile=9:3"], "config.profile = '9:3' must be START"),
+  "in use": (["--workdir=USED"], f"in use by process {os.getpid()} on "),
 }
 
 
-def test_bad_commands_give_one_line_and_exit_code_2(start):
+@pytest.fixture
+def used_workdir(tmp_path):
+  """A workdir that this process has claimed."""
+  with workdir.claim(tmp_path / "used", default_config()) as path:
+    yield path
+
+
+def test_bad_commands_give_one_line_and_exit_code_2(start, used_workdir):
   """All at once: most of their time is the start of Python."""
-  running = {
-    name: start("--config=configs/digits.py:sam", *flags, devices=8)
-    for name, (flags, _) in BAD_COMMANDS.items()
-  }
+  running = {}
+  for name, (flags, _) in BAD_COMMANDS.items():
+    flags = [flag.replace("USED", str(used_workdir)) for flag in flags]
+    running[name] = start(
+      "--config=configs/digits.py:sam", *flags, devices=8, workdir=name
+    )
   for name, process in running.items():
     code, said = finish(process)
     assert code == 2, (name, said)

@@ -1,6 +1,5 @@
 """Finding what a run has learnt: from a workdir to a network and its data."""
 
-import json
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from sam_jax.training.loop import create_dataset
 from sam_jax.training.recipe import create_recipe, preprocess_fn
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import Recipe, create_state
+from sam_jax.training.workdir import read_config
 
 
 class TrainedRun(NamedTuple):
@@ -68,9 +68,10 @@ def restore_run(workdir: epath.PathLike) -> RestoredRun:
     ConfigError: There is no run, or it has no checkpoint yet.
   """
   workdir = epath.Path(workdir)
-  if not (workdir / "config.json").exists():
+  fields = read_config(workdir)
+  if fields is None:
     raise ConfigError(f"--workdir={workdir} holds no run: no config.json.")
-  config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+  config = ConfigDict(fields)
   if not (workdir / "checkpoints").exists():
     raise ConfigError(f"--workdir={workdir} holds a run without checkpoints.")
   dataset = create_dataset(config)

@@ -54,11 +54,12 @@ def train_and_evaluate(
   Raises:
     ConfigError, DatasetError: The run can't start; one line says why.
     DivergedError: Loss or gradient is not finite any more.
+    WorkdirLostError: The workdir was removed, or the disk is full.
   """
   validate_config(config, jax.device_count())
-  workdir = workdir_lib.claim(workdir, config)
-  dataset = _first_process_first(lambda: create_dataset(config))
-  return Run(config, workdir, dataset).train()
+  with workdir_lib.claim(workdir, config) as workdir:
+    dataset = _first_process_first(lambda: create_dataset(config))
+    return Run(config, workdir, dataset).train()
 
 
 def _first_process_first(load: Callable[[], Dataset]) -> Dataset:

@@ -1,6 +1,11 @@
 """The directory of a run: whose it is, and what came out."""
 
+import contextlib
+import errno
 import json
+import logging
+import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +15,13 @@ from ml_collections import ConfigDict
 
 from sam_jax.training import files
 from sam_jax.training.config import ConfigError
+
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
+
+logger = logging.getLogger(__name__)
 
 # Fields that may differ when a run goes on: they don't change its result.
 FREE_FIELDS = (
@@ -24,34 +36,86 @@ FREE_FIELDS = (
 )
 
 
-def claim(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
+class WorkdirLostError(OSError):
+  """A workdir can't be written to any more."""
+
+
+@contextlib.contextmanager
+def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
   """Makes a directory the home of a run, or finds that it already is.
+
+  As long as the context lasts no other process can claim it, unless it is a
+  gs:// path, where nothing can be locked.
 
   Args:
     workdir: Local or gs:// path.
     config: The config of the run.
 
-  Returns:
+  Yields:
     The directory. It holds `config.json`.
 
   Raises:
-    ConfigError: It can't be written, or belongs to a run with another config;
-      the message names the fields that differ.
+    ConfigError: It can't be written, or is in use, or belongs to a run with
+      another config; the message names the fields that differ.
+    WorkdirLostError: The context found that it was removed, or that the disk
+      is full.
   """
   path = epath.Path(workdir).expanduser()
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    existing = _read_config(path)
-    if existing is not None:
-      _check_same(existing, to_dict(config), path)
-    if jax.process_index() == 0:
-      files.write_json(path / "config.json", to_dict(config))
-  except OSError as error:
-    raise ConfigError(
-      f"--workdir={workdir} can't be written: {error.strerror or error}."
-      " Choose another directory."
-    ) from error
-  return path
+  with contextlib.ExitStack() as stack:
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+      if jax.process_index() == 0:
+        stack.enter_context(_lock(path))
+      existing = read_config(path)
+      if existing is not None:
+        _check_same(existing, to_dict(config), path)
+      if jax.process_index() == 0:
+        files.write_json(path / "config.json", to_dict(config))
+    except ConfigError:
+      raise
+    except Exception as error:  # gs:// has errors of its own
+      raise ConfigError(
+        f"--workdir={workdir} can't be written:"
+        f" {getattr(error, 'strerror', None) or error}. Choose another"
+        " directory."
+      ) from error
+    try:
+      yield path
+    except OSError as error:
+      lost = os.fspath(path) in str(error.filename)
+      if not lost and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise
+      raise WorkdirLostError(
+        f"--workdir={workdir} can't be written any more: {error}. The same"
+        " command goes on from the last checkpoint, or starts again."
+      ) from error
+
+
+@contextlib.contextmanager
+def _lock(path: epath.Path) -> Iterator[None]:
+  """Keeps other processes out of a local directory.
+
+  The operating system forgets the lock when this process ends in any way; the
+  file that stays says nothing.
+  """
+  if fcntl is None or "://" in os.fspath(path):
+    yield
+    return
+  with open(path / ".lock", "a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      raise ConfigError(
+        f"--workdir={path} is in use by {file.read() or 'another process'}."
+        " Wait for it or stop it, or choose another directory."
+      ) from error
+    except OSError as error:  # some network file systems have no locks
+      logger.warning("%s can't be locked: %s", path, error)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    yield
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -64,14 +128,22 @@ def write_result(workdir: epath.Path, result: dict[str, float]) -> None:
   files.write_json(workdir / "result.json", result)
 
 
-def _read_config(path: epath.Path) -> dict[str, Any] | None:
+def read_config(path: epath.Path) -> dict[str, Any] | None:
+  """Returns the config.json of a workdir, or None if it has none.
+
+  Raises:
+    ConfigError: It is damaged.
+  """
   file = path / "config.json"
   if not file.exists():
     return None
   try:
-    return json.loads(file.read_text())
+    config = json.loads(file.read_text())
   except ValueError as error:
     raise ConfigError(f"{file} is not JSON ({error}); remove it.") from error
+  if not isinstance(config, dict):
+    raise ConfigError(f"{file} holds no config; remove it.")
+  return config
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

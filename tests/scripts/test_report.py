@@ -35,7 +35,8 @@ def write_run(path, errors, config=None, *, is_finished=True, **fields):
   config.update_from_flattened_dict(
     {name.replace("__", "."): value for name, value in fields.items()}
   )
-  workdir.claim(path, config)
+  with workdir.claim(path, config):
+    pass
   # As many epochs between evaluations as it takes.
   every = config.num_epochs * STEPS_PER_EPOCH // max(len(errors), 1)
   lines = []

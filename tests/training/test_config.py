@@ -2,7 +2,6 @@
 
 import pytest
 
-from sam_jax.training import workdir
 from sam_jax.training.config import (
   ConfigError,
   default_config,
@@ -43,6 +42,8 @@ BAD_FIELDS = [
   ("optimizer.schedule", "cosin", "Did you mean 'cosine'"),
   ("optimizer.learning_rate", -1.0, "config.optimizer.learning_rate = -1.0"),
   ("ema.decay", 2.0, "config.ema.decay = 2.0"),
+  ("analysis.every_epochs", -1, "config.analysis.every_epochs = -1 must"),
+  ("analysis.m", 1024, "config.analysis.m = 1024 must be at most"),
   ("keep_checkpoints_at_epochs", (300,), "300 is not an epoch of this run"),
 ]
 
@@ -82,22 +83,3 @@ def test_colour_operations_need_colour_images():
   config.dataset.name, config.augment.policy = "digits", "autoaugment"
   with pytest.raises(ConfigError, match="digits have 1 channel"):
     validate_config(config, num_devices=8)
-
-
-def test_workdir_belongs_to_one_config(tmp_path):
-  config = default_config()
-  workdir.claim(tmp_path / "run", config)
-  workdir.claim(tmp_path / "run", config)  # going on is fine
-  config.dataset.data_dir = "/elsewhere"  # and so are other places
-  workdir.claim(tmp_path / "run", config)
-  config.sam.rho, config.seed = 0.3, 1
-  with pytest.raises(ConfigError) as error:
-    workdir.claim(tmp_path / "run", config)
-  assert "sam.rho was 0.05 and is now 0.3" in str(error.value)
-  assert "seed was 0 and is now 1" in str(error.value)
-
-
-def test_workdir_that_is_a_file(tmp_path):
-  (tmp_path / "file").write_text("")
-  with pytest.raises(ConfigError, match="can't be written"):
-    workdir.claim(tmp_path / "file" / "run", default_config())
