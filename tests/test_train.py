@@ -3,10 +3,14 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from processes import REPOSITORY, finish, read_metrics, wait_for_step
 
@@ -93,21 +97,33 @@ def test_sigterm_saves_and_says_how_to_go_on(start, tmp_path):
   assert f"Stopped at step {max(steps)} of" in said
 
 
-def test_divergence_names_step_rate_and_rho_and_keeps_the_checkpoint(
+def test_divergence_is_named_and_leaves_the_checkpoint_before_it(
   start, tmp_path
 ):
-  code, said = finish(
-    start(
-      *SMALL,
-      "--config.optimizer.learning_rate=1e38",
-      "--config.optimizer.gradient_clipping=0",
-    )
+  """Decay of 20 times the weights makes them grow 19-fold in every step."""
+  process = start(
+    *SMALL,
+    "--config.optimizer.learning_rate=1",
+    "--config.optimizer.schedule=constant",
+    "--config.optimizer.momentum=0",
+    "--config.optimizer.weight_decay=20",
+    "--config.optimizer.gradient_clipping=0",
   )
+  code, said = finish(process)
   assert code == 1
-  (line,) = [s for s in said.splitlines() if s.startswith("error: ")]
-  for word in ("step", "learning rate", "config.sam.rho = 0.5"):
-    assert word in line
   assert "Traceback" not in said
+  (line,) = [s for s in said.splitlines() if s.startswith("error: ")]
+  assert "learning rate 1, config.sam.rho = 0.5" in line
+  numbers = r"since step (\d+) \(noticed at (\d+)\).*checkpoint: step (\d+)\."
+  since, noticed, kept = map(int, re.search(numbers, line).groups())
+  assert kept == 4 <= since < noticed <= 8  # steps 4, 8, ... are saved
+
+  (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
+  assert checkpoint.name == "4"
+  state = ocp.StandardCheckpointer().restore(checkpoint / "state")
+  assert state["step"] == 4
+  for array in jax.tree.leaves([state["params"], state["opt_state"]]):
+    assert np.isfinite(array).all()
 
 
 BAD_COMMANDS = {

@@ -248,7 +248,14 @@ def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
   if epath.Path(builder.data_path).exists():
     return builder
   if not spec.needs_download:
-    _prepare_quietly(spec, builder)
+    try:
+      _prepare_quietly(spec, builder)
+    except OSError as error:
+      raise DatasetError(
+        f"Data set {spec.name!r} can't be written to {builder.data_path}:"
+        f" {error.strerror or error}. Set config.dataset.data_dir to a"
+        " directory that can be written."
+      ) from error
     return builder
   where = f" --data_dir={data_dir}" if data_dir else ""
   raise DatasetError(

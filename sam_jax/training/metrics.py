@@ -23,7 +23,7 @@ from tensorboard.compat.proto import (
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from sam_jax.training import files
+from sam_jax.training import files, workdir
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +46,18 @@ class MetricsWriter:
   so that the files end as those of an undisturbed run do.
   """
 
-  def __init__(self, workdir: epath.PathLike, first_step: int):
+  def __init__(self, directory: epath.PathLike, first_step: int):
     """Opens the files of a workdir.
 
     Args:
-      workdir: Local or gs:// path; it exists.
+      directory: Local or gs:// path; it exists.
       first_step: The run goes on after this step.
     """
-    workdir = epath.Path(workdir)
-    self._jsonl = workdir / "metrics.jsonl"
+    directory = epath.Path(directory)
+    self._jsonl = directory / "metrics.jsonl"
     self._drop_lines_after(first_step)
     name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-    self._file = (workdir / f"{name}.{os.getpid()}").open("wb")
+    self._file = (directory / f"{name}.{os.getpid()}").open("wb")
     self._records = RecordWriter(self._file)
     self._write(event_pb2.Event(file_version="brain.Event:2"))
     if first_step:
@@ -253,7 +253,7 @@ def _step_of_line(line: str) -> float:
 def _hparams_value(config: Mapping[str, Any]) -> summary_pb2.Summary.Value:
   """The start of a session of TensorBoard's HParams tab."""
   start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-  for name, value in _flatten(config):
+  for name, value in sorted(workdir.flatten(config)):
     if isinstance(value, bool):
       start.hparams[name].bool_value = value
     elif isinstance(value, (int, float)):
@@ -270,12 +270,3 @@ def _hparams_summary(tag, data) -> summary_pb2.Summary.Value:
   )
   metadata = summary_pb2.SummaryMetadata(plugin_data=plugin)
   return summary_pb2.Summary.Value(tag=tag, metadata=metadata)
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = ""):
-  """Yields ("optimizer.name", value) pairs."""
-  for name, value in sorted(config.items()):
-    if isinstance(value, Mapping):
-      yield from _flatten(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}", value

@@ -70,9 +70,9 @@ def rho_schedule(
     A float or a schedule.
   """
   rho, rho_min = config.sam.rho, config.sam.rho_min
-  if rho_min is None or rho_min == rho:
-    return rho
   peak = config.optimizer.learning_rate
+  if rho_min is None or rho_min == rho or peak == 0:  # 0: nothing is trained
+    return rho
   return lambda step: rho_min + (rho - rho_min) * schedule(step) / peak
 
 

@@ -207,6 +207,12 @@ def test_digits_are_scikit_learns_split_by_class(data_dir):
   assert (mean, std) == pytest.approx((SPEC.mean[0], SPEC.std[0]), abs=1e-3)
 
 
+def test_unwritable_data_dir_is_named_with_a_remedy(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(catalog.DatasetError, match=r"file.*Not a directory. Set"):
+    decoded.load_split(SPEC, "test", str(tmp_path / "file"))
+
+
 def test_second_load_needs_no_tensorflow(data_dir):
   decoded.load_split(SPEC, "test", str(data_dir))
   code = f"""

@@ -124,6 +124,8 @@ def test_rho_follows_the_learning_rate_as_in_gsam():
   assert rho(0) == pytest.approx(0.6)
   assert rho(50) == pytest.approx(0.4)
   assert rho(100) == pytest.approx(0.2)
+  config.optimizer.learning_rate = 0.0
+  assert optimizer.rho_schedule(config, rate) == 0.6
 
 
 def test_constant_rho_stays_a_number():
