@@ -1,4 +1,7 @@
-"""Directories of plain arrays: whole, checked, and mapped into memory."""
+"""Directories of plain arrays: whole and checked.
+
+Those on a local disk are mapped into memory, those at gs:// are read.
+"""
 
 import json
 import logging
@@ -28,7 +31,7 @@ def cache_dir(data_dir: str | None, *names: str) -> epath.Path:
 
 
 def read_arrays(directory: epath.Path) -> Arrays | None:
-  """Maps the arrays that `write_arrays` wrote.
+  """Reads the arrays that `write_arrays` wrote.
 
   Returns:
     Arrays by name, or None if there are none or, with a warning, if they are
@@ -38,12 +41,7 @@ def read_arrays(directory: epath.Path) -> Arrays | None:
     return None
   try:
     checksums = json.loads((directory / "checksums.json").read_text())
-    arrays = {
-      name: np.load(
-        directory / f"{name}.npy", mmap_mode="r", allow_pickle=False
-      )
-      for name in checksums
-    }
+    arrays = {name: _read(directory / f"{name}.npy") for name in checksums}
     is_whole = all(zlib.crc32(arrays[n]) == checksums[n] for n in checksums)
   except (OSError, ValueError, AttributeError, TypeError):
     is_whole = False
@@ -56,34 +54,53 @@ def read_arrays(directory: epath.Path) -> Arrays | None:
 def write_arrays(directory: epath.Path, arrays: Arrays) -> None:
   """Writes arrays so that a reader finds all of them or none.
 
-  A directory that can't be written to, or not be mapped into memory, is left
-  alone: then the arrays are made again every time.
+  A directory that can't be written to is left alone, with a warning: then the
+  arrays are made again every time.
   """
-  if "://" in os.fspath(directory):
-    return
   try:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = epath.Path(tempfile.mkdtemp(dir=directory.parent))
-  except OSError as error:
+    if _is_remote(directory):
+      directory.mkdir(parents=True, exist_ok=True)
+      _write_files(directory, arrays)
+    else:
+      _replace(directory, arrays)
+  except Exception as error:  # gs:// has errors of its own
     logger.warning("Can't cache arrays in %s: %s", directory, error)
-    return
+
+
+def _is_remote(path: epath.Path) -> bool:
+  return "://" in os.fspath(path)
+
+
+def _read(path: epath.Path) -> np.ndarray:
+  if not _is_remote(path):
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+  with path.open("rb") as file:
+    return np.load(file, allow_pickle=False)
+
+
+def _replace(directory: epath.Path, arrays: Arrays) -> None:
+  """Writes another directory and renames it: readers keep what they mapped."""
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  draft = epath.Path(tempfile.mkdtemp(dir=directory.parent))
   try:
-    _write_draft(draft, arrays)
+    # A temporary directory is its owner's alone; data are for all who may read
+    # the directory around it.
+    os.chmod(draft, os.stat(draft.parent).st_mode & 0o777)
+    _write_files(draft, arrays)
     if directory.exists():
       shutil.rmtree(directory)
     os.rename(draft, directory)
-  except OSError as error:
+  except OSError:
     shutil.rmtree(draft, ignore_errors=True)
+    # If they are there, another process was faster: its arrays are the same.
     if not (directory / "checksums.json").exists():
-      logger.warning("Can't cache arrays in %s: %s", directory, error)
-    # Otherwise another process was faster: its arrays are the same.
+      raise
 
 
-def _write_draft(draft: epath.Path, arrays: Arrays) -> None:
-  # A temporary directory is its owner's alone; data are for all who may read
-  # the directory around it.
-  os.chmod(draft, os.stat(draft.parent).st_mode & 0o777)
+def _write_files(directory: epath.Path, arrays: Arrays) -> None:
   for name, array in arrays.items():
-    np.save(draft / f"{name}.npy", array, allow_pickle=False)
+    with (directory / f"{name}.npy").open("wb") as file:
+      np.save(file, array, allow_pickle=False)
   checksums = {n: zlib.crc32(np.ascontiguousarray(arrays[n])) for n in arrays}
-  (draft / "checksums.json").write_text(json.dumps(checksums))
+  # Last: they make the arrays valid.
+  (directory / "checksums.json").write_text(json.dumps(checksums))

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from flax import serialization, traverse_util
 
 FlatArrays = dict[str, np.ndarray]
@@ -125,7 +126,7 @@ def save_pretrained(path: str | os.PathLike, variables: Variables) -> None:
   """Writes `{"params", "batch_stats"}` for `load_pretrained`, atomically.
 
   Args:
-    path: file to write; its directory must exist.
+    path: local file to write; its directory must exist.
     variables: of any of our models.
 
   Raises:
@@ -151,13 +152,13 @@ def save_pretrained(path: str | os.PathLike, variables: Variables) -> None:
 
 
 def _unpack(path: str | os.PathLike) -> Any:
-  if os.path.isdir(path):
+  path = epath.Path(path)
+  if path.is_dir():
     raise ValueError(
       f"{path} is a directory; name the checkpoint file in it, for example "
-      f"{os.path.join(path, 'checkpoint_0')}."
+      f"{path / 'checkpoint_0'}."
     )
-  with open(path, "rb") as file:
-    data = file.read()
+  data = path.read_bytes()
   try:
     return serialization.msgpack_restore(data)
   # Damaged bytes may decode to anything, so that any exception can follow.

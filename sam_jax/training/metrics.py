@@ -1,5 +1,6 @@
 """Where the numbers of a run go: TensorBoard, metrics.jsonl, the console."""
 
+import contextlib
 import io
 import json
 import logging
@@ -57,8 +58,11 @@ class MetricsWriter:
     self._jsonl = directory / "metrics.jsonl"
     self._drop_lines_after(first_step)
     name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-    self._file = (directory / f"{name}.{os.getpid()}").open("wb")
-    self._records = RecordWriter(self._file)
+    self._open_files = contextlib.ExitStack()
+    file = self._open_files.enter_context(
+      (directory / f"{name}.{os.getpid()}").open("wb")
+    )
+    self._records = RecordWriter(file)
     self._write(event_pb2.Event(file_version="brain.Event:2"))
     if first_step:
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -128,7 +132,7 @@ class MetricsWriter:
     data = plugin_data_pb2.HParamsPluginData(session_end_info=end)
     self._summary(0, [_hparams_summary("_hparams_/session_end_info", data)])
     self.flush()
-    self._file.close()
+    self._open_files.close()
 
   def _drop_lines_after(self, step: int) -> None:
     if not self._jsonl.exists():
