@@ -197,7 +197,9 @@ class Objective:
     totals, trees = self._zeros(like), self.put(trees)
     for batch in self._batches:
       totals = add_sum(totals, *trees, batch)
-    return self._mean_of_totals(totals)
+    # On virtual CPU devices, which share threads, later programs must not get
+    # in the way of this one's all-reduce: it would wait for ever.
+    return jax.block_until_ready(self._mean_of_totals(totals))
 
 
 def _padded_batches(examples, batch_size, num_devices):

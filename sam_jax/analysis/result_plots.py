@@ -1,27 +1,14 @@
-"""Plots of finished runs. Lines also differ in style, for print in grey."""
+"""Plots of finished runs."""
 
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 from sam_jax.analysis import results
+from sam_jax.analysis.plot_style import STYLES, finish, plt
 from sam_jax.analysis.results import Group
-
-# Of light and of dark colours every second is a dashed line.
-_STYLES = (
-  {"color": "#0b3c5d", "linestyle": "-", "marker": "o"},
-  {"color": "#e07b00", "linestyle": "--", "marker": "s"},
-  {"color": "#2f9e77", "linestyle": "-.", "marker": "^"},
-  {"color": "#b3266b", "linestyle": ":", "marker": "D"},
-  {"color": "#7a7a7a", "linestyle": "-", "marker": "v"},
-  {"color": "#4fa3d9", "linestyle": "--", "marker": "x"},
-)
 
 _NOISE = "dataset.label_noise.rate"
 
@@ -68,14 +55,14 @@ def plot_learning_curves(
     The files.
   """
   fields = results.differing_fields(groups)
-  count = len(_STYLES)
+  count = len(STYLES)
   parts = [groups[i : i + count] for i in range(0, len(groups), count)]
   files = []
   for number, part in enumerate(parts, start=1):
     suffix = f"_{number}" if len(parts) > 1 else ""
     files.append(output / f"learning_curves{suffix}.png")
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for group, style in zip(part, _STYLES, strict=False):
+    for group, style in zip(part, STYLES, strict=False):
       label = results.label(group, fields)
       for axis, split in zip(axes, ("test", "train"), strict=True):
         _draw_curve(axis, group, f"{split}/error_rate", style, label)
@@ -84,7 +71,7 @@ def plot_learning_curves(
     for axis in axes:
       axis.set(xlabel="Epoch", ylim=(0, None))
       axis.xaxis.get_major_locator().set_params(integer=True)
-    _finish(figure, axes[0], "Mean of seeds; shaded: all seeds", files[-1])
+    finish(figure, axes[0], "Mean of seeds; shaded: all seeds", files[-1])
   return files
 
 
@@ -118,13 +105,13 @@ def plot_against(
       capsize=3,
       elinewidth=1,
       markersize=5,
-      **_STYLES[i % len(_STYLES)],
+      **STYLES[i % len(STYLES)],
     )
   ticks = sorted({x for line in lines.values() for x in line})
   _scale(axis, field, ticks)
   axis.set(xlabel=_AXES[field][0], ylabel="Test error at the end (%)")
   axis.set_ylim(bottom=max(axis.get_ylim()[0], 0))  # intervals may go below
-  _finish(figure, axis, "Mean and 95% interval over seeds", path)
+  finish(figure, axis, "Mean and 95% interval over seeds", path)
   return True
 
 
@@ -155,13 +142,13 @@ def plot_error_reduction(groups: Sequence[Group], path: pathlib.Path) -> bool:
       [tasks.index(_task(sam)) + offset for sam, _ in own],
       [100 * (1 - sam.mean() / baseline.mean()) for sam, baseline in own],
       label=name,
-      **(_STYLES[i % len(_STYLES)] | {"linestyle": "", "markersize": 6}),
+      **(STYLES[i % len(STYLES)] | {"linestyle": "", "markersize": 6}),
     )
   axis.axhline(0, color="black", linewidth=0.8)
   axis.set_xticks(range(len(tasks)), tasks)
   axis.set(xlim=(-0.6, len(tasks) - 0.4), ylabel="Error reduction by SAM (%)")
   note = "A dot: means over seeds with SAM and without, all else being equal"
-  _finish(figure, axis, note, path)
+  finish(figure, axis, note, path)
   return True
 
 
@@ -278,24 +265,3 @@ def _task(group: Group) -> str:
 
 def _method(group: Group) -> str:
   return "SAM" if group.fields["sam.rho"] else "SGD"
-
-
-def _finish(figure, axis, note: str, path: pathlib.Path) -> None:
-  """Adds grid, legend and note, and writes the file."""
-  for each in figure.axes:
-    each.grid(alpha=0.3)
-    each.spines[["top", "right"]].set_visible(False)
-  handles, labels = axis.get_legend_handles_labels()
-  columns = 2 if max(map(len, labels)) < 40 else 1
-  figure.legend(
-    handles,
-    labels,
-    title=note,
-    title_fontsize="small",
-    fontsize="small",
-    loc="outside lower center",
-    ncols=columns,
-    frameon=False,
-  )
-  figure.savefig(path, dpi=150)
-  plt.close(figure)
