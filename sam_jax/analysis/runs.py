@@ -58,14 +58,17 @@ class RestoredRun(NamedTuple):
   state: TrainState
 
 
-def restore_run(workdir: epath.PathLike) -> RestoredRun:
-  """Restores the newest checkpoint of a run, finished or not.
+def restore_run(
+  workdir: epath.PathLike, step: int | None = None
+) -> RestoredRun:
+  """Restores a checkpoint of a run, finished or not.
 
   Args:
     workdir: Directory that `sam_jax.train` wrote.
+    step: Of a checkpoint that was kept; None for the newest.
 
   Raises:
-    ConfigError: There is no run, or it has no checkpoint yet.
+    ConfigError: There is no run, or it has no such checkpoint.
   """
   workdir = epath.Path(workdir)
   fields = read_config(workdir)
@@ -79,28 +82,36 @@ def restore_run(workdir: epath.PathLike) -> RestoredRun:
     config, dataset.spec, dataset.steps_per_epoch, jax.device_count()
   )
   checkpoints = Checkpoints(workdir / "checkpoints")
-  state = checkpoints.restore_latest(
-    create_state(recipe, dataset.spec.image_shape)
-  )
+  template = create_state(recipe, dataset.spec.image_shape)
+  if step is None:
+    state = checkpoints.restore_latest(template)
+  elif step in checkpoints.steps():
+    state = checkpoints.restore(template, step)
+  else:
+    steps = ", ".join(map(str, checkpoints.steps()))
+    raise ConfigError(
+      f"--workdir={workdir} has no checkpoint of step {step}. Kept: {steps}."
+    )
   checkpoints.close()
   if state is None:
     raise ConfigError(f"--workdir={workdir} holds a run without checkpoints.")
   return RestoredRun(config, dataset, recipe, state)
 
 
-def load_run(workdir: epath.PathLike) -> TrainedRun:
-  """Loads the newest checkpoint of a run for its analysis.
+def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
+  """Loads a checkpoint of a run for its analysis.
 
   Args:
     workdir: Directory that `sam_jax.train` wrote.
+    step: Of a checkpoint that was kept; None for the newest.
 
   Returns:
     The run.
 
   Raises:
-    ConfigError: There is no run, or it has no checkpoint yet.
+    ConfigError: There is no run, or it has no such checkpoint.
   """
-  config, dataset, recipe, state = restore_run(workdir)
+  config, dataset, recipe, state = restore_run(workdir, step)
   return TrainedRun(
     epath.Path(workdir),
     config,

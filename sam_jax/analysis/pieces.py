@@ -1,0 +1,65 @@
+"""Results of an analysis, saved piece by piece: a stopped one can go on."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from sam_jax.training import files
+
+
+class Pieces:
+  """A JSON file of results, each with everything that it depends on.
+
+  A result is found again only under the very same key, so one of other weights,
+  examples or settings is never taken for it.
+  """
+
+  def __init__(self, path: epath.PathLike):
+    """Opens a file; one that is missing or damaged holds nothing.
+
+    Args:
+      path: Local or gs:// path.
+    """
+    self.path = epath.Path(path)
+    try:
+      self._pieces = json.loads(self.path.read_text())["pieces"]
+    except (OSError, ValueError, KeyError, TypeError):
+      self._pieces = []
+
+  def find(self, key: Mapping[str, Any]) -> Any | None:
+    """The result under a key of JSON values; None if there is none."""
+    for piece in self._pieces:
+      if piece["of"] == key:
+        return piece["result"]
+    return None
+
+  def get(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+    """The result under a key, computed and saved if it is not there yet.
+
+    Args:
+      key: JSON values that decide the result.
+      compute: Returns it, made of JSON values.
+
+    Returns:
+      The result. Numbers that are not finite are None in it, as JSON has none.
+    """
+    result = self.find(key)
+    if result is None:
+      result = _finite(compute())
+      self._pieces.append({"of": dict(key), "result": result})
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      files.write_json(self.path, {"pieces": self._pieces})
+    return result
+
+
+def _finite(value: Any) -> Any:
+  """Replaces nan and infinities by None."""
+  if isinstance(value, Mapping):
+    return {name: _finite(each) for name, each in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(each) for each in value]
+  is_odd = isinstance(value, float) and not math.isfinite(value)
+  return None if is_odd else value

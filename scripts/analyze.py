@@ -1,0 +1,275 @@
+"""Looks at what runs have learnt, and draws them side by side.
+
+python scripts/analyze.py hessian --workdir=runs/sgd --workdir=runs/sam
+
+Sub-commands:
+  sharpness  Sharpness and m-sharpness for several radii.
+  hessian    The Hessian's largest eigenvalues, and the density of all.
+  landscape  The loss along lines, and on planes, through the parameters.
+
+RUN@STEP is the checkpoint of that step, RUN the newest one. Results go to
+RUN/analysis/*.json piece by piece, and no piece is computed twice: the same
+command goes on where it was stopped. Pictures go to --output, and to
+TensorBoard as the run RUN/analysis. Exit code 2: it could not start.
+"""
+
+import os
+import pathlib
+import re
+import sys
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+_WORKDIR = flags.DEFINE_multi_string(
+  "workdir", [], "Directory of a run; may be given several times."
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "Directory of the pictures; default: that of the first run."
+)
+_SPLIT = flags.DEFINE_enum(
+  "split", "train", ["train", "test"], "Examples; of train as labelled there."
+)
+_EXAMPLES = flags.DEFINE_integer(
+  "num_examples", 512, "How many, the first of the split.", 1
+)
+_BATCH = flags.DEFINE_integer(
+  "batch_size", None, "Examples at a time; default: as in training.", 1
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of random vectors.", 0)
+_RHO = flags.DEFINE_list(
+  "rho", "0.05,0.1,0.2,0.5", "Radii; the largest is SAM's line's reach."
+)
+_M = flags.DEFINE_list("m", "1,8,64", "Group sizes of the m-sharpness.")
+_PROBES = flags.DEFINE_integer("probes", 2, "Lanczos runs.", 1)
+_STEPS = flags.DEFINE_integer("steps", 40, "Hessian products of each.", 1)
+_ALONG = flags.DEFINE_multi_enum(
+  "along",
+  ["random", "sam", "plane"],
+  ["random", "sam", "plane", "between"],
+  "Directions of the landscape; between: from the first run to the second.",
+)
+_POINTS = flags.DEFINE_integer("points", 21, "Points of a line, or a side.", 2)
+_REACH = flags.DEFINE_float("reach", 1.0, "Of random lines, in filter norms.")
+
+
+def main(argv: list[str]) -> None:
+  """Runs the sub-command."""
+  name = check_arguments(argv)
+  # Imported late: a wrong argument is refused without waiting for JAX.
+  from sam_jax.datasets.catalog import DatasetError
+  from sam_jax.training import logs
+  from sam_jax.training.config import ConfigError
+
+  logs.show_on_stderr()
+  try:
+    subjects = [load(workdir, name) for workdir in _WORKDIR.value]
+    STUDIES[name](subjects, output_directory())
+  except (ConfigError, DatasetError, ValueError) as error:
+    refuse(str(error))
+
+
+def check_arguments(argv: list[str]) -> str:
+  """Returns the sub-command, or refuses what is wrong."""
+  name = argv[1] if len(argv) > 1 else ""
+  if name not in STUDIES:
+    from sam_jax.training.config import did_you_mean
+
+    refuse(f"{name!r} is no sub-command. {did_you_mean(name, STUDIES)}")
+  if argv[2:]:
+    refuse(f"Unexpected arguments: {' '.join(argv[2:])}")
+  if not _WORKDIR.value:
+    refuse("--workdir is missing.")
+  numbers(_RHO, float)
+  numbers(_M, int)
+  if not 0 < _REACH.value < np.inf:
+    refuse(f"--reach={_REACH.value} must be above 0.")
+  if "between" in _ALONG.value and len(_WORKDIR.value) != 2:
+    refuse("--along=between needs two runs.")
+  return name
+
+
+def numbers(flag: Any, kind: type) -> list[Any]:
+  """The numbers of a flag, ascending; refuses others."""
+  try:
+    values = sorted({kind(value) for value in flag.value})
+  except ValueError:
+    values = []
+  if not values or not 0 < values[0] <= values[-1] < np.inf:
+    text = ",".join(flag.value)
+    refuse(f"--{flag.name}={text} must be numbers above 0, as in 1,2,4.")
+  return values
+
+
+def load(name: str, study: str) -> Any:
+  """Loads a run as the subject of a study."""
+  import jax
+
+  from sam_jax.analysis import runs
+  from sam_jax.analysis.pieces import Pieces
+  from sam_jax.analysis.studies import Subject
+
+  run = runs.load_run(*split_step(name))
+  examples = run.examples(_SPLIT.value, _EXAMPLES.value)
+  devices = jax.local_device_count()
+  enough = -(-len(examples["label"]) // devices) * devices
+  batch_size = min(_BATCH.value or run.config.batch_size, enough)
+  pieces = Pieces(run.workdir / "analysis" / f"{study}.json")
+  return Subject(label(name), run, examples, batch_size, pieces)
+
+
+def split_step(name: str) -> tuple[str, int | None]:
+  """Splits RUN@STEP."""
+  match = re.fullmatch(r"(.+)@(\d+)", name)
+  if match and not os.path.exists(name):
+    return match[1], int(match[2])
+  return name, None
+
+
+def label(name: str) -> str:
+  """The last part of a run's path, if no other run has the same."""
+  names = [pathlib.PurePath(each).name for each in _WORKDIR.value]
+  short = pathlib.PurePath(name).name
+  return short if names.count(short) == 1 else name
+
+
+def output_directory() -> pathlib.Path:
+  """Where pictures go; it is made."""
+  first, _ = split_step(_WORKDIR.value[0])
+  path = pathlib.Path(_OUTPUT.value or pathlib.Path(first).absolute().parent)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    refuse(f"--output={path} can't be written: {error.strerror}.")
+  return path
+
+
+def study_sharpness(subjects: list[Any], output: pathlib.Path) -> None:
+  """Sharpness of all examples and of groups of m, for every rho."""
+  from sam_jax.analysis import analysis_plots, studies
+
+  rhos, ms = numbers(_RHO, float), numbers(_M, int)
+  found = {s.label: studies.measure_sharpness(s, rhos, ms) for s in subjects}
+  for name, lines in found.items():
+    for line, values in lines.items():
+      pairs = zip(rhos, values, strict=True)
+      text = "  ".join(f"{value:.4g} (rho {rho:g})" for rho, value in pairs)
+      print(f"{name}: sharpness, {line}: {text}")
+  path = output / "sharpness.png"
+  analysis_plots.plot_sharpness(found, rhos, describe_examples(subjects), path)
+  show(subjects, path)
+
+
+def study_hessian(subjects: list[Any], output: pathlib.Path) -> None:
+  """The largest eigenvalues, and the density of all."""
+  from sam_jax.analysis import analysis_plots, hessian, studies
+
+  arguments = (_PROBES.value, _STEPS.value, _SEED.value)
+  found = {s.label: studies.measure_spectrum(s, *arguments) for s in subjects}
+  for name, probes in found.items():
+    top = hessian.top_eigenvalues(probes, 5)
+    text = ", ".join(f"{t.value:.4g} (+-{t.residual:.1g})" for t in top)
+    print(f"{name}: largest eigenvalues {text}")
+    if len(top) == 5:
+      print(f"{name}: first / fifth {top[0].value / top[4].value:.3g}")
+  path = output / "hessian.png"
+  analysis_plots.plot_spectra(found, describe_examples(subjects), path)
+  show(subjects, path)
+
+
+def study_landscape(subjects: list[Any], output: pathlib.Path) -> None:
+  """Losses along every direction that --along names."""
+  for kind in dict.fromkeys(_ALONG.value):
+    path = output / f"landscape_{kind}.png"
+    draw = draw_plane if kind == "plane" else draw_lines
+    draw(kind, subjects, path)
+    show(subjects, path)
+
+
+def draw_plane(kind: str, subjects: list[Any], path: pathlib.Path) -> None:
+  """Losses on a plane through each run."""
+  from sam_jax.analysis import analysis_plots, studies
+
+  distances = np.linspace(-_REACH.value, _REACH.value, _POINTS.value).tolist()
+  found = {
+    s.label: studies.losses_on_plane(s, distances, _SEED.value)
+    for s in subjects
+  }
+  note = describe_examples(subjects)
+  analysis_plots.plot_planes(found, distances, note, path)
+
+
+def draw_lines(kind: str, subjects: list[Any], path: pathlib.Path) -> None:
+  """Losses along a line through each run, or from one to the other."""
+  from sam_jax.analysis import analysis_plots, studies
+
+  ends, axis = {
+    "random": (
+      (-_REACH.value, _REACH.value),
+      "Distance along a random direction (filter norms)",
+    ),
+    "sam": (
+      (-numbers(_RHO, float)[-1], numbers(_RHO, float)[-1]),
+      "Distance along SAM's perturbation (rho)",
+    ),
+    "between": ((0, 1), "Part of the way between the runs"),
+  }[kind]
+  distances = np.linspace(*ends, _POINTS.value).tolist()
+  if kind == "between":
+    first, second = subjects
+    name = f"{first.label} to {second.label}"
+    found = {name: studies.losses_between(first, second, distances)}
+  else:
+    found = {
+      s.label: studies.losses_on_line(s, kind, distances, _SEED.value)
+      for s in subjects
+    }
+  note = describe_examples(subjects)
+  analysis_plots.plot_lines(found, distances, axis, note, path)
+
+
+def describe_examples(subjects: list[Any]) -> str:
+  """Says in a picture what the losses are of."""
+  count = len(subjects[0].examples["label"])
+  split = {"train": "training", "test": "test"}[_SPLIT.value]
+  return f"Losses of {count:,} {split} examples, in evaluation mode"
+
+
+def show(subjects: list[Any], path: pathlib.Path) -> None:
+  """Puts a picture into TensorBoard, beside the logs of each run."""
+  from PIL import Image
+
+  from sam_jax.training.metrics import MetricsWriter
+
+  pixels = np.asarray(Image.open(path).convert("RGB"))
+  for subject in subjects:
+    writer = MetricsWriter(subject.pieces.path.parent, 0)
+    writer.image(subject.run.step, path.stem, pixels)
+    writer.close()
+  print(f"Picture: {path}")
+
+
+def refuse(message: str) -> None:
+  """Says in one line why there can be no analysis."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; a wrong one is one clear line, not a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    refuse(str(error).splitlines()[0])
+
+
+STUDIES = {
+  "sharpness": study_sharpness,
+  "hessian": study_hessian,
+  "landscape": study_landscape,
+}
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,36 @@
+"""Pieces of an analysis are saved one by one, and found by their whole key."""
+
+import json
+import math
+
+from sam_jax.analysis.pieces import Pieces
+
+
+def refuse():
+  raise AssertionError("this piece was there")
+
+
+def test_pieces_are_found_again_and_only_under_their_own_key(tmp_path):
+  path = tmp_path / "run" / "analysis.json"
+  pieces = Pieces(path)
+  assert pieces.get({"weights": 1, "rho": 0.1}, lambda: [1.5, 2.0]) == [1.5, 2]
+  again = Pieces(path)
+  assert again.get({"rho": 0.1, "weights": 1}, refuse) == [1.5, 2]
+  assert again.find({"weights": 2, "rho": 0.1}) is None
+  assert again.find({"weights": 1}) is None
+
+
+def test_file_is_strict_json(tmp_path):
+  pieces = Pieces(tmp_path / "a.json")
+  result = pieces.get({}, lambda: {"losses": (1.0, math.inf, math.nan)})
+  assert result == {"losses": [1.0, None, None]}
+  text = (tmp_path / "a.json").read_text()
+  assert (
+    json.loads(text, parse_constant=refuse)["pieces"][0]["result"] == result
+  )
+
+
+def test_damaged_file_holds_nothing(tmp_path):
+  for text in ("{", "[]", '{"pieces": '):
+    (tmp_path / "a.json").write_text(text)
+    assert Pieces(tmp_path / "a.json").find({}) is None
