@@ -1,0 +1,171 @@
+"""Analyses of runs: results, pictures, what is not done twice, and errors."""
+
+import dataclasses
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+from processes import REPOSITORY
+from tensorboard.backend.event_processing import event_accumulator
+
+from sam_jax.analysis import runs, studies
+from sam_jax.datasets import catalog
+from sam_jax.datasets.in_memory import InMemoryDataset
+from sam_jax.training import files, workdir
+from sam_jax.training.checkpoints import Checkpoints
+from sam_jax.training.config import default_config
+from sam_jax.training.recipe import create_recipe
+from sam_jax.training.step import create_state
+
+SPEC = dataclasses.replace(
+  catalog.dataset_spec("cifar10"), image_shape=(8, 8, 3)
+)
+STEP = 0  # the runs were saved before they trained
+SMALL = ("--num_examples=12", "--batch_size=16", "--points=3")
+
+
+def toy_dataset(config):
+  random = np.random.default_rng(0)
+  images = random.integers(256, size=(16, 8, 8, 3)).astype(np.uint8)
+  examples = images, random.integers(10, size=16).astype(np.int32)
+  sizes = {"batch_size": 16, "eval_batch_size": 16}
+  return InMemoryDataset(SPEC, examples, examples, seed=0, **sizes)
+
+
+def save_run(path, seed):
+  """Writes what an analysis reads of a run."""
+  config = default_config()
+  config.batch_size, config.model.name, config.seed = 16, "cnn4", seed
+  path.mkdir()
+  files.write_json(path / "config.json", workdir.to_dict(config))
+  checkpoints = Checkpoints(path / "checkpoints")
+  recipe = create_recipe(config, SPEC, 1, 8)
+  checkpoints.save(create_state(recipe, SPEC.image_shape))
+  checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def script():
+  path = REPOSITORY / "scripts/analyze.py"
+  spec = importlib.util.spec_from_file_location("analyze", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  root = tmp_path_factory.mktemp("runs")
+  for seed, name in enumerate(("first", "second")):
+    save_run(root / name, seed)
+  return root
+
+
+@pytest.fixture
+def analyze(script, monkeypatch):
+  monkeypatch.setattr(runs, "create_dataset", toy_dataset)
+  monkeypatch.setattr("sam_jax.training.logs.show_on_stderr", lambda: None)
+
+  def run(*arguments):
+    argv = ["analyze", *map(str, arguments)]
+    with flagsaver.flagsaver():
+      script.main(script._parse_flags(argv))
+
+  return run
+
+
+def both(root):
+  return [f"--workdir={root / name}" for name in ("first", "second")]
+
+
+def pieces(path):
+  return json.loads(path.read_text())["pieces"]
+
+
+def check_picture(root, name):
+  """In the directory of the runs, and in TensorBoard."""
+  assert np.ptp(np.array(Image.open(root / f"{name}.png"))) > 200
+  for run in ("first", "second"):
+    events = event_accumulator.EventAccumulator(str(root / run / "analysis"))
+    events.Reload()
+    assert events.Images(name)[-1].step == STEP
+
+
+def test_hessian_goes_on_where_it_stopped(saved, analyze, capsys, monkeypatch):
+  arguments = ("hessian", *both(saved), *SMALL, "--steps=6")
+  analyze(*arguments, "--probes=1")
+  said = capsys.readouterr().out
+  assert said.count("largest eigenvalues") == 2
+  check_picture(saved, "hessian")
+  before = pieces(saved / "first/analysis/hessian.json")
+  assert len(before) == 1
+  analyze(*arguments, "--probes=2")  # one more, beside the old one
+  after = pieces(saved / "first/analysis/hessian.json")
+  assert after[0] == before[0]
+  assert after[0]["result"]["ritz_values"] != after[1]["result"]["ritz_values"]
+  monkeypatch.setattr(studies.hessian, "probe_hessian", None)
+  capsys.readouterr()
+  analyze(*arguments, "--probes=1")  # nothing is left to do
+  assert capsys.readouterr().out == said
+  with pytest.raises(TypeError):  # the others are of another seed
+    analyze(*arguments, "--probes=1", "--seed=1")
+
+
+def test_sharpness_of_every_rho_and_m(saved, analyze, capsys):
+  analyze("sharpness", *both(saved), *SMALL, "--rho=0.1,1", "--m=4")
+  check_picture(saved, "sharpness")
+  assert "first: sharpness, m = 4: " in capsys.readouterr().out
+  found = {
+    (p["of"]["sharpness"], p["of"]["rho"]): p["result"]
+    for p in pieces(saved / "second/analysis/sharpness.json")
+  }
+  assert found["m = 4", 1.0] > found["all", 1.0] > found["all", 0.1] > 0
+  assert found["m = 4", 0.1] > found["all", 0.1]
+
+
+def test_landscapes_meet_at_the_run(saved, analyze):
+  kinds = ("random", "sam", "plane", "between")
+  along = [f"--along={kind}" for kind in kinds]
+  analyze("landscape", *both(saved), *SMALL, "--rho=0.1", *along)
+  for kind in kinds:
+    check_picture(saved, f"landscape_{kind}")
+  results = pieces(saved / "first/analysis/landscape.json")
+  random, sam, *plane, between = (p["result"] for p in results)
+  loss = random[1]
+  assert loss == pytest.approx(sam[1]) == pytest.approx(plane[1][1])
+  assert loss == pytest.approx(between[0])
+  assert sam[2] > loss > sam[0]
+  assert plane[1] == pytest.approx(random)
+  other = pieces(saved / "second/analysis/landscape.json")
+  assert between[-1] == pytest.approx(other[0]["result"][1])
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "'' is no sub-command. Known: sharpness, hessian, landscape."),
+    (["hesian"], "Did you mean 'hessian'?"),
+    (["hessian", "sharpness"], "Unexpected arguments: sharpness"),
+    (["hessian"], "--workdir is missing"),
+    (["hessian", "--workdir=/no/run"], "/no/run holds no run"),
+    (["hessian", "--workdir={run}@7"], "no checkpoint of step 7. Kept: 0."),
+    (["hessian", "--workdir={run}", "--steps=0"], "steps"),
+    (["hessian", "--workdir={run}", "--batch_size=9"], "= 9 does not divide"),
+    (["hessian", "--workdir={run}", "--probe=9"], "flag 'probe'"),
+    (["sharpness", "--workdir={run}", "--m=1000"], "m = 1000 makes no group"),
+    (["sharpness", "--workdir={run}", "--rho=a"], "--rho=a must be numbers"),
+    (["landscape", "--workdir={run}", "--points=1"], "points"),
+    (["landscape", "--workdir={run}", "--along=between"], "needs two runs"),
+    (["landscape", "--workdir={run}", "--output=/dev/null/a"], "be written"),
+  ],
+)
+def test_mistakes_give_one_line(saved, analyze, capsys, arguments, message):
+  with pytest.raises(SystemExit) as error:
+    analyze(*(each.format(run=saved / "first") for each in arguments))
+  assert error.value.code == 2
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert line.startswith("error: ")
+  assert message in line
