@@ -66,7 +66,9 @@ def default_config() -> ConfigDict:
         "label_noise": {"rate": 0.0, "kind": "symmetric", "seed": 0},
       },
       "augment": {
-        "policy": "basic",  # none, basic, autoaugment, aa-only, randaugment
+        # none, basic, autoaugment, aa-only, randaugment. Streamed images are
+        # cropped at random, but with none and aa-only at the centre.
+        "policy": "basic",
         "cutout": "none",  # "batch": one place a batch (official); "image"
         "cutout_size": 16,
         "mixup_alpha": 0.0,  # 0: no mixup

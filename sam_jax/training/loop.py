@@ -95,6 +95,7 @@ def create_dataset(config: ConfigDict) -> Dataset:
         f"config.dataset.label_noise.rate = {noise.rate}: {spec.name} is not"
         " kept in memory; give its labels as config.dataset.label_file."
       )
+    # The official release crops in any case. The paper fine-tunes without.
     crops = config.augment.policy not in ("none", "aa-only")
     return load_streaming(spec, crops_at_random=crops, **fields)
   return load_in_memory(
