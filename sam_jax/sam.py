@@ -44,8 +44,11 @@ gradients with smaller shards, as `sam_jax.train` does with `config.sam.m`:
 `optax.MultiSteps` around SAM descends along its last micro-batch alone.
 """
 
+import itertools
 import math
 import numbers
+import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -128,9 +131,19 @@ def sharpness_aware(
 
   Raises:
     ValueError: An argument is out of range; in `update`, `params` or `grad_fn`
-      is missing. The message names the argument and its value.
+      is missing, or `grad_fn` returns something else. The message names the
+      argument and its value.
   """
-  _check_arguments(rho, p, adaptive, eta, ascent_steps, every, sync)
+  _check_known(p, eta, ascent_steps, every, surrogate_gap)
+  # A traced rho, as of optax.inject_hyperparams, is known too late for a check.
+  if not callable(rho) and not isinstance(rho, jax.core.Tracer):
+    _check_number("rho", rho)
+  _check_number("p", p, least=1.0, most=math.inf)
+  _check_number("eta", eta)
+  _check_number("surrogate_gap", surrogate_gap)
+  _check_count("ascent_steps", ascent_steps)
+  _check_count("every", every)
+  _check_sync(sync)
   _check_second_order(second_order, p, ascent_steps)
   ascent = _Ascent(
     p, adaptive, eta, ascent_steps, sync, mask, second_order, has_value
@@ -285,7 +298,7 @@ def _ascend(gradient, params, rho, grad_fn, ascent):
       (neighbour, _norm(eps, ascent.p), _norm(eps, 2))
     )
     output = grad_fn(neighbour, step)
-    value, gradient = output if ascent.has_value else (jnp.nan, output)
+    value, gradient = _split(output, params, ascent.has_value)
   inner = _inner(_subtract(neighbour, params), gradient)
   cosine = _divide(inner, length * _norm(gradient, 2))
   if ascent.second_order:
@@ -293,6 +306,19 @@ def _ascend(gradient, params, rho, grad_fn, ascent):
       gradient, ascent_gradient, params, rho, grad_fn, ascent
     )
   return gradient, jnp.asarray(value, jnp.float32), radius, cosine
+
+
+def _split(output, params, has_value):
+  """Splits what `grad_fn` returned into the value, or nan, and the gradient."""
+  expected = (0.0, params) if has_value else params
+  if jax.tree.structure(output) != jax.tree.structure(expected):
+    raise ValueError(
+      f"With has_value = {has_value} grad_fn must return"
+      f" {'(value, gradient)' if has_value else 'a gradient'}, the gradient a"
+      f" tree like params, got {jax.tree.structure(output)}. Functions of"
+      " jax.value_and_grad need has_value = True, those of jax.grad False."
+    )
+  return output if has_value else (jnp.nan, output)
 
 
 def _climb(gradient, params, u, rho, ascent):
@@ -340,8 +366,7 @@ def _through_perturbation(
   along_gradient, along_params = pull_back(sam_gradient)
 
   def gradient_at(w):
-    output = grad_fn(w, 0)
-    return output[1] if ascent.has_value else output
+    return _split(grad_fn(w, 0), params, ascent.has_value)[1]
 
   _, curvature = jax.jvp(gradient_at, (params,), (along_gradient,))
   return _add(along_params, curvature)
@@ -399,7 +424,7 @@ def _norm(tree, p):
     total = _sum([x**2 for x in leaves])
     is_zero = total == 0  # where the derivative of the root is infinite
     return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, total)))
-  largest = jnp.max(jnp.stack([jnp.max(x) for x in leaves]))
+  largest = jnp.max(jnp.stack([jnp.max(x, initial=0) for x in leaves]))
   if p == math.inf:
     return largest
   relative = [_divide(x, largest) ** p for x in leaves]
@@ -420,22 +445,57 @@ def _divide(numerator, denominator):
   return jnp.where(is_zero, 0.0, numerator / jnp.where(is_zero, 1, denominator))
 
 
-def _check_arguments(rho, p, adaptive, eta, ascent_steps, every, sync):
-  """Raises ValueError on an argument of `sharpness_aware` out of range."""
-  if isinstance(rho, numbers.Real) and not (0 <= rho < math.inf):
-    raise ValueError(f"rho must be finite and >= 0, got rho = {rho}.")
-  if not p >= 1:
-    raise ValueError(f"p must be in [1, inf], got p = {p}.")
-  if adaptive and not eta >= 0:
-    raise ValueError(f"eta must be >= 0, got eta = {eta}.")
-  for name, value in (("ascent_steps", ascent_steps), ("every", every)):
-    if value != int(value) or value < 1:
-      raise ValueError(f"{name} must be an integer >= 1, got {name} = {value}.")
-  is_pair = isinstance(sync, tuple) and len(sync) == 2
-  if sync is not None and not isinstance(sync, str) and not is_pair:
+def _check_known(*arguments):
+  """Raises ValueError on a traced argument, which comes too late."""
+  if any(isinstance(value, jax.core.Tracer) for value in arguments):
     raise ValueError(
-      "sync must be None, an axis name, or (axis name, axis_index_groups), got"
-      f" sync = {sync!r}."
+      "Of sharpness_aware's arguments only rho may be traced. With"
+      " optax.inject_hyperparams set static_args=('p', 'eta', 'ascent_steps',"
+      " 'every', 'surrogate_gap')."
+    )
+
+
+def _check_number(name, value, least=0.0, most=sys.float_info.max):
+  """Raises ValueError on what is no number from `least` to `most`."""
+  try:
+    is_right = least <= float(value) <= most and not isinstance(value, str)
+  except (TypeError, ValueError):
+    is_right = False
+  if not is_right:
+    limit = "in [1, inf]" if most == math.inf else f"finite and >= {least:g}"
+    raise ValueError(
+      f"{name} must be a number, {limit}, got {name} = {value!r}."
+    )
+
+
+def _check_count(name, value):
+  """Raises ValueError on what is no integer from 1 on."""
+  try:
+    is_right = operator.index(value) >= 1
+  except TypeError:
+    is_right = False
+  if not is_right:
+    raise ValueError(f"{name} must be an integer >= 1, got {name} = {value!r}.")
+
+
+def _check_sync(sync):
+  """Raises ValueError on what does not say who shares a perturbation."""
+  if sync is None or isinstance(sync, str):
+    return
+  try:
+    axis_name, groups = sync
+    positions = sorted(itertools.chain(*groups))
+    is_right = (
+      isinstance(axis_name, str)
+      and positions == list(range(len(positions)))
+      and len({len(group) for group in groups}) == 1
+    )
+  except (TypeError, ValueError):
+    is_right = False
+  if not is_right:
+    raise ValueError(
+      "sync must be None, an axis name, or (axis name, axis_index_groups),"
+      f" groups of one size that cover the axis, got sync = {sync!r}."
     )
 
 

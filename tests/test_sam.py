@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -454,6 +455,13 @@ def test_clipping_inside_the_base_optimizer_bites():
     ({"rho": 0.1, "every": 1.5}, r"every = 1\.5"),
     ({"rho": 0.1, "adaptive": True, "eta": -1.0}, r"eta = -1\.0"),
     ({"rho": 0.1, "sync": 3}, "sync = 3"),
+    ({"rho": 0.1, "sync": ("a", "b")}, r"sync = \('a', 'b'\)"),
+    ({"rho": 0.1, "sync": ("a", [[0, 1], [2]])}, "groups of one size"),
+    ({"rho": None}, "rho = None"),
+    ({"rho": jnp.array(-1.0)}, r"rho = Array\(-1"),
+    ({"rho": 0.1, "p": "2"}, "p = '2'"),
+    ({"rho": 0.1, "ascent_steps": 2.0}, r"ascent_steps = 2\.0"),
+    ({"rho": 0.1, "surrogate_gap": math.nan}, "surrogate_gap = nan"),
     ({"rho": 0.1, "second_order": True, "p": 1.0}, r"got p = 1\.0"),
     (
       {"rho": 0.1, "second_order": True, "ascent_steps": 2},
@@ -475,9 +483,32 @@ def test_missing_grad_fn_or_params_is_named(rho):
     tx.update(W, tx.init(W), grad_fn=quadratic_grad_fn)
 
 
+@pytest.mark.parametrize("has_value", [False, True])
+def test_other_outputs_of_grad_fn_are_named(has_value):
+  functions = (jax.value_and_grad(quadratic), jax.grad(quadratic))
+  wrong = functions[has_value]
+  with pytest.raises(ValueError, match=f"has_value = {has_value} grad_fn"):
+    sam_jax.sharpness_aware(RHO, has_value=has_value).update(
+      W, sam_jax.sharpness_aware(RHO).init(W), W, grad_fn=lambda w, _: wrong(w)
+    )
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
+def test_empty_leaves_change_nothing(p):
+  gradient = {"empty": jnp.zeros((0, 2)), "w": W}
+  direction = dual_direction(gradient, p)
+  np.testing.assert_array_equal(direction["w"], dual_direction(W, p))
+
+
 def test_works_inside_inject_hyperparams():
-  tx = optax.inject_hyperparams(sam_jax.sharpness_aware)(rho=RHO)
-  gradient, _ = tx.update(
-    quadratic_grad_fn(W, 0), tx.init(W), W, grad_fn=quadratic_grad_fn
+  def gradient(**kwargs):
+    tx = optax.inject_hyperparams(sam_jax.sharpness_aware, **kwargs)(rho=RHO)
+    update = functools.partial(tx.update, grad_fn=quadratic_grad_fn)
+    return jax.jit(update)(quadratic_grad_fn(W, 0), tx.init(W), W)[0]
+
+  with pytest.raises(ValueError, match="static_args=") as error:
+    gradient()
+  names = re.findall(r"'(\w+)'", str(error.value))
+  np.testing.assert_allclose(
+    gradient(static_args=names), sam_gradient(W)[0], rtol=1e-6
   )
-  np.testing.assert_allclose(gradient, sam_gradient(W)[0], rtol=1e-6)
