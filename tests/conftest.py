@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, set before jax starts."""
 
+import gc
 import os
 import pathlib
 
@@ -25,6 +26,18 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_this_file_only():
+  """Frees the compiled programs of a file of tests when it ends.
+
+  Each holds dozens of memory mappings, and a process that reaches the kernel's
+  limit (65,530 by default) dies of a segmentation fault.
+  """
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope="session")

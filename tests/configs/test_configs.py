@@ -120,7 +120,6 @@ TRAINED = [
   ("cifar", "pyramidnet_shakedrop,cifar100"),
   ("svhn", "wrn28_10,autoaugment"),
   ("fashion_mnist", "cutout,sgd"),
-  ("imagenet", "resnet50,sgd"),
   ("imagenet", "efficientnet_b0,sgd"),
   ("finetune", "l2,pets"),
   ("noisy_labels", "mixup"),
