@@ -5,11 +5,14 @@ arXiv:1901.10159) apply it to networks: each probe is a Lanczos run from a
 random vector. It finds the outermost eigenvalues, and a sample of the density
 of all of them.
 
-On a device there are never more than four copies of the parameters, beside the
-activations of a batch: the parameters, a vector, its product, and what the
-gradient needs (on a CPU, where XLA transposes all kernels in advance, up to two
-more). The Lanczos basis, one more copy for each step, is kept in the memory of
-the host.
+A device holds four copies of the parameters beside the activations of a batch:
+the parameters, a vector, the sum of its products, and what XLA keeps of kernels
+between the passes. For WRN-28-10 (36.2 million parameters, 138 MiB a copy) that
+is 4.33 copies with one 32x32 image at a time and 4.66 with two, where a
+gradient takes 2.27 and 2.35: arguments and temporary buffers as the compiled
+program (`Objective.hessian_program`) states them on a CPU with jax 0.10.2; the
+resident memory of that process agreed. The Lanczos basis, one more copy for
+each step, is kept in the memory of the host.
 """
 
 import time

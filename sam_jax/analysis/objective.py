@@ -23,6 +23,11 @@ AXIS = "batch"
 Params = Any
 # (params, batch) -> loss of each example, float32 [n]
 ExampleLosses = Callable[[Params, dict[str, jax.Array]], jax.Array]
+# XLA's default on CPUs transposes all kernels in advance, for concurrency: two
+# more copies of the parameters. It is not faster on a network that matters.
+_LITTLE_MEMORY_ON_CPU = {
+  "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+}
 
 
 def network_losses(
@@ -135,8 +140,11 @@ class Objective:
       return jnp.sum(values * batch["mask"])
 
     def hessian_product(params, vector, batch):
-      gradient = functools.partial(jax.grad(loss_sum), batch=batch)
-      return jax.jvp(gradient, (params,), (vector,))[1]
+      def slope(params):  # of the loss, along the vector
+        loss = functools.partial(loss_sum, batch=batch)
+        return jax.jvp(loss, (params,), (vector,))[1]
+
+      return jax.grad(slope)(params)
 
     def mapped(fn, num_trees):
       # Each device keeps its own sum until the end. It is donated, and so
@@ -158,6 +166,10 @@ class Objective:
       out_shardings=sharding,
     )
     self._mean_of_totals = jax.jit(mean, out_shardings=self._replicated)
+    self._options = (
+      _LITTLE_MEMORY_ON_CPU if devices[0].platform == "cpu" else None
+    )
+    self._programs = {}  # compiled, by the functions below
     self._loss_sum = mapped(loss_sum, 1)
     self._loss_and_gradient_sum = mapped(jax.value_and_grad(loss_sum), 1)
     self._hessian_product_sum = mapped(hessian_product, 2)
@@ -179,24 +191,36 @@ class Objective:
   def hessian_product(self, params: Params, vector: Params) -> Params:
     """Hessian of the mean loss times a tree like the parameters.
 
-    Forward over reverse differentiation: the cost of about two gradients.
-    Memory of a device: the parameters, the vector, the product, and what a
-    gradient of a batch needs, twice.
+    Reverse over forward differentiation: the cost of about two gradients.
+    Memory of a device: the parameters, the vector, the sum of the products, at
+    most one more copy of the parameters, and twice what a gradient of a batch
+    needs beside the parameters and their gradient.
     """
     return self._mean(self._hessian_product_sum, params, params, vector)
 
-  def lower_hessian_product(self, params: Params) -> jax.stages.Lowered:
-    """The program of `hessian_product`, to look at; parameters or shapes."""
-    totals = jax.eval_shape(self._zeros, params)
-    return self._hessian_product_sum.lower(
-      totals, params, params, self._batches[0]
+  def gradient_program(self, params: Params) -> jax.stages.Compiled:
+    """The compiled pass of `value_and_grad`, to look at; params or shapes."""
+    like = (jax.ShapeDtypeStruct((), jnp.float32), params)
+    return self._compile(self._loss_and_gradient_sum, like, params)
+
+  def hessian_program(self, params: Params) -> jax.stages.Compiled:
+    """The compiled pass of `hessian_product`, to look at; params or shapes."""
+    return self._compile(self._hessian_product_sum, params, params, params)
+
+  def _compile(self, add_sum, like, *trees):
+    """Compiles the pass over a batch; `like` has its result's shapes."""
+    totals = jax.eval_shape(self._zeros, like)
+    return add_sum.lower(totals, *trees, self._batches[0]).compile(
+      compiler_options=self._options
     )
 
   def _mean(self, add_sum, like, *trees):
     """Adds up a function over the batches; `like` has its result's shapes."""
+    if add_sum not in self._programs:
+      self._programs[add_sum] = self._compile(add_sum, like, *trees)
     totals, trees = self._zeros(like), self.put(trees)
     for batch in self._batches:
-      totals = add_sum(totals, *trees, batch)
+      totals = self._programs[add_sum](totals, *trees, batch)
     # On virtual CPU devices, which share threads, later programs must not get
     # in the way of this one's all-reduce: it would wait for ever.
     return jax.block_until_ready(self._mean_of_totals(totals))

@@ -142,7 +142,7 @@ def test_m_sharpness_of_no_radius_is_zero_and_below_it_is_refused():
   params, examples = problem()
   measure = m_sharpness_fn(network_losses, examples, 7)
   assert measure(params, 0.0).sharpness == 0
-  with pytest.raises(ValueError, match="rho must be finite and >= 0"):
+  with pytest.raises(ValueError, match="rho must be"):
     measure(params, -1.0)
 
 
