@@ -295,7 +295,7 @@ def conflict(run: PlannedRun) -> str:
   except (OSError, ValueError):
     return ""  # no run yet, or one that says itself what is wrong
   different = workdir_lib.differences(old, workdir_lib.to_dict(run.config))
-  if not different:
+  if not different or not workdir_lib.has_begun(run.workdir):
     return ""
   return f"holds a run with another config: {'; '.join(different)}"
 

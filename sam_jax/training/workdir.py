@@ -45,7 +45,8 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
   """Makes a directory the home of a run, or finds that it already is.
 
   As long as the context lasts no other process can claim it, unless it is a
-  gs:// path, where nothing can be locked.
+  gs:// path, where nothing can be locked. A run that never began, such as one
+  whose data was missing, leaves it to any other.
 
   Args:
     workdir: Local or gs:// path.
@@ -67,7 +68,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
       if jax.process_index() == 0:
         stack.enter_context(_lock(path))
       existing = read_config(path)
-      if existing is not None:
+      if existing is not None and has_begun(path):
         _check_same(existing, to_dict(config), path)
       if jax.process_index() == 0:
         files.write_json(path / "config.json", to_dict(config))
@@ -144,6 +145,14 @@ def read_config(path: epath.Path) -> dict[str, Any] | None:
   if not isinstance(config, dict):
     raise ConfigError(f"{file} holds no config; remove it.")
   return config
+
+
+def has_begun(path: epath.Path) -> bool:
+  """Whether a run left anything in its workdir that depends on its config."""
+  checkpoints = path / "checkpoints"
+  return (path / "metrics.jsonl").exists() or (
+    checkpoints.exists() and any(checkpoints.iterdir())
+  )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

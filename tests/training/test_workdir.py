@@ -19,7 +19,11 @@ def claim(path, config=None):
 
 def test_workdir_belongs_to_one_config(tmp_path):
   config = default_config()
+  config.seed = 2
   claim(tmp_path / "run", config)
+  config.seed = 0
+  claim(tmp_path / "run", config)  # the other run never began
+  (tmp_path / "run/checkpoints/11").mkdir(parents=True)
   claim(tmp_path / "run", config)  # going on is fine
   config.dataset.data_dir = "/elsewhere"  # and so are other places
   config.profile = "3:4"
