@@ -5,7 +5,7 @@ arXiv:1712.09913): without it a network looks flat or sharp by the scale of its
 weights alone, which batch norm makes meaningless.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -67,31 +67,22 @@ def move(params: Params, direction: Params, distance: float) -> Params:
   return jax.tree.map(lambda w, d: w + distance * d, params, direction)
 
 
-def losses_along(
-  objective: Objective,
-  params: Params,
-  direction: Params,
-  distances: Iterable[float],
-) -> np.ndarray:
-  """Losses on a line; a plane is made of many, each from a moved start.
+def loss_at(
+  objective: Objective, params: Params, *moves: tuple[Params, float]
+) -> float:
+  """The loss beside parameters, a point of a line or of a plane.
 
   Args:
     objective: Mean loss over a fixed set of examples.
-    params: Where distance is 0.
-    direction: A tree like the parameters.
-    distances: In units of the direction's length.
+    params: Where to start.
+    *moves: Directions, trees like the parameters, and how far to go along each.
 
   Returns:
-    float64 [distances].
+    The loss; on the host, so that no two moved copies exist at once.
   """
-  params, direction = objective.put((params, direction))
-  # float waits for each: else many moved copies would exist at once.
-  return np.array(
-    [
-      float(objective.value(move(params, direction, distance)))
-      for distance in distances
-    ]
-  )
+  for direction, distance in moves:
+    params = move(params, direction, distance)
+  return float(objective.value(params))
 
 
 def _filter_norms(weight) -> np.ndarray:

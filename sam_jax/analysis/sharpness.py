@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sam_jax.analysis.objective import ExampleLosses, Params
 from sam_jax.sam import sharpness_aware
@@ -100,11 +101,25 @@ def m_sharpness_fn(
   m: int,
   devices: Sequence[Any] | None = None,
   **kwargs: Any,
-) -> Callable[[Params, float], Sharpness]:
+) -> Callable[..., Sharpness]:
   """`m_sharpness` as a function of parameters and rho, compiled only once.
 
   The groups go over the devices side by side, one on each at a time. A last
   group of fewer than m examples is left out.
+
+  Args:
+    example_losses: (params, batch) -> loss of each example [n].
+    examples: Arrays with one entry for each of the N examples.
+    m: Examples that share a perturbation.
+    devices: Default: all of this host.
+    **kwargs: As for `sharpness`.
+
+  Returns:
+    (params, rho, on_groups) -> means over the N // m groups; `on_groups` is
+    optional, and called with a number of groups whenever they are done.
+
+  Raises:
+    ValueError: There are fewer than m examples, or an argument is out of range.
   """
   devices = devices or jax.local_devices()
   count = len(next(iter(examples.values()))) // m if m > 0 else 0
@@ -127,14 +142,16 @@ def m_sharpness_fn(
 
   mapped = jax.pmap(group_sharpness, in_axes=(None, None, 0), devices=devices)
 
-  def measure(params, rho):
+  everywhere = NamedSharding(Mesh(np.array(devices), ("_",)), PartitionSpec())
+
+  def measure(params, rho, on_groups=lambda count: None):
     sharpness_aware(rho, **kwargs)  # checks rho, which is traced below
-    results = [
-      np.stack(
-        jax.device_get(mapped(params, np.float32(rho), groups)), axis=-1
-      )[:used]
-      for groups, used in _side_by_side(examples, m, count, len(devices))
-    ]
+    params = jax.device_put(params, everywhere)
+    results = []
+    for groups, used in _side_by_side(examples, m, count, len(devices)):
+      pairs = jax.device_get(mapped(params, np.float32(rho), groups))
+      results.append(np.stack(pairs, axis=-1)[:used])
+      on_groups(used)
     loss, perturbed = np.concatenate(results).astype(np.float64).mean(axis=0)
     return Sharpness(float(loss), float(perturbed))
 

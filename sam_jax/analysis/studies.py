@@ -1,14 +1,15 @@
 """What there is to know about a trained run, measured piece by piece.
 
 Every function takes saved pieces for what they are, and computes and saves the
-others; it is deterministic, but for the seconds of a probe.
+others; it is deterministic, but for the seconds of a probe. Progress is shown
+on standard error.
 """
 
-import logging
-import time
+import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,16 +17,13 @@ import numpy as np
 from sam_jax.analysis import hessian, landscape
 from sam_jax.analysis.objective import Objective
 from sam_jax.analysis.pieces import Pieces
+from sam_jax.analysis.progress import Progress
 from sam_jax.analysis.runs import TrainedRun
 from sam_jax.analysis.sharpness import m_sharpness_fn, sharpness
 
-logger = logging.getLogger(__name__)
 
-# Directions of `losses_on_line`.
-LINES = ("random", "sam")
-
-
-class Subject(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Subject:
   """A run, the examples to look at it with, and what is known already."""
 
   label: str
@@ -39,37 +37,52 @@ class Subject(NamedTuple):
     """Where to look."""
     return self.run.params
 
+  @functools.cached_property
   def objective(self) -> Objective:
-    """Mean loss as a function of the parameters."""
+    """Mean loss as a function of the parameters; it compiles only once."""
     return Objective(self.run.example_losses, self.examples, self.batch_size)
 
-  def piece(self, compute: Callable[[], Any], **key: Any) -> Any:
-    """A result under a key, with a line in the log.
+  def results(
+    self,
+    what: str,
+    keys: Sequence[dict[str, Any]],
+    compute: Callable[[dict[str, Any], Callable[..., None]], Any],
+    steps: int = 1,
+  ) -> list[Any]:
+    """Results under keys, saved or computed, behind one progress bar.
 
     Args:
-      compute: Returns it, as JSON can hold it.
-      **key: What it depends on beside the run and its examples.
+      what: They are, in words.
+      keys: What each depends on beside the run and its examples.
+      compute: (key, advance) -> a result as JSON can hold it. It may call
+        `advance` with a number of steps whenever they are done.
+      steps: Of each result.
     """
-    name = ", ".join(f"{k} {v}" for k, v in key.items())
-    key |= {
+    found = []
+    with Progress(f"{self.label}: {what}", steps * len(keys)) as progress:
+      for key in keys:
+        whole = key | self._identity
+        is_new = self.pieces.find(whole) is None
+        one = functools.partial(compute, key, progress.advance)
+        found.append(self.pieces.get(whole, one))
+        rest = steps * len(found) - progress.done
+        (progress.advance if is_new else progress.skip)(rest)
+    return found
+
+  @functools.cached_property
+  def _identity(self) -> dict[str, Any]:
+    return {
       "checkpoint": self.run.step,
       "weights": _checksum(self.run.variables),
       "examples": _checksum(self.examples),
       "num_examples": len(self.examples["label"]),
     }
-    if self.pieces.find(key) is not None:
-      logger.info("%s: %s: saved before", self.label, name)
-    start = time.monotonic()
-    result = self.pieces.get(key, compute)
-    if (seconds := time.monotonic() - start) > 1:
-      logger.info("%s: %s: %.1f s", self.label, name, seconds)
-    return result
 
 
 def measure_sharpness(
   subject: Subject, rhos: Sequence[float], ms: Sequence[int]
 ) -> dict[str, list[float]]:
-  """Sharpness of all examples together, and m-sharpness.
+  """m-sharpness, and sharpness of all examples together.
 
   Args:
     subject: What to look at.
@@ -77,29 +90,28 @@ def measure_sharpness(
     ms: Group sizes of the m-sharpness; a group lies on one device.
 
   Returns:
-    "all" or "m = 8" -> sharpness for each rho.
+    "m = 8" or "all" -> sharpness for each rho.
 
   Raises:
     ValueError: There are fewer examples than m.
   """
-  objective, params = subject.objective(), subject.params
-  measures = {
-    "all": lambda rho: sharpness(objective.value_and_grad, params, rho)
-  }
+  params, found = subject.params, {}
+
+  def add(name, measure, num_groups):
+    found[name] = subject.results(
+      name,
+      [{"sharpness": name, "rho": rho} for rho in rhos],
+      lambda key, advance: measure(key["rho"], advance).sharpness,
+      num_groups,
+    )
+
   for m in ms:
-    measure = m_sharpness_fn(subject.run.example_losses, subject.examples, m)
-    measures[f"m = {m}"] = lambda rho, measure=measure: measure(params, rho)
-  return {
-    name: [
-      subject.piece(
-        lambda rho=rho, measure=measure: measure(rho).sharpness,
-        sharpness=name,
-        rho=rho,
-      )
-      for rho in rhos
-    ]
-    for name, measure in measures.items()
-  }
+    of_groups = m_sharpness_fn(subject.run.example_losses, subject.examples, m)
+    measure = functools.partial(of_groups, params)
+    add(f"m = {m}", measure, len(subject.examples["label"]) // m)
+  value_and_grad = subject.objective.value_and_grad
+  add("all", lambda rho, _: sharpness(value_and_grad, params, rho), 1)
+  return found
 
 
 def measure_spectrum(
@@ -112,29 +124,26 @@ def measure_spectrum(
     num_probes: Lanczos runs.
     steps: Hessian products of each.
     seed: Of the vectors that they start from.
-  """
-  objective = subject.objective()
 
-  def run_probe(number):
+  Raises:
+    ValueError: The Hessian is not finite.
+  """
+
+  def run_probe(key, advance):
     found = hessian.probe_hessian(
-      objective,
+      subject.objective,
       subject.params,
       steps,
-      [seed, number],
-      _progress(f"{subject.label}: probe {number + 1} of {num_probes}", steps),
+      [seed, key["probe"]],
+      lambda done: advance(),
     )
     return {
       name: value.tolist() if isinstance(value, np.ndarray) else value
       for name, value in found._asdict().items()
     }
 
-  saved = [
-    subject.piece(
-      lambda number=number: run_probe(number),
-      probe=number,
-      steps=steps,
-      seed=seed,
-    )
+  keys = [
+    {"probe": number, "steps": steps, "seed": seed}
     for number in range(num_probes)
   ]
   return [
@@ -143,7 +152,7 @@ def measure_spectrum(
       probe["seconds"],
       probe["host_bytes"],
     )
-    for probe in saved
+    for probe in subject.results("Lanczos", keys, run_probe, steps)
   ]
 
 
@@ -161,20 +170,23 @@ def losses_on_line(
   Returns:
     float64 [distances]; nan where a loss is not finite.
   """
-  objective = subject.objective()
+  objective, params = subject.objective, subject.params
 
-  def losses():
+  @functools.cache
+  def direction():  # SAM's takes a gradient: not if all is saved
     if kind == "random":
-      direction = landscape.random_direction(subject.params, [seed, 0])
-    else:
-      direction = landscape.sam_direction(objective, subject.params)
-    return landscape.losses_along(
-      objective, subject.params, direction, distances
-    ).tolist()
+      return objective.put(landscape.random_direction(params, [seed, 0]))
+    return landscape.sam_direction(objective, params)
 
-  key = {"seed": seed} if kind == "random" else {}
-  saved = subject.piece(losses, line=kind, distances=list(distances), **key)
-  return np.array(saved, np.float64)
+  seeds = {"seed": seed} if kind == "random" else {}
+  found = subject.results(
+    f"{kind} line",
+    [{"line": kind, "at": at, **seeds} for at in distances],
+    lambda key, _: landscape.loss_at(
+      objective, params, (direction(), key["at"])
+    ),
+  )
+  return np.array(found, np.float64)
 
 
 def losses_on_plane(
@@ -191,21 +203,20 @@ def losses_on_plane(
     float64 [distances, distances], a row for each step along the second one;
     nan where a loss is not finite.
   """
-  objective, params = subject.objective(), subject.params
+  objective = subject.objective
+  params = objective.put(subject.params)
   right, up = (
-    objective.put(landscape.random_direction(params, [seed, number]))
+    objective.put(landscape.random_direction(subject.params, [seed, number]))
     for number in (0, 1)
   )
-
-  def row(y):
-    start = landscape.move(objective.put(params), up, y)
-    return landscape.losses_along(objective, start, right, distances).tolist()
-
-  rows = [
-    subject.piece(lambda y=y: row(y), row=y, x=list(distances), seed=seed)
-    for y in distances
-  ]
-  return np.array(rows, np.float64)
+  found = subject.results(
+    "plane",
+    [{"x": x, "y": y, "seed": seed} for y in distances for x in distances],
+    lambda key, _: landscape.loss_at(
+      objective, params, (right, key["x"]), (up, key["y"])
+    ),
+  )
+  return np.array(found, np.float64).reshape(len(distances), -1)
 
 
 def losses_between(
@@ -226,36 +237,18 @@ def losses_between(
   Raises:
     ValueError: The networks differ.
   """
-  direction = landscape.direction_between(
-    start.run.variables, end.run.variables
+  here = start.run.variables
+  direction = landscape.direction_between(here, end.run.variables)
+  objective = Objective(
+    start.run.variable_losses, start.examples, start.batch_size
   )
-
-  def losses():
-    objective = Objective(
-      start.run.variable_losses, start.examples, start.batch_size
-    )
-    return landscape.losses_along(
-      objective, start.run.variables, direction, distances
-    ).tolist()
-
-  saved = start.piece(
-    losses, to=_checksum(end.run.variables), distances=list(distances)
+  to = _checksum(end.run.variables)
+  found = start.results(
+    f"to {end.label}",
+    [{"to": to, "at": at} for at in distances],
+    lambda key, _: landscape.loss_at(objective, here, (direction, key["at"])),
   )
-  return np.array(saved, np.float64)
-
-
-def _progress(what: str, total: int) -> Callable[[int], None]:
-  """Logs how far something is, every ten seconds."""
-  start = last = time.monotonic()
-
-  def on_step(done):
-    nonlocal last
-    now = time.monotonic()
-    if now - last > 10:
-      last, left = now, (now - start) / done * (total - done)
-      logger.info("%s: step %d of %d, %.0f s left", what, done, total, left)
-
-  return on_step
+  return np.array(found, np.float64)
 
 
 def _checksum(tree: Any) -> str:

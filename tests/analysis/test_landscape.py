@@ -27,6 +27,13 @@ def objective():
   return Objective(example_losses, {"centre": CENTRES}, batch_size=8)
 
 
+def losses_along(objective, params, direction, distances):
+  return [
+    landscape.loss_at(objective, params, (direction, distance))
+    for distance in distances
+  ]
+
+
 def loss(kernel, bias=PARAMS["bias"]):
   return np.mean(0.5 * ((kernel - CENTRES) ** 2).sum((1, 2))) + bias.sum()
 
@@ -52,9 +59,10 @@ def test_each_filter_of_a_direction_is_as_long_as_the_networks():
 def test_plane_of_a_quadratic(objective):
   right, up = (landscape.random_direction(PARAMS, seed) for seed in (0, 1))
   for y in DISTANCES:
-    row = landscape.losses_along(
-      objective, landscape.move(PARAMS, up, y), right, DISTANCES
-    )
+    row = [
+      landscape.loss_at(objective, PARAMS, (up, y), (right, x))
+      for x in DISTANCES
+    ]
     expected = [
       loss(PARAMS["kernel"] + x * right["kernel"] + y * up["kernel"])
       for x in DISTANCES
@@ -65,7 +73,7 @@ def test_plane_of_a_quadratic(objective):
 def test_line_joins_two_networks(objective):
   end = jax.tree.map(lambda w: 2 * w + 1, PARAMS)
   direction = landscape.direction_between(PARAMS, end)
-  line = landscape.losses_along(objective, PARAMS, direction, [0, 0.5, 1])
+  line = losses_along(objective, PARAMS, direction, [0, 0.5, 1])
   expected = [
     loss(*((1 - t) * PARAMS[k] + t * end[k] for k in ("kernel", "bias")))
     for t in (0, 0.5, 1)
@@ -78,7 +86,7 @@ def test_sam_looks_along_the_gradient(objective):
   gradient = PARAMS["kernel"] - CENTRES.mean(axis=0)
   norm = np.sqrt((gradient**2).sum() + 4)  # of each bias it is 1
   np.testing.assert_allclose(direction["kernel"], gradient / norm, rtol=1e-4)
-  line = landscape.losses_along(objective, PARAMS, direction, DISTANCES)
+  line = losses_along(objective, PARAMS, direction, DISTANCES)
   curvature = (gradient**2).sum() / norm**2
   start = loss(PARAMS["kernel"])
   expected = [start + norm * t + curvature * t**2 / 2 for t in DISTANCES]

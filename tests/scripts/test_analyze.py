@@ -1,6 +1,7 @@
 """Analyses of runs: results, pictures, what is not done twice, and errors."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 
@@ -64,9 +65,16 @@ def saved(tmp_path_factory):
   return root
 
 
+@pytest.fixture(scope="module")
+def load_run():
+  """Loads each run only once, as it is slow."""
+  return functools.cache(runs.load_run)
+
+
 @pytest.fixture
-def analyze(script, monkeypatch):
+def analyze(script, load_run, monkeypatch):
   monkeypatch.setattr(runs, "create_dataset", toy_dataset)
+  monkeypatch.setattr(runs, "load_run", load_run)
   monkeypatch.setattr("sam_jax.training.logs.show_on_stderr", lambda: None)
 
   def run(*arguments):
@@ -95,14 +103,15 @@ def check_picture(root, name):
 
 
 def test_hessian_goes_on_where_it_stopped(saved, analyze, capsys, monkeypatch):
-  arguments = ("hessian", *both(saved), *SMALL, "--steps=6")
+  arguments = ("hessian", *both(saved), *SMALL, "--steps=3")
   analyze(*arguments, "--probes=1")
   said = capsys.readouterr().out
   assert said.count("largest eigenvalues") == 2
   check_picture(saved, "hessian")
   before = pieces(saved / "first/analysis/hessian.json")
   assert len(before) == 1
-  analyze(*arguments, "--probes=2")  # one more, beside the old one
+  one_more = (arguments[0], arguments[1], *SMALL, "--steps=3", "--probes=2")
+  analyze(*one_more)  # beside the old one
   after = pieces(saved / "first/analysis/hessian.json")
   assert after[0] == before[0]
   assert after[0]["result"]["ritz_values"] != after[1]["result"]["ritz_values"]
@@ -133,14 +142,15 @@ def test_landscapes_meet_at_the_run(saved, analyze):
   for kind in kinds:
     check_picture(saved, f"landscape_{kind}")
   results = pieces(saved / "first/analysis/landscape.json")
-  random, sam, *plane, between = (p["result"] for p in results)
+  losses = [piece["result"] for piece in results]
+  random, sam, plane, between = np.split(np.array(losses), [3, 6, 15])
   loss = random[1]
-  assert loss == pytest.approx(sam[1]) == pytest.approx(plane[1][1])
+  assert loss == pytest.approx(sam[1]) == pytest.approx(plane[4])
   assert loss == pytest.approx(between[0])
   assert sam[2] > loss > sam[0]
-  assert plane[1] == pytest.approx(random)
+  assert plane[3:6] == pytest.approx(random)
   other = pieces(saved / "second/analysis/landscape.json")
-  assert between[-1] == pytest.approx(other[0]["result"][1])
+  assert between[-1] == pytest.approx(other[1]["result"])
 
 
 @pytest.mark.parametrize(
