@@ -10,13 +10,15 @@ Sub-commands:
 RUN@STEP is the checkpoint of that step, RUN the newest one. Results go to
 RUN/analysis/*.json piece by piece, and no piece is computed twice: the same
 command goes on where it was stopped. Pictures go to --output, and to
-TensorBoard as the run RUN/analysis. Exit code 2: it could not start.
+TensorBoard as the run RUN/analysis. Exit codes: 2, a mistake that one line
+names; 130, Ctrl-C.
 """
 
 import os
 import pathlib
 import re
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -58,16 +60,29 @@ def main(argv: list[str]) -> None:
   """Runs the sub-command."""
   name = check_arguments(argv)
   # Imported late: a wrong argument is refused without waiting for JAX.
+  import jax
+
   from sam_jax.datasets.catalog import DatasetError
   from sam_jax.training import logs
   from sam_jax.training.config import ConfigError
 
   logs.show_on_stderr()
   try:
+    output = output_directory()
     subjects = [load(workdir, name) for workdir in _WORKDIR.value]
-    STUDIES[name](subjects, output_directory())
+    check_same_data(subjects)
+    STUDIES[name](subjects, output)
   except (ConfigError, DatasetError, ValueError) as error:
     refuse(str(error))
+  except OSError as error:
+    refuse(f"{error.filename} can't be read or written: {error.strerror}.")
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    refuse("The device's memory is too small: try a smaller --batch_size or m.")
+  except KeyboardInterrupt:
+    print("\nStopped. The same command goes on from here.", file=sys.stderr)
+    sys.exit(130)
 
 
 def check_arguments(argv: list[str]) -> str:
@@ -79,8 +94,11 @@ def check_arguments(argv: list[str]) -> str:
     refuse(f"{name!r} is no sub-command. {did_you_mean(name, STUDIES)}")
   if argv[2:]:
     refuse(f"Unexpected arguments: {' '.join(argv[2:])}")
-  if not _WORKDIR.value:
-    refuse("--workdir is missing.")
+  if not all(_WORKDIR.value) or not _WORKDIR.value:
+    refuse("--workdir is missing: name the directory of a run.")
+  for workdir in _WORKDIR.value:
+    if _WORKDIR.value.count(workdir) > 1:
+      refuse(f"--workdir={workdir} is given twice.")
   numbers(_RHO, float)
   numbers(_M, int)
   if not 0 < _REACH.value < np.inf:
@@ -104,27 +122,62 @@ def numbers(flag: Any, kind: type) -> list[Any]:
 
 def load(name: str, study: str) -> Any:
   """Loads a run as the subject of a study."""
-  import jax
-
   from sam_jax.analysis import runs
   from sam_jax.analysis.pieces import Pieces
   from sam_jax.analysis.studies import Subject
 
   run = runs.load_run(*split_step(name))
   examples = run.examples(_SPLIT.value, _EXAMPLES.value)
-  devices = jax.local_device_count()
-  enough = -(-len(examples["label"]) // devices) * devices
-  batch_size = min(_BATCH.value or run.config.batch_size, enough)
+  count = len(examples["label"])
+  batch_size = choose_batch_size(run.config.batch_size, count)
   pieces = Pieces(run.workdir / "analysis" / f"{study}.json")
+  split = {"train": "training", "test": "test"}[_SPLIT.value]
+  print(f"{label(name)}: step {run.step:,}, {count:,} {split} examples")
   return Subject(label(name), run, examples, batch_size, pieces)
+
+
+def choose_batch_size(of_training: int, num_examples: int) -> int:
+  """--batch_size, or what suits the devices; no more than the examples."""
+  import jax
+
+  devices = jax.local_device_count()
+  if _BATCH.value and _BATCH.value % devices:
+    refuse(
+      f"--batch_size={_BATCH.value} must be a multiple of the"
+      f" {devices} devices, as is {-(-_BATCH.value // devices) * devices}."
+    )
+  wanted = min(_BATCH.value or of_training, num_examples)
+  return -(-wanted // devices) * devices
+
+
+def check_same_data(subjects: list[Any]) -> None:
+  """Refuses runs that one picture can't compare."""
+  first = subjects[0]
+  for other in subjects[1:]:
+    names = [s.run.config.dataset.name for s in (first, other)]
+    if names[0] != names[1]:
+      refuse(
+        f"--workdir: {first.label} learnt {names[0]} and {other.label}"
+        f" {names[1]}; analyse runs of one data set together."
+      )
+    if not all(
+      np.array_equal(first.examples[key], other.examples[key])
+      for key in first.examples
+    ):
+      print(
+        f"{other.label}: not the same examples and labels as {first.label}",
+        file=sys.stderr,
+      )
 
 
 def split_step(name: str) -> tuple[str, int | None]:
   """Splits RUN@STEP."""
-  match = re.fullmatch(r"(.+)@(\d+)", name)
-  if match and not os.path.exists(name):
-    return match[1], int(match[2])
-  return name, None
+  run, at, step = name.rpartition("@")
+  if not at or os.path.exists(name):
+    return name, None
+  if not re.fullmatch(r"\d+", step):
+    refuse(f"--workdir={name} must be RUN@STEP with a number, as in RUN@100.")
+  return run, int(step)
 
 
 def label(name: str) -> str:
@@ -135,13 +188,19 @@ def label(name: str) -> str:
 
 
 def output_directory() -> pathlib.Path:
-  """Where pictures go; it is made."""
+  """Where pictures go; it is made, and tried out before all else."""
   first, _ = split_step(_WORKDIR.value[0])
+  if not _OUTPUT.value and "://" in first:
+    refuse(f"--output is missing: --workdir={first} is no local directory.")
   path = pathlib.Path(_OUTPUT.value or pathlib.Path(first).absolute().parent)
   try:
     path.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path).close()
   except OSError as error:
-    refuse(f"--output={path} can't be written: {error.strerror}.")
+    refuse(
+      f"--output={path} can't be written: {error.strerror}."
+      " Choose another directory."
+    )
   return path
 
 
@@ -213,7 +272,7 @@ def draw_lines(kind: str, subjects: list[Any], path: pathlib.Path) -> None:
       (-numbers(_RHO, float)[-1], numbers(_RHO, float)[-1]),
       "Distance along SAM's perturbation (rho)",
     ),
-    "between": ((0, 1), "Part of the way between the runs"),
+    "between": ((0, 1), "Part of the way from the first run to the second"),
   }[kind]
   distances = np.linspace(*ends, _POINTS.value).tolist()
   if kind == "between":

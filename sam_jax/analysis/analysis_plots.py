@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import cm, colors
+from matplotlib import cm, colors, ticker
 
 from sam_jax.analysis import hessian
 from sam_jax.analysis.plot_style import STYLES, finish, plt
@@ -33,8 +33,12 @@ def plot_sharpness(
       style = STYLES[i % len(STYLES)]
       axis.plot(rhos, values, label=name, markersize=4, **style)
     axis.set(xscale="log", yscale="log", title=label)
+    # The radii themselves, as long as their numbers don't overlap.
+    every = -(-len(rhos) // 6)
+    axis.set_xticks(rhos[::every], [f"{rho:g}" for rho in rhos[::every]])
+    axis.minorticks_off()
     axis.set_xlabel("rho, radius of the neighbourhood")
-  axes[0].set_ylabel("Sharpness (nats)")
+  axes[0].set_ylabel("Sharpness, the rise of the loss (nats)")
   finish(figure, axes[0], f"{note}; m of them share a perturbation", path)
 
 
@@ -115,48 +119,86 @@ def plot_planes(
     distances: Of both axes.
     note: Says what all have in common.
     path: File to write.
+
+  Raises:
+    ValueError: No loss is finite.
   """
   finite = np.concatenate([losses.ravel() for losses in runs.values()])
   finite = finite[np.isfinite(finite)]
-  levels = np.geomspace(max(finite.min(), 1e-4), finite.max(), 13)
-  norm = colors.LogNorm(levels[0], levels[-1])
-  size = (1 + 3.6 * len(runs), 6.6)
-  figure = plt.figure(figsize=size, layout="constrained")
-  for i, (label, losses) in enumerate(runs.items(), start=1):
-    clipped = np.clip(losses, levels[0], levels[-1])
-    top = figure.add_subplot(2, len(runs), i, projection="3d")
-    top.plot_surface(
-      *np.meshgrid(distances, distances),
+  if not finite.size:
+    raise ValueError("No loss on the plane is finite: try a smaller --reach.")
+  low = max(finite.min(), 1e-4)
+  high = max(finite.max(), 1.01 * low)
+  norm = colors.LogNorm(low, high)
+  lines = _round_levels(low, high)
+  size = (1.4 + 3.8 * len(runs), 7.2)
+  figure = plt.figure(figsize=size)
+  grid = figure.add_gridspec(
+    2, len(runs) + 1, width_ratios=[*[1] * len(runs), 0.05]
+  )
+  for i, (label, losses) in enumerate(runs.items()):
+    clipped = np.clip(losses, low, high)
+    top = figure.add_subplot(grid[0, i], projection="3d")
+    _draw_surface(top, distances, clipped, norm)
+    top.set_title(label)
+    axis = figure.add_subplot(grid[1, i], aspect="equal")
+    axis.contourf(
+      distances,
+      distances,
       clipped,
+      np.geomspace(low, high, 40),
       cmap="cividis",
       norm=norm,
-      linewidth=0.2,
-      edgecolor="black",
-      antialiased=True,
     )
-    top.set(zlim=(0, levels[-1]), title=label, zlabel="Loss (nats)")
-    top.set(xlabel="direction 1", ylabel="direction 2")
-    axis = figure.add_subplot(2, len(runs), len(runs) + i, aspect="equal")
-    axis.contourf(
-      distances, distances, clipped, levels, cmap="cividis", norm=norm
+    drawn = axis.contour(
+      distances, distances, clipped, lines, colors="white", linewidths=0.8
     )
-    lines = axis.contour(
-      distances, distances, clipped, levels[::2], colors="black", linewidths=0.6
-    )
-    axis.clabel(lines, fmt="%.2g", fontsize="x-small")
+    axis.clabel(drawn, fmt="%g", fontsize="small")
     axis.set_xlabel("along direction 1 (filter norms)")
-    if i == 1:
+    if i == 0:
       axis.set_ylabel("along direction 2 (filter norms)")
   bar = figure.colorbar(
     cm.ScalarMappable(norm, "cividis"),
-    ax=figure.axes[1::2],
+    cax=figure.add_subplot(grid[1, -1]),
     label="Loss (nats)",
-    format="%.2g",
+    ticks=lines,
+    format="%g",
   )
   bar.ax.minorticks_off()
   figure.suptitle(note, fontsize="small")
-  figure.savefig(path, dpi=150)
+  # Constrained layout does not know how wide surfaces with labels are.
+  figure.savefig(path, dpi=150, bbox_inches="tight")
   plt.close(figure)
+
+
+def _draw_surface(axis, distances, losses, norm) -> None:
+  """A surface above the plane, as high as the highest one of all runs."""
+  axis.plot_surface(
+    *np.meshgrid(distances, distances),
+    losses,
+    cmap="cividis",
+    norm=norm,
+    linewidth=0.2,
+    edgecolor="black",
+    antialiased=True,
+    rcount=len(distances),
+    ccount=len(distances),
+  )
+  axis.set(zlim=(0, norm.vmax), xlabel="direction 1", ylabel="direction 2")
+  axis.set_zlabel("Loss (nats)")
+  axis.locator_params(nbins=5)
+  axis.set_box_aspect(None, zoom=0.85)  # room for the label of z
+
+
+def _round_levels(low: float, high: float) -> list[float]:
+  """1, 2 and 5 times powers of ten, or other round numbers close together."""
+  powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+  levels = [float(f"{d}e{int(p)}") for p in powers for d in (1, 2, 5)]
+  levels = [level for level in levels if low < level < high]
+  if len(levels) < 3:
+    levels = ticker.MaxNLocator(6).tick_values(low, high)
+    levels = [float(level) for level in levels if low < level < high]
+  return levels or [(low + high) / 2]
 
 
 def _panels(count: int):

@@ -40,7 +40,7 @@ class Probe(NamedTuple):
 
   ritz_values: np.ndarray  # approximate eigenvalues
   weights: np.ndarray  # of the quadrature; they sum to 1
-  residuals: np.ndarray  # an eigenvalue lies this near to each Ritz value
+  residuals: np.ndarray  # an eigenvalue lies this near to each, with rounding
   seconds: float
   host_bytes: int  # of the basis
 
@@ -144,10 +144,11 @@ def probe(
       rest = _orthogonalise(fresh, basis[: i + 1])
     on_step(i + 1)
   values, vectors = _eigenpairs(diagonal, off_diagonal)
+  rounding = _ROUNDING * np.max(np.abs(values))
   return Probe(
     ritz_values=values,
     weights=vectors[0] ** 2,
-    residuals=np.abs(off_diagonal[-1] * vectors[-1]),
+    residuals=np.abs(off_diagonal[-1] * vectors[-1]) + rounding,
     seconds=time.monotonic() - start,
     host_bytes=basis.nbytes,
   )
@@ -165,7 +166,7 @@ def top_eigenvalues(probes: Sequence[Probe], count: int) -> list[Eigenvalue]:
 
   Returns:
     Eigenvalues in descending order, with their residual bounds
-    |beta_m * last component of the Ritz vector|.
+    |beta_m * last component of the Ritz vector|, plus float32's rounding.
   """
   best = []
   for i in range(min(count, *(len(p.ritz_values) for p in probes))):

@@ -1,6 +1,7 @@
 """Results of an analysis, saved piece by piece: a stopped one can go on."""
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from etils import epath
 
 from sam_jax.training import files
+
+logger = logging.getLogger(__name__)
 
 
 class Pieces:
@@ -24,10 +27,13 @@ class Pieces:
       path: Local or gs:// path.
     """
     self.path = epath.Path(path)
-    try:
-      self._pieces = json.loads(self.path.read_text())["pieces"]
-    except (OSError, ValueError, KeyError, TypeError):
-      self._pieces = []
+    self._pieces = []
+    if self.path.exists():
+      try:
+        pieces = json.loads(self.path.read_text())["pieces"]
+        self._pieces = [{"of": p["of"], "result": p["result"]} for p in pieces]
+      except (ValueError, KeyError, TypeError):
+        logger.warning("%s is damaged: its results are lost.", self.path)
 
   def find(self, key: Mapping[str, Any]) -> Any | None:
     """The result under a key of JSON values; None if there is none."""

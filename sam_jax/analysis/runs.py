@@ -73,10 +73,13 @@ def restore_run(
   workdir = epath.Path(workdir)
   fields = read_config(workdir)
   if fields is None:
-    raise ConfigError(f"--workdir={workdir} holds no run: no config.json.")
+    raise ConfigError(
+      f"--workdir={workdir} holds no run: no config.json. Name a directory that"
+      " sam_jax.train wrote."
+    )
   config = ConfigDict(fields)
   if not (workdir / "checkpoints").exists():
-    raise ConfigError(f"--workdir={workdir} holds a run without checkpoints.")
+    raise _no_checkpoints(workdir)
   dataset = create_dataset(config)
   recipe = create_recipe(
     config, dataset.spec, dataset.steps_per_epoch, jax.device_count()
@@ -94,8 +97,14 @@ def restore_run(
     )
   checkpoints.close()
   if state is None:
-    raise ConfigError(f"--workdir={workdir} holds a run without checkpoints.")
+    raise _no_checkpoints(workdir)
   return RestoredRun(config, dataset, recipe, state)
+
+
+def _no_checkpoints(workdir: epath.Path) -> ConfigError:
+  return ConfigError(
+    f"--workdir={workdir} holds a run without checkpoints. Train it further."
+  )
 
 
 def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:

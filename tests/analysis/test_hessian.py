@@ -44,7 +44,7 @@ def test_known_spectra_are_found(name):
   spectrum = np.sort(SPECTRA[name])[::-1]
   probe = probe_of(spectrum, steps=100)
   np.testing.assert_allclose(probe.ritz_values, spectrum, atol=1e-5)
-  np.testing.assert_allclose(probe.residuals, 0, atol=1e-5)
+  np.testing.assert_allclose(probe.residuals, 0, atol=1e-4)
   assert probe.weights.sum() == pytest.approx(1)
   top = hessian.top_eigenvalues([probe], 5)
   np.testing.assert_allclose([t.value for t in top], spectrum[:5], atol=1e-5)
@@ -54,7 +54,7 @@ def test_residuals_bound_the_error():
   spectrum = np.append(np.linspace(0, 1, 198), [1.05, 4.0])
   probe = probe_of(spectrum, steps=16)
   distances = np.abs(probe.ritz_values[:, None] - spectrum).min(axis=1)
-  assert np.all(distances <= probe.residuals + 1e-5)
+  assert np.all(distances <= probe.residuals)
   assert probe.ritz_values[0] == pytest.approx(4, rel=1e-5)
   assert probe.residuals[0] < 1e-3 < probe.residuals[1]
 

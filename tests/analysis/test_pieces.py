@@ -31,6 +31,6 @@ def test_file_is_strict_json(tmp_path):
 
 
 def test_damaged_file_holds_nothing(tmp_path):
-  for text in ("{", "[]", '{"pieces": '):
+  for text in ("", "{", "[]", '{"pieces": ', '{"pieces": [1]}', '"\\u0000"'):
     (tmp_path / "a.json").write_text(text)
     assert Pieces(tmp_path / "a.json").find({}) is None
