@@ -65,6 +65,7 @@ setuptools.setup(
       "dill>=0.3.8",  # TFDS's test case of builders
       "matplotlib>=3.9",
       "pytest>=8.3",
+      "pytest-xdist>=3.6",  # a process for each core
       "ruff>=0.12",
     ],
   },

@@ -1,0 +1,1 @@
+"""What a training step, its input and the loop around it cost."""
