@@ -133,6 +133,7 @@ def plot_planes(
   lines = _round_levels(low, high)
   size = (1.4 + 3.8 * len(runs), 7.2)
   figure = plt.figure(figsize=size)
+  figure.subplots_adjust(hspace=0.1)
   grid = figure.add_gridspec(
     2, len(runs) + 1, width_ratios=[*[1] * len(runs), 0.05]
   )
@@ -151,9 +152,15 @@ def plot_planes(
       norm=norm,
     )
     drawn = axis.contour(
-      distances, distances, clipped, lines, colors="white", linewidths=0.8
+      distances,
+      distances,
+      clipped,
+      lines,
+      colors=["white" if norm(line) < 0.5 else "black" for line in lines],
+      linewidths=0.8,
     )
-    axis.clabel(drawn, fmt="%g", fontsize="small")
+    # Those of a narrow valley would lie on each other.
+    axis.clabel(drawn, lines[-7:], fmt="%g", fontsize="small")
     axis.set_xlabel("along direction 1 (filter norms)")
     if i == 0:
       axis.set_ylabel("along direction 2 (filter norms)")
@@ -165,7 +172,7 @@ def plot_planes(
     format="%g",
   )
   bar.ax.minorticks_off()
-  figure.suptitle(note, fontsize="small")
+  figure.suptitle(note, fontsize="small", y=0.95)
   # Constrained layout does not know how wide surfaces with labels are.
   figure.savefig(path, dpi=150, bbox_inches="tight")
   plt.close(figure)
@@ -187,7 +194,7 @@ def _draw_surface(axis, distances, losses, norm) -> None:
   axis.set(zlim=(0, norm.vmax), xlabel="direction 1", ylabel="direction 2")
   axis.set_zlabel("Loss (nats)")
   axis.locator_params(nbins=5)
-  axis.set_box_aspect(None, zoom=0.85)  # room for the label of z
+  axis.tick_params(labelsize="small", pad=-1)
 
 
 def _round_levels(low: float, high: float) -> list[float]:
