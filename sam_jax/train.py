@@ -12,13 +12,10 @@ import os
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from sam_jax.training import logs
+from sam_jax.training import command_line, logs
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file, with its arguments after a colon."
-)
+_CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run: logs, checkpoints, results."
 )
@@ -41,11 +38,13 @@ _SUMMARY = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
   """Runs the training loop that the flags ask for."""
   if len(argv) > 1:
-    _refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
+    command_line.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
   needed = ["config"] if _SUMMARY.value else ["config", "workdir"]
   for name in needed:
     if not flags.FLAGS[name].value:
-      _refuse(f"--{name} is missing, see: python -m sam_jax.train --help")
+      command_line.refuse(
+        f"--{name} is missing, see: python -m sam_jax.train --help"
+      )
   logs.show_on_stderr()
   # Imported late: a mistyped flag is reported without waiting for JAX.
   import jax
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> None:
     else:
       loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except (ConfigError, DatasetError) as error:
-    _refuse(str(error))
+    command_line.refuse(str(error))
   except DivergedError as error:
     sys.exit(f"error: {error}")
   except (WorkdirLostError, jax.errors.JaxRuntimeError) as error:
@@ -84,7 +83,7 @@ def _join_other_processes(jax) -> None:
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
   except ValueError as error:
-    _refuse(str(error))
+    command_line.refuse(str(error))
   except RuntimeError as error:
     sys.exit(f"error: the other processes did not answer: {error}")
   if jax.process_index() != 0:
@@ -111,53 +110,5 @@ def _cache_compiled_programs(jax, directory: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags; a wrong one is one clear line, not a traceback."""
-  try:
-    return flags.FLAGS(argv)
-  except flags.UnrecognizedFlagError as error:
-    _refuse_unknown_fields(argv)
-    _refuse(f"Unknown flag --{error.flagname}, see --help.")
-  except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
-    _refuse_unknown_fields(argv)
-    # A config file's own error comes last in a message of many lines.
-    lines = str(error.args[0] if error.args else error).strip().splitlines()
-    _refuse(" ".join(dict.fromkeys([lines[0], lines[-1]])))
-
-
-def _refuse_unknown_fields(argv: list[str]) -> None:
-  """Refuses an override of a field that no config has."""
-  from sam_jax.training.config import default_config, did_you_mean
-
-  known = [
-    f"config.{name}" for name in _field_names(default_config().to_dict())
-  ]
-  for argument in argv:
-    name = argument.lstrip("-").split("=")[0]
-    if name.startswith("config.") and name not in known:
-      hint = (
-        did_you_mean(name, known)
-        .split(". ")[-1]
-        .replace("'config", "--config")
-        .replace("'", "")
-      )
-      hint = hint if hint.startswith("Did") else "See default_config."
-      _refuse(f"Unknown field --{name}. {hint}")
-
-
-def _field_names(fields: dict, prefix: str = ""):
-  for name, value in fields.items():
-    if isinstance(value, dict):
-      yield from _field_names(value, f"{prefix}{name}.")
-    else:
-      yield prefix + name
-
-
-def _refuse(message: str) -> None:
-  """Says in one line why the run can't start."""
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(2)
-
-
 if __name__ == "__main__":
-  app.run(main, flags_parser=_parse_flags)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -7,15 +7,13 @@ training set with its predictions, and train another from scratch on these,
 with --config.dataset.label_file=labels/noisy.npy.
 """
 
-import sys
-
 import numpy as np
 from absl import app, flags
 
 from sam_jax.analysis import runs
 from sam_jax.datasets import label_file
 from sam_jax.datasets.catalog import DatasetError
-from sam_jax.training import logs
+from sam_jax.training import command_line, logs
 from sam_jax.training.config import ConfigError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
@@ -25,12 +23,15 @@ _OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
 def main(argv: list[str]) -> None:
   """Writes the labels that the flags ask for."""
   if argv[1:]:
-    raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    command_line.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
+  for flag in (_WORKDIR, _OUTPUT):
+    if not flag.value:
+      command_line.refuse(f"--{flag.name} is missing.")
   logs.show_on_stderr()
   try:
     run = runs.restore_run(_WORKDIR.value)
   except (ConfigError, DatasetError) as error:
-    sys.exit(f"error: {error}")
+    command_line.refuse(str(error))
   labels = runs.predicted_labels(run)
   label_file.write_labels(_OUTPUT.value, labels)
   clean = np.concatenate(
@@ -41,5 +42,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["workdir", "output"])
-  app.run(main)
+  app.run(main, flags_parser=command_line.parse_flags)

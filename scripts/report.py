@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from sam_jax.analysis import results
+from sam_jax.training import command_line
 
 _ROOT = flags.DEFINE_multi_string(
   "root", [], "Directory with runs in it; may be given several times."
@@ -26,12 +27,12 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   """Prints the report, and writes it if asked to."""
   if len(argv) > 1:
-    _refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
+    command_line.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
   if not _ROOT.value:
-    _refuse("--root is missing.")
+    command_line.refuse("--root is missing.")
   for root in _ROOT.value:
     if not pathlib.Path(root).is_dir():
-      _refuse(f"--root={root} is not a directory.")
+      command_line.refuse(f"--root={root} is not a directory.")
   runs = results.read_runs(_ROOT.value)
   lines = describe_unfinished(runs, _ROOT.value)
   groups = results.group_over_seeds(runs)
@@ -76,19 +77,5 @@ def describe_unfinished(
   return lines
 
 
-def _refuse(message: str) -> None:
-  """Says in one line why there can't be a report."""
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(2)
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags; a wrong one is one clear line, not a traceback."""
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    _refuse(str(error).splitlines()[0])
-
-
 if __name__ == "__main__":
-  app.run(main, flags_parser=_parse_flags)
+  app.run(main, flags_parser=command_line.parse_flags)

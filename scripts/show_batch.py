@@ -7,23 +7,18 @@ each is its label, with its weight where it is mixed with others, and the true
 class where the label is known to be wrong.
 """
 
-import sys
-
 import jax
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
 from PIL import Image, ImageDraw
 
 from sam_jax.datasets import catalog
-from sam_jax.training import logs
+from sam_jax.training import command_line, logs
 from sam_jax.training.config import ConfigError, validate_config
 from sam_jax.training.devices import LocalDevices
 from sam_jax.training.loop import create_dataset
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file, with its arguments after a colon."
-)
+_CONFIG = command_line.define_config()
 _OUTPUT = flags.DEFINE_string("output", "batch.png", "The PNG file to write.")
 _STEP = flags.DEFINE_integer("step", 0, "Training step to show.")
 _COUNT = flags.DEFINE_integer("count", 64, "How many images to show.")
@@ -36,14 +31,16 @@ _TEXT_HEIGHT = 14
 def main(argv: list[str]) -> None:
   """Writes the grid that the flags ask for."""
   if argv[1:]:
-    raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    command_line.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
+  if not _CONFIG.value:
+    command_line.refuse("--config is missing.")
   logs.show_on_stderr()
   config = _CONFIG.value
   try:
     validate_config(config, jax.device_count())
     dataset = create_dataset(config)
   except (ConfigError, catalog.DatasetError) as error:
-    sys.exit(f"error: {error}")
+    command_line.refuse(str(error))
   step = _STEP.value
   augment = LocalDevices().augment_fn(config, dataset.spec)
   batch = jax.device_get(augment(step, next(dataset.train_batches(step))))
@@ -103,5 +100,4 @@ def grid(images: np.ndarray, labels: list[str]) -> Image.Image:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  app.run(main)
+  app.run(main, flags_parser=command_line.parse_flags)

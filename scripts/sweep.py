@@ -10,7 +10,6 @@ on with the others. Exit codes: 0, all runs are finished; 1, some are not; 2,
 the sweep could not start; 130, it was interrupted.
 """
 
-import difflib
 import importlib.util
 import itertools
 import json
@@ -25,8 +24,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from sam_jax.training import command_line
 from sam_jax.training import workdir as workdir_lib
 
 _CONFIG = flags.DEFINE_string(
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
   try:
     runs = plan(_CONFIG.value, _ROOT.value, _GRID.value, _SHARD.value, argv[1:])
   except SweepError as error:
-    _refuse(str(error))
+    command_line.refuse(str(error))
   if _DRY_RUN.value:
     for run in runs:
       print(shlex.join(run.command))
@@ -229,33 +229,13 @@ def plan_run(
 
 def _read_config(arguments: Sequence[str]) -> ConfigDict:
   """The config that these arguments of a run make."""
-  values = flags.FlagValues()
-  argv = ["train", *arguments]
-  holder = config_flags.DEFINE_config_file(
-    "config", flag_values=values, sys_argv=argv
-  )
+  values, argv = flags.FlagValues(), ["train", *arguments]
+  holder = command_line.define_config(values, argv)
   try:
-    values(argv)
-    return holder.value
-  except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
-    # A config file's own error comes last in a message of many lines.
-    lines = str(error.args[0] if error.args else error).strip().splitlines()
-    message = " ".join(dict.fromkeys([lines[0], lines[-1]]))
-    if isinstance(error, (AttributeError, KeyError)):
-      message = _describe_unknown_field(arguments)
-    raise SweepError(message) from error
-
-
-def _describe_unknown_field(arguments: Sequence[str]) -> str:
-  """Names the override that the config has no field for."""
-  config = _read_config(arguments[:1])
-  known = [name for name, _ in workdir_lib.flatten(config.to_dict())]
-  names = [re.split("[.=]", a, maxsplit=1)[1] for a in arguments[1:]]
-  names = [name.partition("=")[0] for name in names]
-  unknown = [name for name in names if name not in known]
-  close = difflib.get_close_matches(unknown[0], known, n=1)
-  hint = f" Did you mean {close[0]!r}?" if close else ""
-  return f"The config has no field {unknown[0]!r}.{hint}"
+    command_line.parse(values, argv)
+  except command_line.CommandLineError as error:
+    raise SweepError(str(error)) from error
+  return holder.value
 
 
 def train_all(
@@ -371,19 +351,5 @@ class Interruptions:
     self.happened = True
 
 
-def _refuse(message: str) -> None:
-  """Says in one line why the sweep can't start."""
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(2)
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags; a wrong one is one clear line, not a traceback."""
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    _refuse(str(error).splitlines()[0])
-
-
 if __name__ == "__main__":
-  app.run(main, flags_parser=_parse_flags)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -128,8 +128,6 @@ def test_divergence_is_named_and_leaves_the_checkpoint_before_it(
 
 BAD_COMMANDS = {
   "field": (["--config.sam.roh=0.1"], "Did you mean --config.sam.rho?"),
-  "type": (["--config.sam.rho=big"], "sam.rho"),
-  "variant": (["--config=configs/digits.py:adam"], "Known: sam, sgd"),
   "file": (["--config=configs/digit.py"], "configs/digit.py"),
   "flag": (["--wrokdir=x"], "wrokdir"),
   "argument": (["rho=0.1"], "rho=0.1"),

@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -134,12 +135,57 @@ def default_config() -> ConfigDict:
   )
 
 
+def flatten(
+  tree: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+  """Yields ("sam.rho", 0.05) for every field of a config."""
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      yield from flatten(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
+
+
+def field_names(config: ConfigDict | None = None) -> list[str]:
+  """The names of all fields, such as "sam.rho"; None: of the defaults."""
+  config = default_config() if config is None else config
+  return [name for name, _ in flatten(config.to_dict())]
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+  """The known name that was probably meant, or ""."""
+  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+  return close[0] if close else ""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
   """Returns "Known: a, b. Did you mean 'a'?" for an error message."""
   known = list(known)
   text = f"Known: {', '.join(known)}."
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-  return f"{text} Did you mean '{close[0]}'?" if close else text
+  close = closest(name, known)
+  return f"{text} Did you mean '{close}'?" if close else text
+
+
+def check_fields(config: ConfigDict) -> None:
+  """Checks that a config has the fields of `default_config`, and no others.
+
+  Raises:
+    ConfigError: It has not; the message names them.
+  """
+  names, known = field_names(config), field_names()
+  missing = [name for name in known if name not in names]
+  unknown = [name for name in names if name not in known]
+  if unknown:
+    hint = closest(unknown[0], known)
+    raise ConfigError(
+      f"config.{unknown[0]} is a field that nothing reads."
+      + (f" Did you mean config.{hint}?" if hint else " Remove it.")
+    )
+  if missing:
+    raise ConfigError(
+      f"The config lacks {', '.join(missing[:3])}: let get_config start from"
+      " default_config() of sam_jax/training/config.py."
+    )
 
 
 def validate_config(config: ConfigDict, num_devices: int) -> None:
@@ -153,6 +199,7 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
     ConfigError: The first rule that is broken, with the field, its value and
       the remedy.
   """
+  check_fields(config)
   _check_choices(config)
   _check_numbers(config)
   _check_batches(config, num_devices)
@@ -281,7 +328,9 @@ def _check_numbers(config: ConfigDict) -> None:
     if value is None:  # an optional field
       continue
     if not least <= value <= most or (value == math.inf and field != "sam.p"):
-      limit = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
+      limit = f"in [{least}, {most}]"
+      if most == math.inf:
+        limit = f">= {least}" + (" and finite" if value == most else "")
       raise ConfigError(f"config.{field} = {value} must be {limit}.")
   if config.sam.second_order:
     for field, value in (("p", 2), ("ascent_steps", 1)):

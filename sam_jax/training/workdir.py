@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax.training import files
-from sam_jax.training.config import ConfigError
+from sam_jax.training.config import ConfigError, flatten
 
 try:
   import fcntl
@@ -173,17 +173,6 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     and field not in FREE_FIELDS
     and not field.startswith("paper.")
   ]
-
-
-def flatten(
-  tree: dict[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-  """Yields ("sam.rho", 0.05) for every field of a config."""
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      yield from flatten(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}", value
 
 
 def _check_same(old: dict, new: dict, path: epath.Path) -> None:

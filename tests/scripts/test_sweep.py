@@ -77,7 +77,7 @@ BAD_ARGUMENTS = {
   "variant": (["--config=configs/digits.py:adam"], "Known: sam, sgd"),
   "field": (
     ["--grid=sam.roh=0.1"],
-    "no field 'sam.roh'. Did you mean 'sam.rho'",
+    "Unknown field --config.sam.roh. Did you mean --config.sam.rho?",
   ),
   "value": (["--grid=sam.rho=__import__('os')"], "sam.rho"),
   "axis": (["--grid=seed"], "--grid=seed must look like"),
@@ -85,7 +85,7 @@ BAD_ARGUMENTS = {
   "same": (["--grid=seed=1,1"], "would be called 'seed=1'"),
   "shard": (["--shard=2/2"], "--shard=2/2 must be i/n"),
   "flag": (["--girds=1"], "girds"),
-  "extra": (["--", "--config.sam.roh=1"], "'sam.roh'"),
+  "extra": (["--", "--config.sam.roh=1"], "--config.sam.roh"),
   "remote": (["--root=gs://bucket"], "must be a local directory"),
 }
 
