@@ -81,8 +81,9 @@ def restore_run(
   if not (workdir / "checkpoints").exists():
     raise _no_checkpoints(workdir)
   dataset = create_dataset(config)
+  # Its m, which evaluation does not use, fits a single device at any rate.
   recipe = create_recipe(
-    config, dataset.spec, dataset.steps_per_epoch, jax.device_count()
+    config, dataset.spec, dataset.steps_per_epoch, num_devices=1
   )
   checkpoints = Checkpoints(workdir / "checkpoints")
   template = create_state(recipe, dataset.spec.image_shape)

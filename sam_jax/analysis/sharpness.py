@@ -122,9 +122,12 @@ def m_sharpness_fn(
     ValueError: There are fewer than m examples, or an argument is out of range.
   """
   devices = devices or jax.local_devices()
-  count = len(next(iter(examples.values()))) // m if m > 0 else 0
+  total = len(next(iter(examples.values())))
+  count = total // m if m > 0 else 0
   if not count:
-    raise ValueError(f"m = {m} makes no group of the examples given.")
+    raise ValueError(
+      f"m = {m} makes no group of {total:,} examples; m can be 1 to {total}."
+    )
 
   def group_sharpness(params, rho, group):
     def value_and_grad(params, ascent_step=0):
