@@ -39,16 +39,21 @@ def mean_loss(params, examples):
   return jnp.mean(network_losses(params, examples))
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("p", [1.0, 2.0, np.inf])
-def test_quadratic_equals_its_closed_form(p):
-  g = CURVATURE @ W
+def test_quadratic_equals_its_closed_form(p, adaptive):
+  """ASAM's ball is SAM's in the coordinates w / (|w| + eta)."""
+  scale = np.abs(W) + 0.01 if adaptive else np.ones_like(W)
+  g = scale * (CURVATURE @ W)
   directions = {
     1.0: np.sign(g) * (np.abs(g) == np.abs(g).max()),
     2.0: g / np.linalg.norm(g),
     np.inf: np.sign(g),
   }
-  expected = quadratic(W + RHO * directions[p]) - quadratic(W)
-  result = sharpness(jax.value_and_grad(quadratic), W, RHO, p=p)
+  expected = quadratic(W + RHO * scale * directions[p]) - quadratic(W)
+  result = sharpness(
+    jax.value_and_grad(quadratic), W, RHO, p=p, adaptive=adaptive, eta=0.01
+  )
   assert result.loss == pytest.approx(quadratic(W), rel=1e-6)
   assert result.sharpness == pytest.approx(expected, rel=1e-4)
 
@@ -82,12 +87,13 @@ def test_objective_is_the_mean_on_any_number_of_devices(count):
     )
 
 
-def test_hessian_product_equals_the_dense_hessian():
+@pytest.mark.parametrize("batch_size", [8, 16])  # 3 and 2 passes
+def test_hessian_product_equals_the_dense_hessian(batch_size):
   params, examples = problem()
   flat, unravel = jax.flatten_util.ravel_pytree(params)
   vector = np.random.default_rng(1).normal(size=flat.shape).astype(np.float32)
   dense = jax.hessian(lambda w: mean_loss(unravel(w), examples))(flat)
-  objective = Objective(network_losses, examples, batch_size=16)
+  objective = Objective(network_losses, examples, batch_size)
   product = objective.hessian_product(params, unravel(vector))
   np.testing.assert_allclose(
     jax.flatten_util.ravel_pytree(product)[0],
