@@ -24,7 +24,7 @@ Params = Any
 # (params, batch) -> loss of each example, float32 [n]
 ExampleLosses = Callable[[Params, dict[str, jax.Array]], jax.Array]
 # XLA's default on CPUs transposes all kernels in advance, for concurrency: two
-# more copies of the parameters. It is not faster on a network that matters.
+# more copies of the parameters, and WRN-28-10 is no faster for it.
 _LITTLE_MEMORY_ON_CPU = {
   "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 }
@@ -135,17 +135,6 @@ class Objective:
       for batch in _padded_batches(examples, batch_size, len(devices))
     ]
 
-    def loss_sum(params, batch):
-      values = example_losses(params, batch["examples"])
-      return jnp.sum(values * batch["mask"])
-
-    def hessian_product(params, vector, batch):
-      def slope(params):  # of the loss, along the vector
-        loss = functools.partial(loss_sum, batch=batch)
-        return jax.jvp(loss, (params,), (vector,))[1]
-
-      return jax.grad(slope)(params)
-
     def mapped(fn, num_trees):
       # Each device keeps its own sum until the end. It is donated, and so
       # added to in place.
@@ -170,6 +159,7 @@ class Objective:
       _LITTLE_MEMORY_ON_CPU if devices[0].platform == "cpu" else None
     )
     self._programs = {}  # compiled, by the functions below
+    loss_sum, hessian_product = _sums_over_batch(example_losses)
     self._loss_sum = mapped(loss_sum, 1)
     self._loss_and_gradient_sum = mapped(jax.value_and_grad(loss_sum), 1)
     self._hessian_product_sum = mapped(hessian_product, 2)
@@ -224,6 +214,23 @@ class Objective:
     # On virtual CPU devices, which share threads, later programs must not get
     # in the way of this one's all-reduce: it would wait for ever.
     return jax.block_until_ready(self._mean_of_totals(totals))
+
+
+def _sums_over_batch(example_losses: ExampleLosses):
+  """Of losses, (params, batch), and products, (params, vector, batch)."""
+
+  def loss_sum(params, batch):
+    values = example_losses(params, batch["examples"])
+    return jnp.sum(values * batch["mask"])
+
+  def hessian_product(params, vector, batch):
+    def slope(params):  # of the loss, along the vector
+      loss = functools.partial(loss_sum, batch=batch)
+      return jax.jvp(loss, (params,), (vector,))[1]
+
+    return jax.grad(slope)(params)
+
+  return loss_sum, hessian_product
 
 
 def _padded_batches(examples, batch_size, num_devices):
