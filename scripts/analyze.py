@@ -82,7 +82,8 @@ def main(argv: list[str]) -> None:
     refuse("The device's memory is too small: try a smaller --batch_size or m.")
   except KeyboardInterrupt:
     print("\nStopped. The same command goes on from here.", file=sys.stderr)
-    sys.exit(130)
+    sys.stdout.flush()
+    os._exit(130)  # a normal exit takes XLA down while it computes: a crash
 
 
 def check_arguments(argv: list[str]) -> str:
