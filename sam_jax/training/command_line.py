@@ -94,7 +94,7 @@ def _complete(config: ConfigDict, unset: Sequence[str]) -> None:
     raise TypeError(f"get_config must return a ConfigDict, not {kind}.")
   check_fields(config)
   for name in unset:
-    if not _is_optional(name):
+    if _default(name)[0] is not None:
       raise ValueError(f"--config.{name}=None must be {_kind(name)}.")
     config.update_from_flattened_dict({name: None})
 
@@ -126,7 +126,8 @@ def _describe(error: Exception, argv: Sequence[str]) -> str:
   if isinstance(error, (flags.Error, ValueError)) or file is None:
     return first
   if isinstance(error, OSError):
-    return f"--config={file} can't be read: {last}"
+    reason = last.rpartition("failure to load: ")[-1]
+    return f"--config={file} can't be read: {reason}"
   if "'get_config'" in first:
     return f"--config={file} has no function get_config."
   return f"--config={file}{_line(error, file)}: {type(error).__name__}: {first}"
@@ -144,10 +145,6 @@ def _line(error: Exception, file: str) -> str:
   path = pathlib.Path(file).absolute()
   lines = [f.lineno for f in frames if pathlib.Path(f.filename) == path]
   return f", line {lines[-1]}" if lines else ""
-
-
-def _is_optional(name: str) -> bool:
-  return _default(name)[0] is None
 
 
 def _kind(name: str) -> str:

@@ -167,7 +167,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def check_fields(config: ConfigDict) -> None:
-  """Checks that a config has the fields of `default_config`, and no others.
+  """Checks that a config has the fields of `default_config`, no more, no less.
 
   Raises:
     ConfigError: It has not; the message names them.
@@ -186,6 +186,12 @@ def check_fields(config: ConfigDict) -> None:
       f"The config lacks {', '.join(missing[:3])}: let get_config start from"
       " default_config() of sam_jax/training/config.py."
     )
+  values = dict(flatten(config.to_dict()))
+  for name, default in flatten(default_config().to_dict()):
+    if values[name] is None and default is not None:
+      raise ConfigError(
+        f"config.{name} = None must have a value, such as {default!r}."
+      )
 
 
 def validate_config(config: ConfigDict, num_devices: int) -> None:
@@ -202,6 +208,7 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
   check_fields(config)
   _check_choices(config)
   _check_numbers(config)
+  _check_relations(config)
   _check_batches(config, num_devices)
   try:
     models.create_model(
@@ -332,6 +339,10 @@ def _check_numbers(config: ConfigDict) -> None:
       if most == math.inf:
         limit = f">= {least}" + (" and finite" if value == most else "")
       raise ConfigError(f"config.{field} = {value} must be {limit}.")
+
+
+def _check_relations(config: ConfigDict) -> None:
+  """Checks numbers that depend on others."""
   if config.sam.second_order:
     for field, value in (("p", 2), ("ascent_steps", 1)):
       if config.sam[field] != value:
@@ -343,6 +354,12 @@ def _check_numbers(config: ConfigDict) -> None:
   if rho_min is not None and rho_min > rho:
     raise ConfigError(
       f"config.sam.rho_min = {rho_min} must be at most config.sam.rho = {rho}."
+    )
+  warmup, epochs = config.optimizer.warmup_epochs, config.num_epochs
+  if warmup >= epochs:
+    raise ConfigError(
+      f"config.optimizer.warmup_epochs = {warmup} must be below"
+      f" config.num_epochs = {epochs}."
     )
   for epoch in config.keep_checkpoints_at_epochs:
     if not isinstance(epoch, int) or not 1 <= epoch <= config.num_epochs:

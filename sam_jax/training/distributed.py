@@ -46,7 +46,7 @@ def initialize(
   }
   missing = [name for name, value in given.items() if value is None]
   if coordinator_address == AUTO:
-    _initialize()
+    _find_the_others()
   elif not missing:
     _initialize(**given)
   elif len(missing) < len(given):
@@ -61,6 +61,16 @@ def initialize(
       f"This is one of {jax.process_count()} hosts of a TPU pod: start training"
       f" on all of them, with --coordinator_address={AUTO}."
     )
+
+
+def _find_the_others() -> None:
+  try:
+    _initialize()
+  except ValueError as error:
+    raise ValueError(
+      f"--coordinator_address={AUTO} finds no TPU pod and no cluster here"
+      f" ({error}) Give host:port, --num_processes and --process_id."
+    ) from error
 
 
 def _initialize(**kwargs) -> None:

@@ -21,7 +21,7 @@ def parse(*arguments):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--config="], "--config= can't be read: .* is an empty string"),
+    (["--config="], "--config= can't be read: Path to config file is"),
     (["--config=configs/nope.py"], r"No such file .* 'configs/nope\.py'"),
     (["--config", "configs/nope.py"], "--config=configs/nope.py can't be read"),
     (["--config=configs"], "Is a directory"),
