@@ -7,6 +7,8 @@ training set with its predictions, and train another from scratch on these,
 with --config.dataset.label_file=labels/noisy.npy.
 """
 
+import pathlib
+
 import numpy as np
 from absl import app, flags
 
@@ -27,6 +29,8 @@ def main(argv: list[str]) -> None:
   for flag in (_WORKDIR, _OUTPUT):
     if not flag.value:
       command_line.refuse(f"--{flag.name} is missing.")
+  if "://" not in _OUTPUT.value:
+    command_line.make_directory("output", pathlib.Path(_OUTPUT.value).parent)
   logs.show_on_stderr()
   try:
     run = runs.restore_run(_WORKDIR.value)

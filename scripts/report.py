@@ -33,6 +33,8 @@ def main(argv: Sequence[str]) -> None:
   for root in _ROOT.value:
     if not pathlib.Path(root).is_dir():
       command_line.refuse(f"--root={root} is not a directory.")
+  if _OUTPUT.value:
+    command_line.make_directory("output", _OUTPUT.value)
   runs = results.read_runs(_ROOT.value)
   lines = describe_unfinished(runs, _ROOT.value)
   groups = results.group_over_seeds(runs)
@@ -45,7 +47,6 @@ def main(argv: Sequence[str]) -> None:
     from sam_jax.analysis import result_plots  # matplotlib is slow to import
 
     output = pathlib.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
     (output / "report.md").write_text("\n".join(lines) + "\n")
     for path in result_plots.write_plots(groups, output):
       print(f"Plot: {path}")

@@ -7,6 +7,8 @@ each is its label, with its weight where it is mixed with others, and the true
 class where the label is known to be wrong.
 """
 
+import pathlib
+
 import jax
 import numpy as np
 from absl import app, flags
@@ -20,8 +22,8 @@ from sam_jax.training.loop import create_dataset
 
 _CONFIG = command_line.define_config()
 _OUTPUT = flags.DEFINE_string("output", "batch.png", "The PNG file to write.")
-_STEP = flags.DEFINE_integer("step", 0, "Training step to show.")
-_COUNT = flags.DEFINE_integer("count", 64, "How many images to show.")
+_STEP = flags.DEFINE_integer("step", 0, "Training step to show.", 0)
+_COUNT = flags.DEFINE_integer("count", 64, "How many images to show.", 1)
 
 _COLUMNS = 8
 _SIDE = 96  # of a shown image, in pixels, at least
@@ -34,6 +36,10 @@ def main(argv: list[str]) -> None:
     command_line.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
   if not _CONFIG.value:
     command_line.refuse("--config is missing.")
+  output = pathlib.Path(_OUTPUT.value)
+  if output.suffix != ".png":
+    command_line.refuse(f"--output={output} must be a .png file.")
+  command_line.make_directory("output", output.parent)
   logs.show_on_stderr()
   config = _CONFIG.value
   try:
@@ -51,8 +57,8 @@ def main(argv: list[str]) -> None:
     if clean != np.argmax(batch["target"][i]):
       labels[i] += f", truly {names[clean]}"
   images = denormalise(batch["image"], dataset.spec)
-  grid(images, labels).save(_OUTPUT.value)
-  print(f"{len(labels)} images of step {step}: {_OUTPUT.value}")
+  grid(images, labels).save(output)
+  print(f"{len(labels)} images of step {step}: {output}")
 
 
 def denormalise(images: np.ndarray, spec: catalog.DatasetSpec) -> np.ndarray:

@@ -80,9 +80,12 @@ def main(argv: Sequence[str]) -> None:
   except SweepError as error:
     command_line.refuse(str(error))
   if _DRY_RUN.value:
+    # A reader such as head may have enough before the end.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for run in runs:
       print(shlex.join(run.command))
     return
+  command_line.make_directory("root", _ROOT.value)
   with Interruptions() as interruptions:
     failures = train_all(runs, interruptions)
   if interruptions.happened:
@@ -118,6 +121,9 @@ def plan(
   Raises:
     SweepError: An argument is wrong.
   """
+  for argument in extra:
+    if not argument.startswith("-"):
+      raise SweepError(f"{argument} is no flag; flags of runs come after --.")
   for name, value in (("config", config), ("root", root)):
     if not value:
       raise SweepError(f"--{name} is missing.")
@@ -183,7 +189,7 @@ def read_sweep(file: str, variant: str) -> list[dict[str, Any]]:
     spec = importlib.util.spec_from_file_location("sweep_config", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-  except (AttributeError, OSError) as error:
+  except Exception as error:  # a config file is a program
     raise SweepError(f"--config={file} can't be read: {error}") from error
   if not hasattr(module, "sweep"):
     raise SweepError(f"{file} has no sweep(); use --grid.")

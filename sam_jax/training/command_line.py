@@ -1,5 +1,6 @@
 """Command lines of flags and a config: what they say, or one line why not."""
 
+import os
 import pathlib
 import re
 import sys
@@ -23,6 +24,21 @@ def refuse(message: str) -> NoReturn:
   """Says in one line why a program can't start, and ends it."""
   print(f"error: {message}", file=sys.stderr)
   sys.exit(2)
+
+
+def make_directory(flag: str, directory: str | os.PathLike) -> pathlib.Path:
+  """Makes the directory that a flag names, or refuses what can't be one."""
+  path = pathlib.Path(directory)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+      raise PermissionError(0, "Permission denied")
+  except OSError as error:
+    refuse(
+      f"--{flag}: {path} can't be written: {error.strerror}. Choose another"
+      " directory."
+    )
+  return path
 
 
 def define_config(

@@ -86,6 +86,7 @@ BAD_ARGUMENTS = {
   "shard": (["--shard=2/2"], "--shard=2/2 must be i/n"),
   "flag": (["--girds=1"], "girds"),
   "extra": (["--", "--config.sam.roh=1"], "--config.sam.roh"),
+  "word": (["--", "seed=1"], "seed=1 is no flag"),
   "remote": (["--root=gs://bucket"], "must be a local directory"),
 }
 

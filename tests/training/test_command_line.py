@@ -80,3 +80,11 @@ def test_none_unsets_an_optional_field():
     DIGITS, "--config.sam.m=None", "--config.pretrained=None", "--config.seed=3"
   )
   assert (config.sam.m, config.pretrained, config.seed) == (None, None, 3)
+
+
+@pytest.mark.parametrize("path", ["/proc/none", "/etc/hostname", "/proc/1"])
+def test_directories_that_cannot_be_written_are_refused(path, capsys):
+  with pytest.raises(SystemExit, match="2"):
+    command_line.make_directory("output", path)
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: --output: {path} can't be written: ")
