@@ -355,12 +355,6 @@ def _check_relations(config: ConfigDict) -> None:
     raise ConfigError(
       f"config.sam.rho_min = {rho_min} must be at most config.sam.rho = {rho}."
     )
-  warmup, epochs = config.optimizer.warmup_epochs, config.num_epochs
-  if warmup >= epochs:
-    raise ConfigError(
-      f"config.optimizer.warmup_epochs = {warmup} must be below"
-      f" config.num_epochs = {epochs}."
-    )
   for epoch in config.keep_checkpoints_at_epochs:
     if not isinstance(epoch, int) or not 1 <= epoch <= config.num_epochs:
       raise ConfigError(

@@ -29,7 +29,6 @@ BAD_FIELDS = [
   ("sam.rho", float("inf"), "config.sam.rho = inf must be"),
   ("sam.rho_min", 0.5, "config.sam.rho_min = 0.5 must be at most"),
   ("sam.rho", None, r"config.sam.rho = None must have a value, such as 0\.05"),
-  ("optimizer.warmup_epochs", 200.0, "must be below config.num_epochs = 200"),
   ("seed", -1, "config.seed = -1 must be >= 0"),
   ("model.dropout_rate", 1.0, "config.model.name: .*rate"),
   ("keep_checkpoints_at_epochs", ("a",), "'a' is not an epoch"),
