@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,3 +182,14 @@ def test_mistakes_give_one_line(saved, analyze, capsys, arguments, message):
   (line,) = capsys.readouterr().err.strip().splitlines()
   assert line.startswith("error: ")
   assert message in line
+
+
+def test_runs_of_different_data_are_not_compared(script, capsys):
+  def subject(label, dataset):
+    run = SimpleNamespace(config=default_config())
+    run.config.dataset.name = dataset
+    return SimpleNamespace(label=label, run=run, examples={})
+
+  with pytest.raises(SystemExit):
+    script.check_same_data([subject("a", "cifar10"), subject("b", "svhn")])
+  assert "a learnt cifar10 and b svhn" in capsys.readouterr().err
