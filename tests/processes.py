@@ -24,7 +24,7 @@ def start_training(workdir, data_dir, *flags, devices=1):
   """Starts `sam_jax.train` on virtual CPU devices."""
   xla_flags = (
     f"--xla_force_host_platform_device_count={devices}"
-    " --xla_backend_optimization_level=0"  # as in conftest.py
+    " --xla_backend_optimization_level=1"  # as in conftest.py
   )
   cache = os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
   return subprocess.Popen(
