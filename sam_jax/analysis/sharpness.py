@@ -95,6 +95,41 @@ def m_sharpness(
   return measure(params, rho)
 
 
+def group_sharpness(
+  example_losses: ExampleLosses,
+  params: Params,
+  rho: jax.typing.ArrayLike,
+  group: dict[str, jax.Array],
+  **kwargs: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """Losses of one group of examples at w and at its own w + eps.
+
+  Args:
+    example_losses: (params, batch) -> loss of each example [n].
+    params: Where to look.
+    rho: Radius of the neighbourhood; may be traced.
+    group: Arrays with one entry for each example of the group.
+    **kwargs: As for `sharpness`.
+
+  Returns:
+    Two float32 (); the rest of `m_sharpness` is a mean over groups.
+
+  Raises:
+    ValueError: An argument is out of range.
+  """
+
+  def value_and_grad(params, ascent_step=0):
+    del ascent_step
+    return jax.value_and_grad(lambda w: example_losses(w, group).mean())(params)
+
+  transformation = sharpness_aware(lambda _: rho, has_value=True, **kwargs)
+  loss, gradient = value_and_grad(params)
+  _, state = transformation.update(
+    gradient, transformation.init(params), params, grad_fn=value_and_grad
+  )
+  return loss, state.perturbed_value
+
+
 def m_sharpness_fn(
   example_losses: ExampleLosses,
   examples: dict[str, np.ndarray],
@@ -129,21 +164,10 @@ def m_sharpness_fn(
       f"m = {m} makes no group of {total:,} examples; m can be 1 to {total}."
     )
 
-  def group_sharpness(params, rho, group):
-    def value_and_grad(params, ascent_step=0):
-      del ascent_step
-      return jax.value_and_grad(lambda w: example_losses(w, group).mean())(
-        params
-      )
+  def sharpness_of(params, rho, group):
+    return group_sharpness(example_losses, params, rho, group, **kwargs)
 
-    transformation = sharpness_aware(rho, has_value=True, **kwargs)
-    loss, gradient = value_and_grad(params)
-    _, state = transformation.update(
-      gradient, transformation.init(params), params, grad_fn=value_and_grad
-    )
-    return loss, state.perturbed_value
-
-  mapped = jax.pmap(group_sharpness, in_axes=(None, None, 0), devices=devices)
+  mapped = jax.pmap(sharpness_of, in_axes=(None, None, 0), devices=devices)
 
   everywhere = NamedSharding(Mesh(np.array(devices), ("_",)), PartitionSpec())
 

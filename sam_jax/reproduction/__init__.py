@@ -1,0 +1,1 @@
+"""The paper in miniature: many small networks on handwritten digits."""

@@ -1,0 +1,405 @@
+"""The paper's experiments in miniature: what is compared, and with what."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sam_jax.analysis.results import confidence_half_width, format_mean
+from sam_jax.reproduction import measures, plots
+from sam_jax.reproduction.claims import Claim, is_equal, is_lower
+from sam_jax.reproduction.laboratory import RHOS, Grid, Laboratory
+
+NOISE_RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
+MS = (4, 8, 16, 32, 64)
+SCORED_MS = (1, 4, 16, 64, 512)
+ASAM_RHOS = (0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
+# Balls of other norms have another size: these cover the best radius of each.
+RHOS_OF_P = {
+  1.0: (0.1, 0.2, 0.5, 1.0, 2.0, 4.0),
+  2.0: RHOS,
+  np.inf: (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
+}
+MARGIN = 0.5  # points of test error that count as no difference
+
+
+class Study(NamedTuple):
+  """What a study found.
+
+  Attributes:
+    title: Its headline.
+    text: What was done.
+    header: Of the table.
+    rows: Of the table.
+    claims: The paper's claims and their verdicts.
+    draw: Writes the picture to a path; None: there is none.
+    caption: What the picture shows.
+  """
+
+  title: str
+  text: str
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  claims: Sequence[Claim]
+  draw: Callable[[pathlib.Path], None] | None = None
+  caption: str = ""
+
+
+def equal_cost(lab: Laboratory) -> Study:
+  """(a) SAM against SGD, with as many epochs and with as many gradients."""
+  grids = {
+    f"SGD, {lab.num_epochs} epochs": lab.sgd(),
+    f"SGD, {2 * lab.num_epochs} epochs": lab.sgd(longer=2),
+    f"SAM, {lab.num_epochs} epochs": lab.sam(),
+  }
+  sgd, longer, sam = map(_test, grids.values())
+  return Study(
+    "SAM against SGD",
+    "A step of SAM costs two of SGD's, so SGD with twice the epochs costs as"
+    " much. SGD's learning rate, in both lengths, and SAM's rho are the best on"
+    " validation data.",
+    ("method", "rho", "learning rate", "training error %", "test error %"),
+    [
+      (
+        name,
+        f"{grid.setting.rho:g}" if grid.setting.rho else "",
+        f"{grid.setting.learning_rate:g}",
+        format_mean(100 * grid.train[grid.best]),
+        format_mean(_test(grid)),
+      )
+      for name, grid in grids.items()
+    ],
+    [
+      is_lower(
+        "SAM's test error is lower than SGD's", "Tables 1 to 3", sam, sgd, "%"
+      ),
+      is_lower(
+        "and lower than that of SGD with twice the epochs",
+        "section 3.1",
+        sam,
+        longer,
+        "%",
+      ),
+    ],
+  )
+
+
+def label_noise(lab: Laboratory) -> Study:
+  """(b) Training labels that are wrong."""
+  sgd = [_test(lab.sgd(rate)) for rate in NOISE_RATES]
+  sam_grids = [lab.sam(noise_rate=rate) for rate in NOISE_RATES]
+  sam = [_test(grid) for grid in sam_grids]
+  return Study(
+    "Label noise",
+    "That fraction of training labels is drawn again from all ten classes;"
+    " validation and test labels are clean.",
+    ("noise", "SGD's test error %", "SAM's test error %", "SAM's rho"),
+    [
+      (
+        f"{rate:.0%}",
+        format_mean(a),
+        format_mean(b),
+        f"{grid.setting.rho:g}",
+      )
+      for rate, a, b, grid in zip(NOISE_RATES, sgd, sam, sam_grids, strict=True)
+    ],
+    [
+      is_lower(
+        f"With {rate:.0%} noise SAM's test error is lower than SGD's",
+        "Table 4",
+        b,
+        a,
+        "%",
+      )
+      for rate, a, b in list(zip(NOISE_RATES, sgd, sam, strict=True))[1:]
+    ],
+    lambda path: plots.draw_lines(
+      {"SGD": sgd, "SAM": sam},
+      [100 * rate for rate in NOISE_RATES],
+      "Training labels redrawn (%)",
+      path,
+    ),
+    "Test error against label noise, with 95% intervals.",
+  )
+
+
+def group_size(lab: Laboratory) -> Study:
+  """(c) How many examples share a perturbation."""
+  grids = {m: lab.sam(m=m) for m in MS}
+  return Study(
+    "m-sharpness: error against m",
+    "Every m examples of a batch of 64 have a perturbation of their own. For"
+    " every m, rho is the best on validation data.",
+    ("m", "rho", "test error %"),
+    [
+      (str(m), f"{grid.setting.rho:g}", format_mean(_test(grid)))
+      for m, grid in grids.items()
+    ],
+    [
+      is_lower(
+        f"m = {MS[0]} gives a lower test error than m = {MS[-1]}",
+        "section 4.1",
+        _test(grids[MS[0]]),
+        _test(grids[MS[-1]]),
+        "%",
+      )
+    ],
+    lambda path: plots.draw_lines(
+      {
+        f"m = {m}": 100 * grid.test[: len(RHOS) - 1]
+        for m, grid in grids.items()
+      },
+      RHOS[:-1],
+      "Radius rho",
+      path,
+      log=True,
+    ),
+    "Test error against rho for every m (Figure 3, middle, of the paper).",
+  )
+
+
+def radius(lab: Laboratory) -> Study:
+  """(d) The radius, of SAM and of ASAM."""
+  sgd, sam = lab.sgd(), lab.sam()
+  asam = lab.sam(ASAM_RHOS, adaptive=True)
+  grids = {"SAM": sam, "ASAM": asam}
+  wins = sum(
+    claim.verdict == "reproduced"
+    for claim in (is_lower("", "", row, sgd.test_of_best) for row in sam.test)
+  )
+  return Study(
+    "Error against rho, for SAM and ASAM",
+    f"SAM's test error is below SGD's, with the 95% interval of the paired"
+    f" difference below zero, at {wins} of the {len(RHOS)} radii. The last"
+    " claim is not the SAM paper's but that of ASAM's authors.",
+    ("method", "rho", "validation error %", "test error %"),
+    [
+      (
+        name,
+        f"{setting.rho:g}",
+        format_mean(100 * grid.validation[i]),
+        format_mean(100 * grid.test[i]),
+      )
+      for name, grid in grids.items()
+      for i, setting in enumerate(grid.settings)
+    ],
+    [
+      is_lower(
+        "ASAM's test error is lower than SAM's",
+        "Kwon et al., 2021",
+        _test(asam),
+        _test(sam),
+        "%",
+      )
+    ],
+    lambda path: plots.draw_lines_of_grids(
+      {name: _below(grid, 15) for name, grid in grids.items()},
+      ("SGD", _test(sgd)),
+      path,
+    ),
+    "Test error against rho, as far as training succeeds (below 15%).",
+  )
+
+
+def curvature(lab: Laboratory) -> Study:
+  """(e) The Hessian's largest eigenvalues after training."""
+  grids = {"SGD": lab.sgd(), "SAM": lab.sam()}
+  found = {name: measures.curvature(lab, g) for name, g in grids.items()}
+  ratios = {n: f["lambda_1"] / f["lambda_5"] for n, f in found.items()}
+  return Study(
+    "Curvature",
+    "Eigenvalues of the Hessian of the mean training loss, by Lanczos, at the"
+    " networks of (a).",
+    ("method", "lambda_1", "lambda_5", "lambda_1 / lambda_5"),
+    [
+      (
+        name,
+        format_mean(f["lambda_1"]),
+        format_mean(f["lambda_5"]),
+        format_mean(ratios[name]),
+      )
+      for name, f in found.items()
+    ],
+    [
+      is_lower(
+        "SAM's lambda_1 is lower than SGD's",
+        "Figure 3, left",
+        found["SAM"]["lambda_1"],
+        found["SGD"]["lambda_1"],
+      ),
+      is_lower(
+        "SAM's lambda_1 / lambda_5 is lower than SGD's",
+        "Figure 3, left",
+        ratios["SAM"],
+        ratios["SGD"],
+      ),
+    ],
+    lambda path: plots.draw_points(
+      {
+        "largest eigenvalue": {n: f["lambda_1"] for n, f in found.items()},
+        "largest over fifth": ratios,
+      },
+      path,
+    ),
+    "Every seed's Hessian after training.",
+  )
+
+
+def prediction(lab: Laboratory) -> Study:
+  """(f) Which m-sharpness tells how well a network generalises."""
+  scores = measures.sharpness_scores(lab, SCORED_MS)
+  random = scores.pop("random")
+  names = list(scores)
+  first, last = scores[names[0]], scores[names[-1]]
+  chance = np.full(len(first), np.mean(random))
+  return Study(
+    "m-sharpness as a measure of generalisation",
+    "The score of the PGDL competition (section 4.1 of the paper): how much of"
+    " the sign of a difference in generalisation gap the sign of the difference"
+    " in m-sharpness tells, for the worst pair of hyperparameters. Networks of"
+    f" SGD with widths {_list(measures.WIDTHS)}, learning rates"
+    f" {_list(measures.LEARNING_RATES)} and weight decays"
+    f" {_list(measures.WEIGHT_DECAYS)}, {len(first)} seeds of each on one split"
+    f" of the data; m-sharpness of the training set with rho = {measures.RHO}."
+    " Scores of all networks together, less their bias, with intervals by the"
+    f" jackknife over seeds. Of {len(random)} random measures the mean score is"
+    f" {np.mean(random):.3f}, the highest {np.max(random):.3f}.",
+    ("measure", "score"),
+    [
+      *((name, _three_digits(values)) for name, values in scores.items()),
+      ("random", f"{np.mean(random):.3f}"),
+    ],
+    [
+      is_lower(
+        "A random measure scores lower than m-sharpness with"
+        f" {names[0]} (section 4.1 has it between .03 and .17)",
+        "Figure 3, right",
+        chance,
+        first,
+      ),
+      is_lower(
+        f"Sharpness of the whole training set ({names[-1]}) scores lower than"
+        f" m-sharpness with {names[0]}",
+        "Figure 3, right",
+        last,
+        first,
+      ),
+    ],
+    lambda path: plots.draw_scores(
+      {m: scores[f"m = {m}"] for m in SCORED_MS}, random, path
+    ),
+    "Score against m, with 95% intervals; grey: random measures.",
+  )
+
+
+def ascent_steps(lab: Laboratory) -> Study:
+  """(g) Several steps of ascent."""
+  rho = lab.sam().setting.rho
+  grids = {k: lab.sam((rho,), ascent_steps=k) for k in (1, 2, 3)}
+  return Study(
+    "Inner steps",
+    f"Projected ascent of several steps, at SAM's rho = {rho:g}.",
+    ("steps", "test error %"),
+    [(str(k), format_mean(_test(grid))) for k, grid in grids.items()],
+    [
+      is_equal(
+        f"{k} ascent steps leave the test error as it is",
+        "appendix C.3",
+        _test(grids[k]),
+        _test(grids[1]),
+        MARGIN,
+        "%",
+      )
+      for k in (2, 3)
+    ],
+  )
+
+
+def norms(lab: Laboratory) -> Study:
+  """(h) Neighbourhoods of other norms."""
+  grids = {p: lab.sam(rhos, p=p) for p, rhos in RHOS_OF_P.items()}
+  return Study(
+    "Norm of the neighbourhood",
+    "For every p, rho is the best on validation data.",
+    ("p", "rho", "test error %"),
+    [
+      (f"{p:g}", f"{grid.setting.rho:g}", format_mean(_test(grid)))
+      for p, grid in grids.items()
+    ],
+    [
+      is_lower(
+        f"p = 2 gives a lower test error than p = {p:g}",
+        source,
+        _test(grids[2.0]),
+        _test(grids[p]),
+        "%",
+      )
+      for p, source in ((np.inf, "Figure 6"), (1.0, "not in the paper"))
+    ],
+  )
+
+
+def second_order(lab: Laboratory) -> Study:
+  """(i) The term of the gradient that SAM drops."""
+  grids = {
+    "without (SAM)": lab.sam(),
+    "with": lab.sam(second_order=True),
+  }
+  without, full = map(_test, grids.values())
+  return Study(
+    "The second-order term",
+    "SAM treats its perturbation as a constant. With the second-order term the"
+    " gradient goes through it. For each, rho is the best on validation data.",
+    ("second-order term", "rho", "test error %"),
+    [
+      (name, f"{grid.setting.rho:g}", format_mean(_test(grid)))
+      for name, grid in grids.items()
+    ],
+    [
+      is_lower(
+        "Without the second-order term the test error is lower",
+        "appendix C.4",
+        without,
+        full,
+        "%",
+      )
+    ],
+  )
+
+
+STUDIES: dict[str, Callable[[Laboratory], Study]] = {
+  "equal_cost": equal_cost,
+  "label_noise": label_noise,
+  "group_size": group_size,
+  "radius": radius,
+  "curvature": curvature,
+  "prediction": prediction,
+  "ascent_steps": ascent_steps,
+  "norms": norms,
+  "second_order": second_order,
+}
+
+
+def _test(grid: Grid) -> np.ndarray:
+  """Test errors of the best setting [S], in percent."""
+  return 100 * grid.test_of_best
+
+
+def _below(grid: Grid, limit: float) -> dict[float, np.ndarray]:
+  """Test errors by rho, without those where training failed."""
+  return {
+    setting.rho: 100 * row
+    for setting, row in zip(grid.settings, grid.test, strict=True)
+    if 100 * row.mean() < limit
+  }
+
+
+def _three_digits(values: np.ndarray) -> str:
+  """Mean and interval of small numbers."""
+  half = confidence_half_width(values.tolist())
+  return f"{values.mean():.3f} ± {half:.3f}"
+
+
+def _list(values: Sequence[float]) -> str:
+  return ", ".join(f"{value:g}" for value in values)
