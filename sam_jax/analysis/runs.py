@@ -14,7 +14,11 @@ from sam_jax.analysis.objective import (
   network_losses,
 )
 from sam_jax.training.checkpoints import Checkpoints
-from sam_jax.training.config import ConfigError
+from sam_jax.training.config import (
+  ConfigError,
+  check_fields,
+  default_config,
+)
 from sam_jax.training.devices import LocalDevices
 from sam_jax.training.loop import create_dataset
 from sam_jax.training.recipe import create_recipe, preprocess_fn
@@ -77,7 +81,9 @@ def restore_run(
       f"--workdir={workdir} holds no run: no config.json. Name a directory that"
       " sam_jax.train wrote."
     )
-  config = ConfigDict(fields)
+  config = ConfigDict(default_config().to_dict())  # an older run lacks some
+  config.update(ConfigDict(fields))
+  check_fields(config)
   if not (workdir / "checkpoints").exists():
     raise _no_checkpoints(workdir)
   dataset = create_dataset(config)

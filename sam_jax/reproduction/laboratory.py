@@ -14,7 +14,7 @@ from sam_jax.reproduction.splits import draw_splits
 from sam_jax.reproduction.training import Method, Setting
 
 LEARNING_RATES = (0.03, 0.1, 0.3)
-RHOS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+RHOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
 @dataclasses.dataclass(frozen=True)

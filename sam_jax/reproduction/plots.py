@@ -11,49 +11,44 @@ from sam_jax.analysis.results import confidence_half_width
 _SIZE = (6.4, 4.4)
 
 
-def draw_lines(
+def draw_against_noise(
   lines: Mapping[str, Sequence[Sequence[float]]],
-  positions: Sequence[float],
-  axis_label: str,
+  percents: Sequence[float],
   path: pathlib.Path,
-  log: bool = False,
 ) -> None:
-  """Draws test errors [positions, S] of several methods.
+  """Draws test errors against label noise.
 
   Args:
-    lines: Errors in percent, by label.
-    positions: On the horizontal axis.
-    axis_label: Its label.
+    lines: Errors in percent [rates, S], by label.
+    percents: Rates of the noise.
     path: File to write.
-    log: Whether that axis is logarithmic.
   """
   figure, axis = plt.subplots(figsize=_SIZE, layout="constrained")
   for style, (label, rows) in zip(STYLES, lines.items(), strict=False):
-    _draw_with_intervals(axis, positions, rows, label, style)
-  if log:
-    _log_axis(axis, positions)
-  axis.set(xlabel=axis_label, ylabel="Test error (%)")
+    _draw_with_intervals(axis, percents, rows, label, style)
+  axis.set(xlabel="Training labels redrawn (%)", ylabel="Test error (%)")
   finish(figure, axis, "Mean over seeds, 95% interval", path)
 
 
-def draw_lines_of_grids(
+def draw_against_rho(
   lines: Mapping[str, Mapping[float, Sequence[float]]],
-  reference: tuple[str, Sequence[float]],
+  sgd: Sequence[float],
   path: pathlib.Path,
 ) -> None:
-  """Draws test errors against rho beside a method without one.
+  """Draws test errors against rho, beside those of SGD.
 
   Args:
-    lines: Errors [S] in percent, by label and rho.
-    reference: Label and errors [S] of the method without rho.
+    lines: Errors in percent [S], by label and rho.
+    sgd: Errors in percent [S].
     path: File to write.
   """
   figure, axis = plt.subplots(figsize=_SIZE, layout="constrained")
-  for style, (label, points) in zip(STYLES, lines.items(), strict=False):
-    _draw_with_intervals(axis, list(points), points.values(), label, style)
-  label, values = reference
-  mean, half = np.mean(values), confidence_half_width(list(values))
-  axis.axhline(mean, color="0.4", linestyle=":", label=label)
+  for i, (label, points) in enumerate(lines.items()):
+    # Side by side, so that one can tell the intervals apart.
+    positions = [rho * 1.015**i for rho in points]
+    _draw_with_intervals(axis, positions, points.values(), label, STYLES[i])
+  mean, half = np.mean(sgd), confidence_half_width(list(sgd))
+  axis.axhline(mean, color="0.4", linestyle=":", label="SGD")
   axis.axhspan(mean - half, mean + half, color="0.85", zorder=0)
   _log_axis(axis, sorted({rho for points in lines.values() for rho in points}))
   axis.set(xlabel="Radius rho", ylabel="Test error (%)")
@@ -84,7 +79,9 @@ def draw_points(
         color=style["color"],
         label=name,
       )
-    axis.set(ylabel=quantity, yscale="log", xlim=(-0.5, len(methods) - 0.5))
+    values = np.concatenate(list(methods.values()))
+    scale = "log" if values.max() > 20 * values.min() > 0 else "linear"
+    axis.set(ylabel=quantity, yscale=scale, xlim=(-0.5, len(methods) - 0.5))
     axis.set_xticks(range(len(methods)), list(methods))
   finish(figure, axes[0][0], "Each point is a seed", path)
 

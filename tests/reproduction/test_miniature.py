@@ -146,7 +146,7 @@ def test_every_study_is_written_down(tmp_path):
   write_document(path, pictures, found, lab)
   text = path.read_text()
   assert "| SAM's test error is lower than SGD's | Tables 1 to 3 |" in text
-  assert "-5.00 ± 0.00 % | **reproduced** |" in text
+  assert "-5.00 ± 0.00 points | **reproduced** |" in text
   for letter, study in zip("abcdefghi", found.values(), strict=True):
     assert f"## {letter}. {study.title}" in text
     assert study.claims
