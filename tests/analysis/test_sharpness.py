@@ -182,5 +182,5 @@ def test_no_run_and_no_checkpoint_are_said(tmp_path):
     runs.load_run(tmp_path)
   # Above, fields of newer versions were missing, and that was no obstacle.
   (tmp_path / "config.json").write_text('{"sam": {"roh": 1.0}}')
-  with pytest.raises(ConfigError, match="Did you mean config.sam.rho"):
+  with pytest.raises(ConfigError, match=r"Did you mean config\.sam\.rho"):
     runs.load_run(tmp_path)
