@@ -119,7 +119,16 @@ def _draw_with_intervals(axis, positions, rows, label, style) -> None:
 
 
 def _log_axis(axis, positions) -> None:
-  """A logarithmic axis, with ticks at the values themselves."""
+  """A logarithmic axis, with ticks at the values themselves.
+
+  Labels need room: a value close to the last one that has a label gets none.
+  """
+  room = 0.06 * np.log(positions[-1] / positions[0])
+  labels, last = [], 0.0
+  for x in positions:
+    has_room = not last or np.log(x / last) > room
+    labels.append(f"{x:g}" if has_room else "")
+    last = x if has_room else last
   axis.set_xscale("log")
-  axis.set_xticks(positions, [f"{x:g}" for x in positions])
+  axis.set_xticks(positions, labels)
   axis.minorticks_off()
