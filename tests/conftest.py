@@ -7,7 +7,7 @@ import pathlib
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile much and compute little: optimised code does not pay.
 os.environ["XLA_FLAGS"] = (
-  "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+  "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

@@ -61,9 +61,8 @@ def test_same_bits_on_any_number_of_devices(fields):
   images, labels = make_batch()
   key = jax.random.fold_in(jax.random.key(0), 3)
   expected = on_devices(augmentation, images, labels, key, 1)
-  for count in (2, 8):
-    actual = on_devices(augmentation, images, labels, key, count)
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+  actual = on_devices(augmentation, images, labels, key, 8)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
   # Without an axis XLA fuses mixup's sum otherwise: the last bit may differ.
   alone = on_one_device(augmentation, images, labels, key)
   jax.tree.map(

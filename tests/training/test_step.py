@@ -184,8 +184,7 @@ def count_all_reduces(text):
   return len(re.findall(r"= .* all-reduce(-start)?\(", text))
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.05])
-@pytest.mark.parametrize("m", [None, 2])
+@pytest.mark.parametrize(("rho", "m"), [(0.0, None), (0.05, None), (0.05, 2)])
 def test_one_all_reduce_a_step(rho, m):
   recipe = make_recipe(make_config(rho=rho, m=m), 8)
   assert count_all_reduces(compiled_text(recipe, 8)) == 1
