@@ -32,8 +32,9 @@ class Augmentation:
     crop_padding: Pixels that basic pads, by reflection, before it crops.
     randaugment_layers: Operations on each image.
     randaugment_magnitude: Their strength, 0 to 10.
-    translate_const: Pixels of translation at level 10. The official 250 moves
-      CIFAR images out of sight from level 2 on.
+    translate_const: Pixels of translation at level 10; None for the official
+      values, 250 of AutoAugment and 100 of RandAugment. 250 moves CIFAR images
+      out of sight from level 2 on.
     cutout: "none"; "batch", one place for the whole batch, as in
       google-research/sam; "image", one for each, as in the Cutout paper.
     cutout_size: Side of the patch in pixels.
@@ -49,7 +50,7 @@ class Augmentation:
   crop_padding: int = 4
   randaugment_layers: int = 2
   randaugment_magnitude: int = 9
-  translate_const: int = 250
+  translate_const: int | None = None
   cutout: str = "none"
   cutout_size: int = 16
   mixup_alpha: float = 0.0
@@ -60,6 +61,15 @@ class Augmentation:
       value = getattr(self, name)
       if value not in known:
         raise ValueError(f"{name} = {value!r} is unknown; known: {known}.")
+
+  @property
+  def full_translation(self) -> int:
+    """Pixels of translation at level 10."""
+    if self.translate_const is not None:
+      return self.translate_const
+    if self.policy == "randaugment":
+      return policies.RANDAUGMENT_TRANSLATE
+    return policies.AUTOAUGMENT_TRANSLATE
 
 
 def augment(
@@ -146,13 +156,13 @@ def _apply_policy(images, keys, augmentation):
       policies.randaugment,
       layers=augmentation.randaugment_layers,
       magnitude=augmentation.randaugment_magnitude,
-      translate_const=augmentation.translate_const,
+      translate_const=augmentation.full_translation,
     )
   else:
     operate = functools.partial(
       policies.autoaugment,
       policy=augmentation.autoaugment_policy,
-      translate_const=augmentation.translate_const,
+      translate_const=augmentation.full_translation,
     )
   return policies.map_images(operate, images, keys)
 

@@ -173,6 +173,11 @@ _POLICIES = {
 
 AUTOAUGMENT_POLICIES = tuple(_POLICIES)
 
+# Official pixels of translation at level 10. 250 turns 32x32 images all grey from
+# level 2 on.
+AUTOAUGMENT_TRANSLATE = 250
+RANDAUGMENT_TRANSLATE = 100
+
 # Half the side of Cutout's square at level 10, in pixels.
 _AUTOAUGMENT_CUTOUT = 100
 _RANDAUGMENT_CUTOUT = 40
@@ -201,7 +206,11 @@ _SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
 def autoaugment(
-  image: jax.Array, key: jax.Array, *, policy: str, translate_const: int = 250
+  image: jax.Array,
+  key: jax.Array,
+  *,
+  policy: str,
+  translate_const: int = AUTOAUGMENT_TRANSLATE,
 ) -> jax.Array:
   """Applies a random sub-policy of an AutoAugment policy.
 
@@ -209,8 +218,7 @@ def autoaugment(
     image: uint8 [H, W, 3].
     key: Typed random key.
     policy: One of AUTOAUGMENT_POLICIES.
-    translate_const: Pixels of translation at level 10. The official 250 turns
-      32x32 images all grey from level 2 on.
+    translate_const: Pixels of translation at level 10.
 
   Returns:
     Like `image`.
@@ -236,7 +244,7 @@ def randaugment(
   *,
   layers: int,
   magnitude: int,
-  translate_const: int,
+  translate_const: int = RANDAUGMENT_TRANSLATE,
 ) -> jax.Array:
   """Applies random operations of one strength, each time another.
 
@@ -249,7 +257,7 @@ def randaugment(
     layers: Number of operations.
     magnitude: Their strength, from 0. Above 10 Posterize keeps more bits and
       Solarize's threshold wraps to uint8.
-    translate_const: Pixels of translation at magnitude 10; officially 100.
+    translate_const: Pixels of translation at magnitude 10.
 
   Returns:
     Like `image`.

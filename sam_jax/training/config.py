@@ -75,7 +75,9 @@ def default_config() -> ConfigDict:
         "mixup_alpha": 0.0,  # 0: no mixup
         "randaugment_layers": 2,
         "randaugment_magnitude": 9,
-        "translate_const": 250,  # pixels at level 10; the official value
+        # Pixels of translation at level 10. None: the official 250 of
+        # AutoAugment, 100 of RandAugment.
+        "translate_const": placeholder(int),
       },
       "sam": {
         "rho": 0.05,  # radius of the neighbourhood; 0: no SAM
@@ -284,6 +286,7 @@ def _check_numbers(config: ConfigDict) -> None:
     "dataset.label_noise.seed": 0,
     "augment.randaugment_layers": 0,
     "augment.randaugment_magnitude": 0,
+    "augment.translate_const": 0,
     "optimizer.rmsprop_decay": 0,
     "optimizer.rmsprop_eps": 0,
     "num_epochs": 1,

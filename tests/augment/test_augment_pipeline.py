@@ -1,6 +1,8 @@
 """The device's part of the input pipeline: what it does, and to whom."""
 
 import functools
+import pathlib
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from sam_jax.augment import pipeline
 from sam_jax.augment.pipeline import Augmentation, augment
+from sam_jax.training.recipe import create_augmentation, input_spec
 
 SIZE, BATCH = 8, 16
 BASE = {"num_classes": 4, "mean": (0.0,) * 3, "std": (1 / 255,) * 3}
@@ -68,6 +71,28 @@ def test_same_bits_on_any_number_of_devices(fields):
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-6), alone, expected
   )
+
+
+@pytest.mark.parametrize(
+  ("name", "variant", "given", "expected"),
+  [
+    ("imagenet", "efficientnet_b0", None, 100),
+    ("cifar", "autoaugment", None, 250),
+    ("imagenet", "efficientnet_b0", 40, 40),
+    ("svhn", "autoaugment", 0, 0),
+  ],
+)
+def test_translation_is_the_official_one_of_each_policy(
+  monkeypatch, name, variant, given, expected
+):
+  file = pathlib.Path(__file__).parents[2] / "configs" / f"{name}.py"
+  config = runpy.run_path(str(file))["get_config"](variant)
+  config.augment.translate_const = given
+  augmentation = create_augmentation(config, input_spec(config))
+  # Instead of a result, what would be mapped over the images.
+  monkeypatch.setattr(pipeline.policies, "map_images", lambda fn, *_: fn)
+  operate = pipeline._apply_policy(None, None, augmentation)
+  assert operate.keywords["translate_const"] == expected
 
 
 @pytest.mark.parametrize("flip", [True, False])
