@@ -173,8 +173,8 @@ _POLICIES = {
 
 AUTOAUGMENT_POLICIES = tuple(_POLICIES)
 
-# Official pixels of translation at level 10. 250 turns 32x32 images all grey from
-# level 2 on.
+# Pixels of translation at level 10, officially. 250 turns 32x32 images all grey
+# from level 2 on.
 AUTOAUGMENT_TRANSLATE = 250
 RANDAUGMENT_TRANSLATE = 100
 
