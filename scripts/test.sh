@@ -7,4 +7,4 @@ source scripts/environment.sh
 
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-"$VENV/bin/python" -m pytest --numprocesses=2 --dist=loadfile "$@"
+"$VENV/bin/python" -m pytest --numprocesses=2 --dist=worksteal "$@"

@@ -4,16 +4,16 @@ import gc
 import os
 import pathlib
 
+import processes
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile much and compute little: optimised code does not pay.
 os.environ["XLA_FLAGS"] = (
-  "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+  "--xla_force_host_platform_device_count=8 " + processes.QUICK_COMPILATION
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import numpy as np
-import processes
 import pytest
 
 # Tests compile the same programs again and again: keep them between runs.

@@ -9,6 +9,11 @@ import time
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
+# Tests compile much and compute little: optimised code does not pay.
+QUICK_COMPILATION = (
+  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
+
 
 # `python -m sam_jax.train`, except that a lost process is noticed sooner.
 TRAIN = """
@@ -22,10 +27,7 @@ runpy.run_module("sam_jax.train", run_name="__main__", alter_sys=True)
 
 def start_training(workdir, data_dir, *flags, devices=1):
   """Starts `sam_jax.train` on virtual CPU devices."""
-  xla_flags = (
-    f"--xla_force_host_platform_device_count={devices}"
-    " --xla_backend_optimization_level=1"  # as in conftest.py
-  )
+  device_flag = f"--xla_force_host_platform_device_count={devices}"
   cache = os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
   return subprocess.Popen(
     [
@@ -35,7 +37,7 @@ def start_training(workdir, data_dir, *flags, devices=1):
       f"--config.compilation_cache_dir={cache}",
     ],
     cwd=REPOSITORY,
-    env=os.environ | {"XLA_FLAGS": xla_flags},
+    env=os.environ | {"XLA_FLAGS": f"{device_flag} {QUICK_COMPILATION}"},
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,

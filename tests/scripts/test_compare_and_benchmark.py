@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from processes import REPOSITORY, finish
+from processes import QUICK_COMPILATION, REPOSITORY, finish
 
 from sam_jax.benchmarks import programs
 
@@ -26,7 +26,7 @@ def run_script(name, *arguments):
     cwd=REPOSITORY,
     capture_output=True,
     text=True,
-    env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    env={**os.environ, "XLA_FLAGS": QUICK_COMPILATION},
   )
 
 
