@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import logging
 import os
+import shlex
 from typing import Any
 
 from etils import epath
@@ -40,6 +41,7 @@ class DatasetSpec:
     flip: Whether a mirror image is of the same class.
     crop_padding: Pixels of padding before a random crop.
     needs_download: False if it is made from an installed package.
+    manual_files: What users must have already because nothing can download it.
     storage: "memory", as uint8 arrays, or "stream": decoded, cropped and
       resized by the host again and again.
     label_column: Where TFDS keeps the labels to train on.
@@ -60,6 +62,7 @@ class DatasetSpec:
   flip: bool = True
   crop_padding: int = 4
   needs_download: bool = True
+  manual_files: str = ""
   storage: str = IN_MEMORY
   label_column: str = CLEAN_LABEL
   noisy_label_columns: tuple[str, ...] = ()
@@ -105,6 +108,7 @@ _CIFAR100 = DatasetSpec(
 _IMAGENET = DatasetSpec(
   name="imagenet2012",
   tfds_name="imagenet2012",
+  manual_files="ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar",
   num_classes=1000,
   image_shape=(224, 224, 3),
   mean=(0.485, 0.456, 0.406),
@@ -121,9 +125,9 @@ def _fine_grained(name: str, num_classes: int, **fields) -> DatasetSpec:
 
   Its splits are those of Kornblith et al. (CVPR 2019), table 1.
   """
-  fields = {"tfds_name": name, "test_split": "test", **fields}
+  defaults = {"tfds_name": name, "test_split": "test", "manual_files": ""}
   return dataclasses.replace(
-    _IMAGENET, name=name, num_classes=num_classes, **fields
+    _IMAGENET, name=name, num_classes=num_classes, **{**defaults, **fields}
   )
 
 
@@ -148,6 +152,8 @@ _SPECS = (
     _CIFAR10,
     name="cifar10_n",
     tfds_name="cifar10_n",
+    manual_files="CIFAR-10_human_annotations.csv, side_info_cifar10N.csv and"
+    " image_order_c10.npy",
     label_column="worse_label",
     noisy_label_columns=(
       "worse_label",
@@ -161,6 +167,8 @@ _SPECS = (
     _CIFAR100,
     name="cifar100_n",
     tfds_name="cifar100_n",
+    manual_files="CIFAR-100_human_annotations.csv, side_info_cifar100N.csv and"
+    " image_order_c100.npy",
     label_column="noise_label",
     noisy_label_columns=("noise_label",),
   ),
@@ -187,8 +195,15 @@ _SPECS = (
     "birdsnap",
     500,
     tfds_name="sam_jax.datasets.builders.birdsnap:Birdsnap",
+    manual_files="birdsnap/images, the images that Flickr still had",
   ),
-  _fine_grained("stanford_cars", 196, tfds_name="cars196"),  # 8,144 and 8,041
+  _fine_grained(  # 8,144 and 8,041
+    "stanford_cars",
+    196,
+    tfds_name="sam_jax.datasets.builders.cars196:Cars196",
+    manual_files="cars_train.tgz, cars_test.tgz, car_devkit.tgz and"
+    " cars_test_annos_withlabels.mat",
+  ),
   _fine_grained(  # 2,040 and 6,149
     "oxford_flowers102", 102, train_splits=("train", "validation")
   ),
@@ -257,10 +272,21 @@ def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
         " directory that can be written."
       ) from error
     return builder
-  where = f" --data_dir={data_dir}" if data_dir else ""
   raise DatasetError(
     f"Data set {spec.name!r} is not at {builder.data_path}. Prepare it with:"
-    f" python -m sam_jax.datasets.prepare {spec.name}{where}"
+    f" {_prepare_command(spec, data_dir)}"
+  )
+
+
+def _prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:
+  """The command line that prepares a data set, ready for a shell."""
+  words = ["python", "-m", "sam_jax.datasets.prepare", spec.name]
+  if data_dir:
+    words.append(f"--data_dir={data_dir}")
+  if not spec.manual_files:
+    return shlex.join(words)
+  return (
+    f"{shlex.join(words)} --manual_dir=DIR, where DIR holds {spec.manual_files}"
   )
 
 

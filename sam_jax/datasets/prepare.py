@@ -2,8 +2,16 @@
 
 python -m sam_jax.datasets.prepare cifar10 svhn --data_dir=DIR
 
-ImageNet and Birdsnap can't be downloaded: put ILSVRC2012_img_train.tar and
-ILSVRC2012_img_val.tar, or Birdsnap's images, into --manual_dir first.
+Some files can't be downloaded: put them into --manual_dir first.
+
+  imagenet2012   ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar
+  birdsnap       birdsnap/images, the images that Flickr still had
+  stanford_cars  cars_train.tgz, cars_test.tgz, car_devkit.tgz,
+                 cars_test_annos_withlabels.mat
+  cifar10_n      CIFAR-10_human_annotations.csv, side_info_cifar10N.csv,
+                 image_order_c10.npy
+  cifar100_n     CIFAR-100_human_annotations.csv, side_info_cifar100N.csv,
+                 image_order_c100.npy
 """
 
 import sys

@@ -225,9 +225,9 @@ def write_birdsnap(directory, counts=(24, 11), missing=2):
   )
 
 
-def numbered_photos(name, numbers):
+def numbered_photos(name, numbers, seed=0):
   """Photographs by the name that `name` gives to their number."""
-  return {name.format(i): photo(60, 80, seed=i) for i in numbers}
+  return {name.format(i): photo(60, 80, seed=seed + i) for i in numbers}
 
 
 def write_cifar100_n(directory):
@@ -241,8 +241,8 @@ def write_cifar100_n(directory):
 
 def write_stanford_cars(directory):
   files = {
-    split: numbered_photos(f"cars_{split}/{{:05}}.jpg", range(1, count + 1))
-    for split, count in (("train", 16), ("test", 11))
+    split: numbered_photos(f"cars_{split}/{{:05}}.jpg", range(1, count), count)
+    for split, count in (("train", 17), ("test", 12))
   }
   for split, photos in files.items():
     write_tar(directory / f"cars_{split}.tgz", photos)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sam_jax.datasets import catalog, in_memory, label_file
+from sam_jax.datasets import catalog, in_memory, label_file, prepare
 from sam_jax.datasets.in_memory import load_in_memory
 
 SVHN = catalog.dataset_spec("svhn")
@@ -99,6 +99,9 @@ def test_every_spec_is_consistent(name):
   assert spec.test_split not in spec.train_splits
   builder = catalog.tfds_builder(spec, None)
   assert builder.info.features["label"].num_classes == spec.num_classes
+  is_manual = bool(builder.MANUAL_DOWNLOAD_INSTRUCTIONS)
+  assert bool(spec.manual_files) == is_manual
+  assert (f"\n  {name} " in prepare.__doc__) == is_manual
   for column in (spec.label_column, *spec.noisy_label_columns):
     assert column in builder.info.features
   image = builder.info.features["image"]

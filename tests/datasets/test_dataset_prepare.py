@@ -55,6 +55,18 @@ def test_download_and_manual_directory(server, tmp_path, monkeypatch, capsys):
     assert {n: s.num_examples for n, s in splits.items()} == counts
 
 
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    (["cifar11"], "error: Data set 'cifar11' is unknown"),
+    ([], "error: name the data sets"),
+  ],
+)
+def test_what_it_does_not_know_is_refused(tmp_path, names, message):
+  with pytest.raises(SystemExit, match=message):
+    run(tmp_path, *names)
+
+
 def test_missing_manual_files_are_one_message(tmp_path):
   with pytest.raises(SystemExit) as error:
     run(tmp_path, "imagenet2012")
