@@ -28,6 +28,49 @@ def test_arrays_are_mapped_as_written(directory):
     np.testing.assert_array_equal(array, ARRAYS[name])
 
 
+@pytest.mark.parametrize(
+  ("file", "content"),
+  [
+    ("image.npy", b""),
+    ("checksums.json", b""),
+    ("checksums.json", b"{}"),
+    ("checksums.json", b'{"arrays": {}, "source": null}'),
+    ("checksums.json", b'{"arrays": {"image": "?"}, "source": null}'),
+    ("checksums.json", b"[]"),
+  ],
+)
+def test_damaged_files_are_no_arrays(directory, file, content, caplog):
+  array_cache.write_arrays(directory, ARRAYS)
+  (directory / file).unlink()
+  (directory / file).write_bytes(content)
+  assert array_cache.read_arrays(directory) is None
+  assert "damaged: made anew" in caplog.text
+
+
+def test_arrays_of_another_source_are_not_read(directory):
+  array_cache.write_arrays(directory, ARRAYS, [["a", 1]])
+  assert array_cache.read_arrays(directory, [["a", 1]]).keys() == ARRAYS.keys()
+  assert array_cache.read_arrays(directory, [["a", 2]]) is None
+  array_cache.write_arrays(directory, ARRAYS, [["a", 2]])
+  assert array_cache.read_arrays(directory, [["a", 1]]) is None
+
+
+def test_files_are_on_the_disk_before_they_have_their_name(
+  directory, monkeypatch
+):
+  events = []
+  for name in ("fsync", "rename"):
+    real = getattr(os, name)
+
+    def note(*args, name=name, real=real):
+      events.append(name)
+      return real(*args)
+
+    monkeypatch.setattr(array_cache.os, name, note)
+  array_cache.write_arrays(directory, ARRAYS)
+  assert events == ["fsync"] * 3 + ["rename"]
+
+
 def test_others_may_read_what_they_may_read_around_it(directory):
   directory.parent.mkdir(parents=True)
   os.chmod(directory.parent, 0o755)
@@ -62,6 +105,15 @@ def test_nothing_is_left_of_a_failure(directory, monkeypatch):
   assert list(directory.parent.iterdir()) == []
 
 
-def test_remote_directories_are_left_alone():
-  # They can't be mapped into memory; writing there would raise.
-  array_cache.write_arrays(epath.Path("gs://no/such"), ARRAYS)
+def test_remote_directory_that_cannot_be_written(
+  directory, monkeypatch, caplog
+):
+  """Errors of gs:// are no OSErrors."""
+
+  def fail(*_, **__):
+    raise RuntimeError("no such bucket")
+
+  monkeypatch.setattr(array_cache, "_is_remote", lambda path: True)
+  monkeypatch.setattr(array_cache.np, "save", fail)
+  array_cache.write_arrays(directory, ARRAYS)
+  assert f"Can't cache arrays in {directory}: no such bucket" in caplog.text
