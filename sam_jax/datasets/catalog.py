@@ -68,6 +68,12 @@ class DatasetSpec:
   noisy_label_columns: tuple[str, ...] = ()
   noisy_labels: bool = False
 
+  @property
+  def directory(self) -> str:
+    """Name of the directory that TFDS keeps it in, without loading TFDS."""
+    # Builders of ours are in a module of that name.
+    return self.tfds_name.partition(":")[0].rpartition(".")[2]
+
   def with_image_size(self, size: int) -> "DatasetSpec":
     """The same data set with square images of another size."""
     shape = (size, size, self.image_shape[-1])
@@ -256,26 +262,22 @@ def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
   A data set that needs no download is made on the spot.
 
   Raises:
-    DatasetError: It was never prepared. The message says where it was looked
-      for and which command prepares it.
+    DatasetError: It was never prepared, or is damaged. The message says where
+      it was looked for and which command prepares it.
   """
   builder = tfds_builder(spec, data_dir)
-  if epath.Path(builder.data_path).exists():
-    return builder
-  if not spec.needs_download:
-    try:
-      _prepare_quietly(spec, builder)
-    except OSError as error:
+  if not epath.Path(builder.data_path).exists():
+    if spec.needs_download:
       raise DatasetError(
-        f"Data set {spec.name!r} can't be written to {builder.data_path}:"
-        f" {error.strerror or error}. Set config.dataset.data_dir to a"
-        " directory that can be written."
-      ) from error
-    return builder
-  raise DatasetError(
-    f"Data set {spec.name!r} is not at {builder.data_path}. Prepare it with:"
-    f" {_prepare_command(spec, data_dir)}"
-  )
+        f"Data set {spec.name!r} is not at {builder.data_path}. Prepare it"
+        f" with: {_prepare_command(spec, data_dir)}"
+      )
+    _prepare_quietly(spec, builder)
+  if not builder.info.splits:  # read before another process had prepared it
+    builder = tfds_builder(spec, data_dir)
+  if not builder.info.splits:
+    raise damaged(spec, builder, "dataset_info.json is not there")
+  return builder
 
 
 def _prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:
@@ -287,6 +289,14 @@ def _prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:
     return shlex.join(words)
   return (
     f"{shlex.join(words)} --manual_dir=DIR, where DIR holds {spec.manual_files}"
+  )
+
+
+def damaged(spec: DatasetSpec, builder: Any, what: str) -> DatasetError:
+  """The error that what TFDS once prepared is not whole any more."""
+  return DatasetError(
+    f"Data set {spec.name!r} at {builder.data_path} is damaged: {what}. Remove"
+    " that directory and prepare it again."
   )
 
 
@@ -314,10 +324,23 @@ def hide_accelerators_from_tensorflow() -> None:
 
 
 def _prepare_quietly(spec: DatasetSpec, builder: Any) -> None:
-  """Prepares a data set within a run, without TFDS's many progress bars."""
+  """Prepares a data set within a run, without TFDS's many progress bars.
+
+  Raises:
+    DatasetError: It can't be written.
+  """
   import tensorflow_datasets as tfds
 
   logger.info("Preparing data set %s at %s.", spec.name, builder.data_path)
   tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(None):
-    builder.download_and_prepare()
+  try:
+    with contextlib.redirect_stdout(None):
+      builder.download_and_prepare()
+  except OSError as error:
+    if epath.Path(builder.data_path).exists():
+      return  # another process was faster
+    raise DatasetError(
+      f"Data set {spec.name!r} can't be written to {builder.data_path}:"
+      f" {error.strerror or error}. Set config.dataset.data_dir to a directory"
+      " that can be written."
+    ) from error

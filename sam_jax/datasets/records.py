@@ -5,7 +5,10 @@ each record starts is made once and kept, and every record is read by itself.
 No shuffle buffer, no reading past what a restart or another host does not need.
 """
 
+import contextlib
 import os
+import re
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -45,7 +48,8 @@ class RecordFiles:
       data_dir: TFDS's data directory; None for its default.
 
     Raises:
-      DatasetError: A split is missing, or is not stored as TFRecord files.
+      DatasetError: A split is missing or damaged, or is not stored as TFRecord
+        files.
     """
     if builder.info.file_format.value != "tfrecord":
       raise catalog.DatasetError(
@@ -54,16 +58,26 @@ class RecordFiles:
         " remove that directory and prepare it again."
       )
     self.paths, files, offsets = [], [], []
+    self._splits = []  # (name, number of its first record)
     for split in splits:
-      info = catalog.split_info(spec, builder, split)
-      paths = [epath.Path(path) for path in info.filepaths]
+      self._splits.append((split, sum(map(len, offsets))))
+      paths, source = split_files(spec, builder, split)
       cache = array_cache.cache_dir(data_dir, "records", spec.name, split)
-      index = _load_index(paths, cache)
+      index = array_cache.read_arrays(cache, source)
+      if index is None:
+        index = _make_index(find_records(spec, builder, split))
+        array_cache.write_arrays(cache, index, source)
       files.append(index["file"] + len(self.paths))
       offsets.append(index["offset"])
-      self.paths += [os.fspath(path) for path in paths]
+      self.paths += map(os.fspath, paths)
     self.file_of_record = np.concatenate(files).astype(np.int32)
     self.offset_of_record = np.concatenate(offsets)
+
+  def describe(self, number: int) -> str:
+    """Names a record for a message: which one of which split, in which file."""
+    split, first = [pair for pair in self._splits if pair[1] <= number][-1]
+    path = self.paths[self.file_of_record[number]]
+    return f"record {number - first} of split {split!r}, in {path}"
 
   def __len__(self) -> int:
     return len(self.offset_of_record)
@@ -92,26 +106,87 @@ def read_record(path: Any, offset: Any) -> Any:
   return tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0]
 
 
-def _load_index(paths, cache) -> array_cache.Arrays:
-  """The index of some files; made anew if they are not those of the cache."""
-  sizes = np.array([path.stat().length for path in paths], np.int64)
-  index = array_cache.read_arrays(cache)
-  if index is not None and np.array_equal(index["file_size"], sizes):
-    return index
+def split_files(
+  spec: catalog.DatasetSpec, builder: Any, split: str
+) -> tuple[list[epath.Path], list[Any]]:
+  """The files of a split, in order, and what tells them from others.
+
+  Raises:
+    DatasetError: The split or one of its files is missing.
+  """
+  info = catalog.split_info(spec, builder, split)
+  paths = [epath.Path(path) for path in info.filepaths]
+  try:
+    return paths, names_and_sizes(paths)
+  except Exception:  # gs:// has errors of its own
+    for path in paths:
+      if not path.exists():
+        what = f"{path.name} is not there"
+        raise catalog.damaged(spec, builder, what) from None
+    raise
+
+
+def names_and_sizes(paths: Iterable[epath.Path]) -> list[Any]:
+  """What tells files from others: ["1.0.0/a-train.tfrecord", bytes] of each."""
+
+  def tell(path):
+    return ["/".join(path.parts[-2:]), path.stat().length]
+
   with futures.ThreadPoolExecutor(16) as pool:
-    offsets = list(pool.map(_find_records, paths, sizes))
+    return list(pool.map(tell, paths))
+
+
+def find_records(
+  spec: catalog.DatasetSpec, builder: Any, split: str
+) -> list[np.ndarray]:
+  """Finds the records of each of a split's files.
+
+  Returns:
+    Of each file, the first bytes of its records, int64 [n].
+
+  Raises:
+    DatasetError: The split is missing, or one of its files is damaged.
+  """
+  paths, _ = split_files(spec, builder, split)
+  counts = catalog.split_info(spec, builder, split).shard_lengths
+  with futures.ThreadPoolExecutor(16) as pool:
+    found = list(pool.map(_find_records_of, paths))
+  for path, (offsets, is_cut), count in zip(paths, found, counts, strict=True):
+    if is_cut or len(offsets) != count:
+      what = f"{path.name} holds {len(offsets) - is_cut} of {count} records"
+      raise catalog.damaged(spec, builder, what)
+  return [offsets for offsets, _ in found]
+
+
+@contextlib.contextmanager
+def damage_is_named(spec: catalog.DatasetSpec, builder: Any) -> Iterator[None]:
+  """Turns what TensorFlow says of damaged files into a DatasetError."""
+  import tensorflow as tf
+
+  try:
+    yield
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    raise catalog.damaged(spec, builder, reason(error)) from error
+
+
+def reason(error: Any) -> str:
+  """What one of TensorFlow's errors says, without where in its program."""
+  text = re.sub(r"{{.*?}}|\[Op:.*|\n.*", "", error.message.strip())
+  return text.strip().rstrip(".")
+
+
+def _make_index(offsets: list[np.ndarray]) -> array_cache.Arrays:
+  """Of every record of some files, which file it is in, and where."""
   counts = [len(part) for part in offsets]
-  index = {
-    "file_size": sizes,
-    "file": np.repeat(np.arange(len(paths), dtype=np.int32), counts),
+  return {
+    "file": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
     "offset": np.concatenate(offsets),
   }
-  array_cache.write_arrays(cache, index)
-  return index
 
 
-def _find_records(path: epath.Path, size: int) -> np.ndarray:
-  """First bytes of the records of a file, from the lengths before them."""
+def _find_records_of(path: epath.Path) -> tuple[np.ndarray, bool]:
+  """First bytes of a file's records, and whether the last one is cut."""
+  size = path.stat().length
   offsets, position = [], 0
   with path.open("rb") as file:
     while position < size:
@@ -119,4 +194,4 @@ def _find_records(path: epath.Path, size: int) -> np.ndarray:
       file.seek(position)
       length = int.from_bytes(file.read(8), "little")
       position += _BYTES_BEFORE + length + _BYTES_AFTER
-  return np.array(offsets, np.int64)
+  return np.array(offsets, np.int64), position > size

@@ -1,6 +1,8 @@
 """Archives in the real formats, through the real builders, into a run."""
 
 import json
+import os
+import shutil
 import tarfile
 
 import archives
@@ -10,7 +12,7 @@ import pytest
 
 from sam_jax import models
 from sam_jax.analysis import runs
-from sam_jax.datasets import catalog
+from sam_jax.datasets import catalog, decoded
 from sam_jax.training.config import default_config
 from sam_jax.training.loop import create_dataset, train_and_evaluate
 from sam_jax.training.recipe import preprocess_fn
@@ -141,6 +143,54 @@ def test_cifar_pixels_and_labels_come_through(prepared, monkeypatch, tmp_path):
     ]
   written = np.frombuffer(b"".join(batches), np.uint8).reshape(40, 3073)
   assert sorted(map(bytes, rows)) == sorted(map(bytes, written))
+
+
+def test_cache_follows_the_data(tmp_path, monkeypatch):
+  """Prepared again from another archive, or damaged."""
+  spec, data_dir = catalog.dataset_spec("cifar10"), tmp_path / "data"
+  decoded_images = []
+  for seed in (0, 1):
+    monkeypatch.setattr(archives, "RANDOM", np.random.default_rng(seed))
+    downloads = tmp_path / str(seed)
+    downloads.mkdir()
+    archives.write_cifar10(downloads)
+    shutil.rmtree(data_dir / "cifar10", ignore_errors=True)
+    builder = catalog.tfds_builder(spec, str(data_dir))
+    archives.prepare(builder, downloads)
+    arrays = decoded.load_split(spec, "train", str(data_dir))
+    decoded_images.append(arrays["image"])
+  assert not np.array_equal(*decoded_images)
+
+  (file,) = builder.info.splits["train"].filepaths
+  for size, message in (
+    (file.stat().length - 1, f"{file.name} holds 39 of 40 records"),
+    (0, f"{file.name} holds 0 of 40 records"),
+    (None, f"{file.name} is not there"),
+  ):
+    if size is None:
+      file.unlink()
+    else:
+      os.truncate(file, size)
+    expected = f"is damaged: {message}. Remove that directory and prepare"
+    with pytest.raises(catalog.DatasetError, match=expected):
+      decoded.load_split(spec, "train", str(data_dir))
+  shutil.rmtree(builder.data_path)
+  builder.data_path.mkdir()
+  with pytest.raises(catalog.DatasetError, match="is damaged: dataset_info"):
+    decoded.load_split(spec, "train", str(data_dir))
+
+
+def test_damaged_pixels_are_named(tmp_path, monkeypatch):
+  spec = catalog.dataset_spec("cifar10")
+  archives.write_cifar10(tmp_path)
+  builder = catalog.tfds_builder(spec, str(tmp_path / "data"))
+  archives.prepare(builder, tmp_path)
+  (file,) = builder.info.splits["test"].filepaths
+  data = bytearray(file.read_bytes())
+  data[1000] ^= 255
+  file.write_bytes(bytes(data))
+  with pytest.raises(catalog.DatasetError, match="is damaged: corrupted rec"):
+    decoded.load_split(spec, "test", str(tmp_path / "data"))
 
 
 def test_missing_split_is_named(prepared, monkeypatch):

@@ -213,6 +213,25 @@ def test_unwritable_data_dir_is_named_with_a_remedy(tmp_path):
     decoded.load_split(SPEC, "test", str(tmp_path / "file"))
 
 
+def test_two_processes_prepare_at_once(tmp_path, monkeypatch):
+  """TFDS lets the one fail that is later to rename what it has made."""
+  from sam_jax.datasets.builders.digits import Digits
+
+  seen = []
+
+  def while_another_is_faster(builder, manager):
+    seen.append(builder)
+    if len(seen) == 1:
+      catalog.tfds_builder(SPEC, str(tmp_path)).download_and_prepare()
+    image = np.zeros((8, 8, 1), np.uint8)
+    return {"test": [(i, {"image": image, "label": i}) for i in range(3)]}
+
+  monkeypatch.setattr(Digits, "_split_generators", while_another_is_faster)
+  builder = catalog.prepared_builder(SPEC, str(tmp_path))
+  assert len(seen) == 2
+  assert builder.info.splits["test"].num_examples == 3
+
+
 def test_second_load_needs_no_tensorflow(data_dir):
   decoded.load_split(SPEC, "test", str(data_dir))
   code = f"""
