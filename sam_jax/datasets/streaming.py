@@ -4,15 +4,22 @@ What the host sends is uint8 at the network's size; the device does the rest.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from sam_jax.datasets import catalog, crops, label_file
+from sam_jax.datasets import (
+  catalog,
+  crops,
+  label_file,
+  label_noise,
+  record_labels,
+)
 from sam_jax.datasets.in_memory import Batch, num_left_to_train
-from sam_jax.datasets.records import RecordFiles, read_record
+from sam_jax.datasets.records import RecordFiles, read_record, reason
 from sam_jax.datasets.sampler import Sampler
 
 
@@ -26,6 +33,38 @@ class Records:
 
   def __len__(self) -> int:
     return len(self.numbers)
+
+  def locate(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """In which of the files examples [n] are, int32, and from where, int64."""
+    numbers = self.numbers[examples]
+    files = self.files
+    return files.file_of_record[numbers], files.offset_of_record[numbers]
+
+  def load_fn(self, crop: Callable[[Any, int, Any], Any], size: int):
+    """Returns a function that reads, decodes and crops an example.
+
+    Args:
+      crop: (encoded image, size, seed) -> uint8 image.
+      size: Side of the result in pixels.
+
+    Returns:
+      (example, file, offset, seed) -> `image`, `label` and `example`, in
+      TensorFlow.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    paths = tf.constant(self.files.paths)
+    decoders = {"image": tfds.decode.SkipDecoding()}
+
+    def load(example, file, offset, seed):
+      record = read_record(paths[file], offset)
+      found = self.features.deserialize_example(record, decoders=decoders)
+      label = tf.cast(found[catalog.CLEAN_LABEL], tf.int32)
+      image = crop(found["image"], size, seed)
+      return {"image": image, "label": label, "example": example}
+
+    return load
 
 
 class StreamingDataset:
@@ -134,44 +173,75 @@ class StreamingDataset:
 
     Yields:
       `image`, `label` and `example`, as numpy arrays.
+
+    Raises:
+      DatasetError: An image can't be read.
     """
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
-    records, size = self._splits[split], self.spec.image_shape[0]
-    paths = tf.constant(records.files.paths)
+    records = self._splits[split]
+    load = records.load_fn(crop, self.spec.image_shape[0])
 
     def located():
       for examples, seeds in requests():
-        numbers = records.numbers[examples]
-        files = records.files.file_of_record[numbers]
-        offsets = records.files.offset_of_record[numbers]
-        yield examples, files, offsets, seeds
-
-    def load(number, file, offset, seed):
-      example = records.features.deserialize_example(
-        read_record(paths[file], offset),
-        decoders={"image": tfds.decode.SkipDecoding()},
-      )
-      label = tf.cast(example["label"], tf.int32)
-      image = crop(example["image"], size, seed)
-      return {"image": image, "label": label, "example": number}
+        yield examples, *records.locate(examples), seeds
 
     batch_size = len(next(requests())[0])
-    batches = tf.data.Dataset.from_generator(
-      located,
-      output_signature=(
-        tf.TensorSpec([None], tf.int64),
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([None], tf.int64),
-        tf.TensorSpec([None, 2], tf.int64),
-      ),
-    )
-    batches = batches.unbatch().map(
-      load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    batches = batches.batch(batch_size).prefetch(2)
-    yield from batches.as_numpy_iterator()
+    done = 0
+    try:
+      for batch in _pipeline(located, load, batch_size):
+        yield batch
+        done += 1
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+      failed = next(itertools.islice(located(), done, None))
+      self._name_bad_image(records, load, failed)
+      raise
+
+  def _name_bad_image(self, records, load, batch) -> None:
+    """Raises a DatasetError about the first example that can't be loaded."""
+    import tensorflow as tf
+
+    for example, *where in zip(*batch, strict=True):
+      try:
+        load(example, *where)
+      except tf.errors.OpError as error:
+        place = records.files.describe(records.numbers[example])
+        raise catalog.DatasetError(
+          f"Data set {self.spec.name!r}: {place}, can't be read:"
+          f" {reason(error)}. Repair that image where it came from, or"
+          " leave it out, remove what was prepared, and prepare it again."
+        ) from error
+
+
+def _pipeline(
+  located: Callable[[], Iterator[tuple[np.ndarray, ...]]],
+  load: Callable[..., dict[str, Any]],
+  batch_size: int,
+) -> Iterator[Batch]:
+  """Loads examples in parallel and in order, ahead of their use.
+
+  Args:
+    located: Yields (examples, files, offsets, seeds) of each batch.
+    load: See `Records.load_fn`.
+    batch_size: Examples of a batch.
+
+  Yields:
+    What `load` returns, in batches of numpy arrays.
+  """
+  import tensorflow as tf
+
+  signature = (
+    tf.TensorSpec([None], tf.int64),
+    tf.TensorSpec([None], tf.int32),
+    tf.TensorSpec([None], tf.int64),
+    tf.TensorSpec([None, 2], tf.int64),
+  )
+  batches = tf.data.Dataset.from_generator(located, output_signature=signature)
+  batches = batches.unbatch().map(
+    load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  batches = batches.batch(batch_size).prefetch(2)
+  yield from batches.as_numpy_iterator()
 
 
 def _centre_crop(encoded: Any, size: int, seed: Any) -> Any:
@@ -185,6 +255,9 @@ def load_streaming(
   data_dir: str | None,
   validation_size: int,
   labels_path: epath.PathLike | None = None,
+  noise_rate: float = 0.0,
+  noise_kind: str = "symmetric",
+  noise_seed: int = 0,
   **kwargs,
 ) -> StreamingDataset:
   """Opens a data set that TFDS has prepared.
@@ -195,13 +268,17 @@ def load_streaming(
     validation_size: If positive, that many examples at the end of the first
       training split are held out and take the place of the test set.
     labels_path: See `label_file.read_labels`; None for the labels of TFDS.
+    noise_rate: See `label_noise.corrupt_labels`.
+    noise_kind: Likewise.
+    noise_seed: Likewise.
     **kwargs: The keyword arguments of `StreamingDataset`.
 
   Returns:
     The data set.
 
   Raises:
-    DatasetError: It was never prepared, or is too small for the validation set.
+    DatasetError: It was never prepared, is damaged, or is too small for the
+      validation set.
   """
   builder = catalog.prepared_builder(spec, data_dir)
   catalog.hide_accelerators_from_tensorflow()
@@ -221,4 +298,10 @@ def load_streaming(
   labels = None
   if labels_path:
     labels = label_file.read_labels(labels_path, len(train), spec.num_classes)
+  elif noise_rate > 0:
+    labels = record_labels.load_labels(spec, builder, data_dir)[numbers]
+  if noise_rate > 0:
+    labels = label_noise.corrupt_labels(
+      labels, spec.num_classes, noise_rate, noise_kind, noise_seed
+    )
   return StreamingDataset(spec, train, test, train_labels=labels, **kwargs)

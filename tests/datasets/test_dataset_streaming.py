@@ -1,12 +1,24 @@
 """Streamed batches: decided by (seed, step), shared by hosts, whole."""
 
+import itertools
+import os
+import re
+import shutil
 from unittest import mock
 
 import archives
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from sam_jax.datasets import array_cache, catalog, label_file, records
+from sam_jax.datasets import (
+  array_cache,
+  catalog,
+  label_file,
+  label_noise,
+  record_labels,
+  records,
+)
 from sam_jax.datasets.streaming import load_streaming
 from sam_jax.training.config import default_config
 from sam_jax.training.loop import create_dataset
@@ -137,20 +149,66 @@ def test_index_follows_the_files(aircraft, tmp_path):
   """A data set prepared anew is not read by the old index."""
   expected = keys(load(aircraft).eval_batches("test"))
   cache = array_cache.cache_dir(aircraft, "records", SPEC.name, "test")
-  index = dict(array_cache.read_arrays(cache))
-  index["file_size"] = index["file_size"] + 1
-  index["offset"] = index["offset"][::-1] + 3
-  array_cache.write_arrays(cache, index)
+  index = {"file": np.zeros(11, np.int32), "offset": np.arange(11) + 3}
+  array_cache.write_arrays(cache, index, [["1.0.0/another-test.tfrecord", 1]])
   assert keys(load(aircraft).eval_batches("test")) == expected
 
 
-def test_noise_is_refused(aircraft):
+def test_noise_stays_in_training_labels(aircraft, monkeypatch):
   config = default_config()
   config.dataset.name, config.dataset.data_dir = SPEC.name, aircraft
-  config.batch_size = 8
-  config.dataset.label_noise.rate = 0.2
-  with pytest.raises(catalog.DatasetError, match="is not kept in memory"):
-    create_dataset(config)
+  config.dataset.image_size, config.batch_size = 8, 27
+  config.dataset.validation_size = 4
+  noise = {"rate": 0.5, "kind": "symmetric_other", "seed": 7}
+  config.dataset.label_noise = noise
+  create_dataset(config)
+  # The labels of all records were read once, for any run.
+  monkeypatch.setattr(record_labels, "_read_labels", None)
+  dataset = create_dataset(config)
+  batch = next(dataset.train_batches(0))
+  assert np.sum(batch["label"] != batch["clean_label"]) == round(27 * 0.5)
+  clean = [b["label"] for b in dataset.eval_batches("train")]
+  expected = label_noise.corrupt_labels(
+    np.concatenate(clean), SPEC.num_classes, **noise
+  )
+  np.testing.assert_array_equal(dataset._train_labels, expected)
+
+
+def test_image_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
+  photo, count = archives.photo, itertools.count()
+
+  def one_of_them_bad(*arguments, **kwargs):
+    start = b"no image" if next(count) == 10 else b""
+    return start + photo(*arguments, **kwargs)
+
+  monkeypatch.setattr(archives, "photo", one_of_them_bad)
+  archives.write_fgvc_aircraft(tmp_path, (8, 5, 1))
+  data_dir = str(tmp_path / "data")
+  archives.prepare(catalog.tfds_builder(SPEC, data_dir), tmp_path)
+  message = (
+    r"record (.) of split 'validation', in (.*), can't be read: Unknown image"
+    r" file format\. One of .* required\. Repair that"
+  )
+  with pytest.raises(catalog.DatasetError, match=message) as error:
+    take(load(data_dir).train_batches(0), 20)
+  number, path = re.search(message, str(error.value)).groups()
+  found = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
+  assert b"no image" in found[int(number)]
+
+
+def test_damaged_files_are_named(aircraft, tmp_path):
+  data_dir = tmp_path / "data"
+  shutil.copytree(aircraft, data_dir)
+  builder = catalog.prepared_builder(SPEC, str(data_dir))
+  (file,) = builder.info.splits["validation"].filepaths
+  os.truncate(file, file.stat().length - 20)
+  message = f"is damaged: {file.name} holds 5 of 6 records"
+  with pytest.raises(catalog.DatasetError, match=message):
+    load(str(data_dir))
+  file.unlink()
+  message = f"is damaged: {file.name} is not there. Remove that directory"
+  with pytest.raises(catalog.DatasetError, match=message):
+    load(str(data_dir))
 
 
 @pytest.mark.parametrize(
