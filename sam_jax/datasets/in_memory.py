@@ -7,7 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from sam_jax.datasets import catalog, decoded, label_file, label_noise
+from sam_jax.datasets import (
+  array_cache,
+  catalog,
+  decoded,
+  label_file,
+  label_noise,
+)
+from sam_jax.datasets.concatenated import Concatenated
 from sam_jax.datasets.sampler import Sampler
 
 logger = logging.getLogger(__name__)
@@ -29,7 +36,7 @@ class InMemoryDataset:
   def __init__(
     self,
     spec: catalog.DatasetSpec,
-    train: tuple[np.ndarray, np.ndarray],
+    train: tuple[np.ndarray | Concatenated, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     *,
     clean_train_labels: np.ndarray | None = None,
@@ -39,7 +46,8 @@ class InMemoryDataset:
 
     Args:
       spec: The data set.
-      train: uint8 images [N, H, W, C] and int32 labels [N] to train on.
+      train: uint8 images [N, H, W, C] and int32 labels [N] to train on; images
+        may be `Concatenated`.
       test: Likewise, to evaluate on.
       clean_train_labels: The true labels of the training set where those to
         train on may be wrong.
@@ -63,8 +71,11 @@ class InMemoryDataset:
       "train": {"image": images, "label": clean},
     }
 
-  def training_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-    """All training images, uint8 [N, H, W, C], and labels, as trained on."""
+  def training_arrays(self) -> tuple[np.ndarray | Concatenated, np.ndarray]:
+    """All training images, uint8 [N, H, W, C], and labels, as trained on.
+
+    The images of several splits are `Concatenated`.
+    """
     return self._train["image"], self._train["label"]
 
   def train_batches(self, first_step: int) -> Iterator[Batch]:
@@ -98,9 +109,9 @@ def load_in_memory(
   *,
   data_dir: str | None,
   validation_size: int,
-  noise_rate: float,
-  noise_kind: str,
-  noise_seed: int,
+  noise_rate: float = 0.0,
+  noise_kind: str = "symmetric",
+  noise_seed: int = 0,
   labels_path: epath.PathLike | None = None,
   **sampling,
 ) -> InMemoryDataset:
@@ -122,18 +133,10 @@ def load_in_memory(
     The data set.
 
   Raises:
-    DatasetError: It was never prepared, or is too small for the validation set.
+    DatasetError: It was never prepared, is damaged, or is too small for the
+      validation set.
   """
-  first, *rest = (
-    decoded.load_split(spec, split, data_dir) for split in spec.train_splits
-  )
-  if validation_size:
-    count = num_left_to_train(spec, len(first["label"]), validation_size)
-    test = {name: array[count:] for name, array in first.items()}
-    first = {name: array[:count] for name, array in first.items()}
-  else:
-    test = decoded.load_split(spec, spec.test_split, data_dir)
-  train = _concatenate([first, *rest])
+  train, test = _load_splits(spec, data_dir, validation_size)
   clean, labels = train[catalog.CLEAN_LABEL], train[spec.label_column]
   if labels_path:
     labels = label_file.read_labels(labels_path, len(clean), spec.num_classes)
@@ -155,6 +158,31 @@ def load_in_memory(
   )
 
 
+def _load_splits(
+  spec: catalog.DatasetSpec, data_dir: str | None, validation_size: int
+) -> tuple[array_cache.Arrays, array_cache.Arrays]:
+  """The arrays to train on, and those to evaluate on."""
+  first, *rest = (
+    decoded.load_split(spec, split, data_dir) for split in spec.train_splits
+  )
+  if validation_size:
+    count = num_left_to_train(spec, len(first["label"]), validation_size)
+    test = {name: array[count:] for name, array in first.items()}
+    first = {name: array[:count] for name, array in first.items()}
+  else:
+    test = decoded.load_split(spec, spec.test_split, data_dir)
+  if not rest:
+    return first, test
+  # Images of the size of SVHN's are best left on the disk.
+  train = {
+    name: (Concatenated if name == "image" else np.concatenate)(
+      [arrays[name] for arrays in (first, *rest)]
+    )
+    for name in first
+  }
+  return train, test
+
+
 def num_left_to_train(
   spec: catalog.DatasetSpec, num_examples: int, validation_size: int
 ) -> int:
@@ -170,12 +198,3 @@ def num_left_to_train(
     f"config.dataset.validation_size = {validation_size} leaves nothing of the"
     f" {num_examples} training examples of {spec.name}."
   )
-
-
-def _concatenate(splits):
-  if len(splits) == 1:
-    return splits[0]
-  return {
-    name: np.concatenate([arrays[name] for arrays in splits])
-    for name in splits[0]
-  }

@@ -14,10 +14,10 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from sam_jax.analysis.during_training import AnalysisDuringTraining
-from sam_jax.datasets.catalog import STREAM, DatasetError
+from sam_jax.datasets.catalog import STREAM
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
 from sam_jax.datasets.streaming import StreamingDataset, load_streaming
-from sam_jax.models.pretrained import load_pretrained
+from sam_jax.models.pretrained import load_pretrained, read_checkpoint
 from sam_jax.training import metrics as metrics_lib
 from sam_jax.training import stopping
 from sam_jax.training import workdir as workdir_lib
@@ -89,22 +89,17 @@ def create_dataset(config: ConfigDict) -> Dataset:
     "process_index": jax.process_index(),
     "process_count": jax.process_count(),
   }
+  if noise.rate > 0:
+    fields |= {
+      "noise_rate": noise.rate,
+      "noise_kind": noise.kind,
+      "noise_seed": noise.seed,
+    }
   if spec.storage == STREAM:
-    if noise.rate > 0:
-      raise DatasetError(
-        f"config.dataset.label_noise.rate = {noise.rate}: {spec.name} is not"
-        " kept in memory; give its labels as config.dataset.label_file."
-      )
     # The official release crops in any case. The paper fine-tunes without.
     crops = config.augment.policy not in ("none", "aa-only")
     return load_streaming(spec, crops_at_random=crops, **fields)
-  return load_in_memory(
-    spec,
-    noise_rate=noise.rate,
-    noise_kind=noise.kind,
-    noise_seed=noise.seed,
-    **fields,
-  )
+  return load_in_memory(spec, **fields)
 
 
 class Run:
@@ -229,7 +224,8 @@ class Run:
     """Puts the parameters of another run or release into a fresh state."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     try:
-      variables, report = load_pretrained(self.config.pretrained, variables)
+      checkpoint = read_checkpoint(self.config.pretrained)
+      variables, report = load_pretrained(checkpoint, variables)
     except (OSError, ValueError) as error:
       raise ConfigError(f"config.pretrained: {error}") from error
     logger.info("%s", report)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sam_jax.datasets import catalog, in_memory, label_file, prepare
+from sam_jax.datasets.concatenated import Concatenated
 from sam_jax.datasets.in_memory import load_in_memory
 
 SVHN = catalog.dataset_spec("svhn")
@@ -30,11 +31,34 @@ def load(**kwargs):
   return load_in_memory(SVHN, **fields)
 
 
+def test_concatenated_takes_what_the_concatenation_has():
+  parts = [np.arange(6).reshape(3, 2), np.zeros((0, 2), int), -np.ones((4, 2))]
+  parts[-1] = parts[-1].astype(int)
+  ours, whole = Concatenated(parts), np.concatenate(parts)
+  assert (len(ours), ours.shape, ours.dtype) == (7, (7, 2), whole.dtype)
+  for where in (np.array([6, 0, 3, 2, 2]), np.array([], int), slice(2, 5)):
+    np.testing.assert_array_equal(ours[where], whole[where])
+  np.testing.assert_array_equal(ours, whole)
+
+
+def test_svhn_is_not_copied(svhn, monkeypatch):
+  load_split, loaded = in_memory.decoded.load_split, []
+
+  def keep(*arguments):
+    loaded.append(load_split(*arguments)["image"])
+    return {**load_split(*arguments), "image": loaded[-1]}
+
+  monkeypatch.setattr(in_memory.decoded, "load_split", keep)
+  images, _ = load(validation_size=10).training_arrays()
+  for part, images_of_split in zip(images._parts, loaded, strict=True):
+    assert np.shares_memory(part, images_of_split)
+
+
 def test_svhn_holds_out_from_train_and_keeps_extra(svhn):
-  images, _ = load().training_arrays()
+  images = np.asarray(load().training_arrays()[0])
   assert np.bincount(images[:, 0, 0, 0]).tolist() == [100, 60]
   dataset = load(validation_size=10, noise_rate=1.0)
-  images, _ = dataset.training_arrays()
+  images = np.asarray(dataset.training_arrays()[0])
   assert np.bincount(images[:, 0, 0, 0]).tolist() == [90, 60]
   (batch,) = dataset.eval_batches("test")
   assert set(batch["image"].ravel()) == {0}
@@ -99,6 +123,7 @@ def test_every_spec_is_consistent(name):
   assert spec.test_split not in spec.train_splits
   builder = catalog.tfds_builder(spec, None)
   assert builder.info.features["label"].num_classes == spec.num_classes
+  assert builder.data_path.parent.name == spec.directory
   is_manual = bool(builder.MANUAL_DOWNLOAD_INSTRUCTIONS)
   assert bool(spec.manual_files) == is_manual
   assert (f"\n  {name} " in prepare.__doc__) == is_manual
