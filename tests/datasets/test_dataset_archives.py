@@ -155,6 +155,7 @@ def test_cache_follows_the_data(tmp_path, monkeypatch):
     downloads.mkdir()
     archives.write_cifar10(downloads)
     shutil.rmtree(data_dir / "cifar10", ignore_errors=True)
+    shutil.rmtree(data_dir / "downloads", ignore_errors=True)
     builder = catalog.tfds_builder(spec, str(data_dir))
     archives.prepare(builder, downloads)
     arrays = decoded.load_split(spec, "train", str(data_dir))
