@@ -264,11 +264,17 @@ def _check_data(config: ConfigDict) -> None:
   if (
     noise.rate
     and noise.kind == "asymmetric"
-    and (config.dataset.name != "cifar10")
+    and config.dataset.name not in ("cifar10", "cifar10_n")
   ):
     raise ConfigError(
       "config.dataset.label_noise.kind = 'asymmetric' follows CIFAR-10's"
       f" classes, not those of {config.dataset.name}. Use 'symmetric'."
+    )
+  if noise.rate and config.dataset.label_file:
+    raise ConfigError(
+      f"config.dataset.label_noise.rate = {noise.rate} would corrupt what"
+      f" config.dataset.label_file = {config.dataset.label_file!r} says: set"
+      " the rate to 0, or the file to None."
     )
   channels = catalog.dataset_spec(config.dataset.name).image_shape[-1]
   if channels != 3 and config.augment.policy not in ("none", "basic"):

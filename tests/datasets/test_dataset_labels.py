@@ -6,6 +6,11 @@ import pytest
 from sam_jax.datasets import catalog, in_memory, label_file, prepare
 from sam_jax.datasets.concatenated import Concatenated
 from sam_jax.datasets.in_memory import load_in_memory
+from sam_jax.training.config import (
+  ConfigError,
+  default_config,
+  validate_config,
+)
 
 SVHN = catalog.dataset_spec("svhn")
 NUM = {"train": 100, "extra": 60, "test": 30}
@@ -108,6 +113,27 @@ def test_bad_label_file_is_named(svhn, tmp_path, labels, message):
   with pytest.raises(catalog.DatasetError, match=message) as error:
     load(labels_path=path)
   assert f"config.dataset.label_file = {str(path)!r}" in str(error.value)
+
+
+def test_labels_of_a_file_are_not_corrupted():
+  config = default_config()
+  config.dataset.label_file = "labels.npy"
+  validate_config(config, 8)
+  config.dataset.label_noise.rate = 0.4
+  message = r"label_noise\.rate = 0\.4.*label_file = 'labels\.npy' says: set"
+  with pytest.raises(ConfigError, match=message):
+    validate_config(config, 8)
+
+
+def test_asymmetric_noise_is_for_cifar10s_classes():
+  config = default_config()
+  config.dataset.label_noise = {"rate": 0.4, "kind": "asymmetric", "seed": 0}
+  for name in ("cifar10", "cifar10_n"):
+    config.dataset.name = name
+    validate_config(config, 8)
+  config.dataset.name = "svhn"
+  with pytest.raises(ConfigError, match="not those of svhn"):
+    validate_config(config, 8)
 
 
 def test_missing_label_file_is_named(svhn):
