@@ -198,8 +198,9 @@ def write_fgvc_aircraft(directory, counts=(16, 8, 11)):
   )
 
 
-def write_birdsnap(directory, counts=(24, 11), missing=2):
+def write_birdsnap(directory, counts=(25, 11), missing=3):
   """The lists in an archive, the images beside it but for some of them."""
+  instead = (None, b"<html>not found</html>", b"")
   species = ["id\tcommon\tscientific\tdir"] + [
     f"{i}\tBird {i}\tAvis {i}\tBird_{i}" for i in range(1, 501)
   ]
@@ -211,10 +212,11 @@ def write_birdsnap(directory, counts=(24, 11), missing=2):
     images.append(f"http://x/{i}\tmd5\t{path}\t{bird}\t5\t6\t70\t50")
     if i >= counts[0]:
       tests.append(path)
-    if i >= missing:
+    content = photo(60, 80, seed=i) if i >= missing else instead[i % 3]
+    if content is not None:
       file = directory / "birdsnap" / "images" / path
       file.parent.mkdir(parents=True, exist_ok=True)
-      file.write_bytes(photo(60, 80, seed=i))
+      file.write_bytes(content)
   tables = {"species": species, "images": images, "test_images": tests}
   write_tar(
     directory / "birdsnap.tgz",

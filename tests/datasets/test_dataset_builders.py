@@ -108,7 +108,7 @@ def test_cars_are_those_of_tfds(tmp_path):
 
 
 def test_birdsnap_without_images_says_where_they_belong(tmp_path):
-  archives.write_birdsnap(tmp_path, missing=35)
+  archives.write_birdsnap(tmp_path, missing=36)
   spec = catalog.dataset_spec("birdsnap")
   builder = catalog.tfds_builder(spec, str(tmp_path / "data"))
   with pytest.raises(FileNotFoundError, match="MANUAL_DIR/birdsnap/images"):

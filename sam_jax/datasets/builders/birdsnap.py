@@ -34,7 +34,8 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
   """Photographs of any size, with the species as the label.
 
   The archive has the species, the split and the images' addresses; the images
-  themselves come from a directory. Those that are not there are left out.
+  themselves come from a directory. Those that are not there are left out, and
+  so are files that are no images: what a server sends in place of one.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -89,7 +90,8 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
     missing = 0
     for row in rows:
       path = images / row["path"]
-      if not path.exists():
+      size = _image_size(path)
+      if size is None:
         missing += 1
         continue
       yield (
@@ -97,12 +99,14 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
         {
           "image": path,
           "label": label_of_id[row["species_id"]],
-          "bbox": _bounding_box(row, path),
+          "bbox": _bounding_box(row, *size),
           "file_name": row["path"],
         },
       )
     if missing:
-      logger.warning("%d of %d images are missing.", missing, len(rows))
+      logger.warning(
+        "%d of %d images are missing or no images.", missing, len(rows)
+      )
     if missing == len(rows):
       raise FileNotFoundError(
         f"{images} holds none of {len(rows)} images."
@@ -117,10 +121,21 @@ def _read_table(path: epath.Path) -> list[dict[str, str]]:
   return [dict(zip(names, row.split("\t"), strict=True)) for row in rows if row]
 
 
-def _bounding_box(row: dict[str, str], path: epath.Path) -> tfds.features.BBox:
+def _image_size(path: epath.Path) -> tuple[int, int] | None:
+  """(width, height) of an image, None of anything else."""
+  if not path.exists():
+    return None
+  try:
+    with path.open("rb") as file:
+      return tfds.core.lazy_imports.PIL_Image.open(file).size
+  except OSError:  # Pillow's, of what it can't identify
+    return None
+
+
+def _bounding_box(
+  row: dict[str, str], width: int, height: int
+) -> tfds.features.BBox:
   """The bird's box, from pixels to fractions of the image."""
-  with path.open("rb") as file:
-    width, height = tfds.core.lazy_imports.PIL_Image.open(file).size
   left, right = (float(row[f"bb_x{i}"]) / width for i in (1, 2))
   top, bottom = (float(row[f"bb_y{i}"]) / height for i in (1, 2))
   corners = (min(max(x, 0.0), 1.0) for x in (top, left, bottom, right))
