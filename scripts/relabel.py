@@ -9,12 +9,15 @@ with --config.dataset.label_file=labels/noisy.npy.
 
 import pathlib
 
+import jax
 import numpy as np
 from absl import app, flags
+from etils import epath
 
 from sam_jax.analysis import runs
 from sam_jax.datasets import label_file
 from sam_jax.datasets.catalog import DatasetError
+from sam_jax.datasets.padding import PaddedEvaluation
 from sam_jax.training import command_line, logs
 from sam_jax.training.config import ConfigError
 
@@ -29,14 +32,18 @@ def main(argv: list[str]) -> None:
   for flag in (_WORKDIR, _OUTPUT):
     if not flag.value:
       command_line.refuse(f"--{flag.name} is missing.")
+  if epath.Path(_OUTPUT.value).is_dir():
+    command_line.refuse(f"--output={_OUTPUT.value} is a directory.")
   if "://" not in _OUTPUT.value:
     command_line.make_directory("output", pathlib.Path(_OUTPUT.value).parent)
   logs.show_on_stderr()
   try:
     run = runs.restore_run(_WORKDIR.value)
+    # The run may have had another number of devices.
+    dataset = PaddedEvaluation(run.dataset, jax.local_device_count())
+    labels = runs.predicted_labels(run._replace(dataset=dataset))
   except (ConfigError, DatasetError) as error:
     command_line.refuse(str(error))
-  labels = runs.predicted_labels(run)
   label_file.write_labels(_OUTPUT.value, labels)
   clean = np.concatenate(
     [b["label"][b["mask"] > 0] for b in run.dataset.eval_batches("train")]
