@@ -3,8 +3,8 @@
 python scripts/show_batch.py --config=configs/digits.py --output=batch.png
 
 The images are those of the first training step, normalisation undone; above
-each is its label, with its weight where it is mixed with others, and the true
-class where the label is known to be wrong.
+each is its label, or both labels and their weights where two are mixed, and the
+true class where the label is known to be wrong.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ _COUNT = flags.DEFINE_integer("count", 64, "How many images to show.", 1)
 
 _COLUMNS = 8
 _SIDE = 96  # of a shown image, in pixels, at least
-_TEXT_HEIGHT = 14
+_LINE_HEIGHT = 12
 
 
 def main(argv: list[str]) -> None:
@@ -37,28 +37,25 @@ def main(argv: list[str]) -> None:
   if not _CONFIG.value:
     command_line.refuse("--config is missing.")
   output = pathlib.Path(_OUTPUT.value)
-  if output.suffix != ".png":
+  if output.suffix != ".png" or output.is_dir():
     command_line.refuse(f"--output={output} must be a .png file.")
   command_line.make_directory("output", output.parent)
   logs.show_on_stderr()
-  config = _CONFIG.value
+  config, step = _CONFIG.value, _STEP.value
   try:
     validate_config(config, jax.device_count())
     dataset = create_dataset(config)
+    batch = next(dataset.train_batches(step))
   except (ConfigError, catalog.DatasetError) as error:
     command_line.refuse(str(error))
-  step = _STEP.value
   augment = LocalDevices().augment_fn(config, dataset.spec)
-  batch = jax.device_get(augment(step, next(dataset.train_batches(step))))
+  batch = jax.device_get(augment(step, batch))
   batch = {k: np.concatenate(v)[: _COUNT.value] for k, v in batch.items()}
   names = class_names(dataset.spec, config.dataset.data_dir)
-  labels = [describe(target, names) for target in batch["target"]]
-  for i, clean in enumerate(batch.get("clean_label", ())):
-    if clean != np.argmax(batch["target"][i]):
-      labels[i] += f", truly {names[clean]}"
+  texts = describe(batch, names)
   images = denormalise(batch["image"], dataset.spec)
-  grid(images, labels).save(output)
-  print(f"{len(labels)} images of step {step}: {output}")
+  grid(images, texts).save(output)
+  print(f"{len(texts)} images of step {step}: {output}")
 
 
 def denormalise(images: np.ndarray, spec: catalog.DatasetSpec) -> np.ndarray:
@@ -74,34 +71,52 @@ def class_names(spec: catalog.DatasetSpec, data_dir: str | None) -> list[str]:
   return builder.info.features[catalog.CLEAN_LABEL].names
 
 
-def describe(target: np.ndarray, names: list[str]) -> str:
-  """Names the most probable class of a target distribution [classes]."""
-  label = int(np.argmax(target))
-  weight = "" if target[label] == 1 else f" {target[label]:.0%}"
-  return names[label] + weight
+def describe(batch: dict[str, np.ndarray], names: list[str]) -> list[list[str]]:
+  """Describes the examples of a batch in a few short lines each.
+
+  Args:
+    batch: `target` float [N, classes] and, where labels may be wrong,
+      `clean_label` int [N].
+    names: Of the classes.
+
+  Returns:
+    Of each example, its classes, with their weights if there are two, and the
+    true class if its label is wrong.
+  """
+  texts = []
+  for target in batch["target"]:
+    classes = np.argsort(-target, kind="stable")[: np.sum(target > 0)]
+    weights = [f"{target[c]:.0%} " if target[c] < 1 else "" for c in classes]
+    texts.append([w + names[c] for c, w in zip(classes, weights, strict=True)])
+  for i, clean in enumerate(batch.get("clean_label", ())):
+    if clean != np.argmax(batch["target"][i]):
+      texts[i].append(f"truly {names[clean]}")
+  return texts
 
 
-def grid(images: np.ndarray, labels: list[str]) -> Image.Image:
-  """Draws uint8 images [N, H, W, 3] in rows, each below its label."""
+def grid(images: np.ndarray, texts: list[list[str]]) -> Image.Image:
+  """Draws uint8 images [N, H, W, 3] in rows, each below its lines of text."""
   height, width = images.shape[1:3]
   scale = max(1, -(-_SIDE // max(height, width)))  # whole: pixels stay sharp
+  text_height = _LINE_HEIGHT * max(map(len, texts)) + 2
   cell_width = width * scale + 4
-  cell_height = height * scale + _TEXT_HEIGHT + 4
+  cell_height = height * scale + text_height + 4
   rows = -(-len(images) // _COLUMNS)
   canvas = Image.new(
     "RGB", (_COLUMNS * cell_width, rows * cell_height), "white"
   )
   draw = ImageDraw.Draw(canvas)
-  for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+  for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
     row, column = divmod(i, _COLUMNS)
     x, y = column * cell_width + 2, row * cell_height + 2
-    while label and draw.textlength(label) > cell_width - 4:
-      label = label[:-1]
-    draw.text((x, y), label, fill="black")
+    for number, line in enumerate(lines):
+      while draw.textlength(line) > cell_width - 4:
+        line = line[:-1]
+      draw.text((x, y + number * _LINE_HEIGHT), line, fill="black")
     tile = Image.fromarray(image).resize(
       (width * scale, height * scale), Image.Resampling.NEAREST
     )
-    canvas.paste(tile, (x, y + _TEXT_HEIGHT))
+    canvas.paste(tile, (x, y + text_height))
   return canvas
 
 
