@@ -101,14 +101,7 @@ def augment(
   policy_keys, basic_keys, cutout_keys = keys[:, 0], keys[:, 1], keys[:, 2]
 
   images = _apply_policy(images, policy_keys, augmentation)
-  if augmentation.policy in ("basic", "autoaugment"):
-    images = jax.vmap(_flip_and_crop, (0, 0, None, None))(
-      images, basic_keys, augmentation.flip, augmentation.crop_padding
-    )
-  elif augmentation.policy == "randaugment" and augmentation.flip:
-    images = jax.vmap(_flip_and_crop, (0, 0, None, None))(
-      images, basic_keys, True, 0
-    )
+  images = _apply_basic(images, basic_keys, augmentation)
   images = normalise(images, augmentation.mean, augmentation.std)
   targets = labels
   if labels.ndim == 1:
@@ -121,12 +114,7 @@ def augment(
     images, targets = mix_with_partners(
       (images, targets), weight, axis_name=axis_name
     )
-  if augmentation.cutout == "batch":
-    images = cut_out(images, cutout_key, augmentation.cutout_size)
-  elif augmentation.cutout == "image":
-    images = jax.vmap(lambda x, k: cut_out(x, k, augmentation.cutout_size))(
-      images, cutout_keys
-    )
+  images = _apply_cutout(images, cutout_key, cutout_keys, augmentation)
   return images, targets
 
 
@@ -167,6 +155,28 @@ def _apply_policy(images, keys, augmentation):
   return policies.map_images(operate, images, keys)
 
 
+def _apply_basic(images, keys, augmentation):
+  """The flip and the crop that go with the policy."""
+  flip, padding = augmentation.flip, augmentation.crop_padding
+  if augmentation.policy == "randaugment":
+    padding = 0
+  elif augmentation.policy not in ("basic", "autoaugment"):
+    return images
+  return jax.vmap(lambda x, k: _flip_and_crop(x, k, flip, padding))(
+    images, keys
+  )
+
+
+def _apply_cutout(images, batch_key, keys, augmentation):
+  """One patch for the batch, one for each image, or none."""
+  size = augmentation.cutout_size
+  if augmentation.cutout == "batch":
+    return cut_out(images, batch_key, size)
+  if augmentation.cutout == "image":
+    return jax.vmap(lambda x, k: cut_out(x, k, size))(images, keys)
+  return images
+
+
 def _flip_and_crop(image, key, flip, padding):
   """Flips with probability 1/2, then crops from the reflect-padded image."""
   flip_key, crop_key = jax.random.split(key)
@@ -202,7 +212,13 @@ def cut_out(images: jax.Array, key: jax.Array, size: int) -> jax.Array:
   return jnp.where(patch(row, column, height, width, size), 0, images)
 
 
-def patch(row, column, height: int, width: int, size: int) -> jax.Array:
+def patch(
+  row: jax.Array | int,
+  column: jax.Array | int,
+  height: int,
+  width: int,
+  size: int,
+) -> jax.Array:
   """Returns bool [H, W, 1]: the square patch around a pixel."""
   from_row = jnp.arange(height) - row + size // 2
   from_column = jnp.arange(width) - column + size // 2
