@@ -95,7 +95,8 @@ def sharpness_aware(
 
   `update(updates, state, params, grad_fn=grad_fn)` takes the shard's gradient
   at `params` and `grad_fn(params, ascent_step) -> gradient`, the signature of
-  `optax.contrib.sam`'s opaque mode; `ascent_step` counts from 0. Gradients have
+  `optax.contrib.sam`'s opaque mode; `ascent_step` counts from 0, and is -1
+  where `second_order` differentiates the gradient at `params`. Gradients have
   the shapes and dtypes of `params`; norms are taken in float32.
 
   Args:
@@ -366,7 +367,7 @@ def _through_perturbation(
   along_gradient, along_params = pull_back(sam_gradient)
 
   def gradient_at(w):
-    return _split(grad_fn(w, 0), params, ascent.has_value)[1]
+    return _split(grad_fn(w, -1), params, ascent.has_value)[1]
 
   _, curvature = jax.jvp(gradient_at, (params,), (along_gradient,))
   return _add(along_params, curvature)

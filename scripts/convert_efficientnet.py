@@ -50,9 +50,7 @@ def convert(model_name: str, source: str, target: str, use_ema: bool) -> str:
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
   keys = {"params": jax.random.key(0)}
   template = jax.eval_shape(lambda x: model.init(keys, x, train=False), image)
-  variables, report = pretrained.load_pretrained(
-    source, template, use_ema=use_ema
-  )
+  variables, report = pretrained.load_pretrained(checkpoint, template)
   pretrained.save_pretrained(target, variables)
   return report
 

@@ -270,5 +270,6 @@ def _mix(a: Array, b: Array, weight: Array) -> Array:
 
 
 def _with_gradient_of(value: Array, surrogate: Array) -> Array:
-  # The difference is a constant to autodiff: value of one, slope of the other.
-  return surrogate + jax.lax.stop_gradient(value - surrogate)
+  # Exact in any dtype: what is added to the value is zero, its slope is not.
+  slope = surrogate - jax.lax.stop_gradient(surrogate)
+  return jax.lax.stop_gradient(value) + slope

@@ -33,11 +33,13 @@ class Checkpoint(NamedTuple):
     params: parameters.
     batch_stats: running averages, names ending in `/mean` and `/var`.
     kind: what the file was, in words.
+    path: where it was.
   """
 
   params: FlatArrays
   batch_stats: FlatArrays
   kind: str
+  path: str
 
   def num_classes(self) -> int | None:
     """Number of outputs of the linear layer; None if there is no such layer."""
@@ -76,11 +78,11 @@ def read_checkpoint(
         f"{path}: {name!r} is no array but a {type(value).__name__}. The file "
         "is damaged or no checkpoint; fetch it again."
       )
-  return Checkpoint(_as_float32(params), _as_float32(stats), kind)
+  return Checkpoint(_as_float32(params), _as_float32(stats), kind, str(path))
 
 
 def load_pretrained(
-  path: str | os.PathLike, variables: Variables, *, use_ema: bool = True
+  checkpoint: Checkpoint, variables: Variables
 ) -> tuple[dict[str, Any], str]:
   """Replaces freshly initialised variables by those of a checkpoint.
 
@@ -88,20 +90,17 @@ def load_pretrained(
   Everything else must match in name and shape, both ways.
 
   Args:
-    path: an official checkpoint or a converted file.
+    checkpoint: from `read_checkpoint`.
     variables: `{"params", "batch_stats"}` of the model to fill, arrays or
       `jax.ShapeDtypeStruct`s.
-    use_ema: see `read_checkpoint`.
 
   Returns:
     The filled variables (NumPy arrays, float32) and a line that says what was
     loaded.
 
   Raises:
-    OSError: if the file cannot be read.
-    ValueError: if the file is damaged, or of another architecture.
+    ValueError: if the checkpoint is of another architecture.
   """
-  checkpoint = read_checkpoint(path, use_ema=use_ema)
   fresh = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
   fresh_stats = traverse_util.flatten_dict(
     dict(variables.get("batch_stats", {})), sep="/"
@@ -109,24 +108,25 @@ def load_pretrained(
   new_head = _resized_head(fresh, checkpoint.params)
   loaded = {k: v for k, v in checkpoint.params.items() if k not in new_head}
   expected = {k: v for k, v in fresh.items() if k not in new_head}
+  path, found_stats = checkpoint.path, checkpoint.batch_stats
   _check_match(path, "parameter", expected, loaded)
-  _check_match(path, "batch statistic", fresh_stats, checkpoint.batch_stats)
+  _check_match(path, "batch statistic", fresh_stats, found_stats)
   filled = {k: loaded.get(k, v) for k, v in fresh.items()}
   result = {
     **variables,
     "params": traverse_util.unflatten_dict(filled, sep="/"),
   }
   if fresh_stats:
-    stats = traverse_util.unflatten_dict(checkpoint.batch_stats, sep="/")
+    stats = traverse_util.unflatten_dict(found_stats, sep="/")
     result["batch_stats"] = stats
-  return result, _report(path, checkpoint, loaded, new_head)
+  return result, _report(checkpoint, loaded, new_head)
 
 
 def save_pretrained(path: str | os.PathLike, variables: Variables) -> None:
   """Writes `{"params", "batch_stats"}` for `load_pretrained`, atomically.
 
   Args:
-    path: local file to write; its directory must exist.
+    path: local file to write; its directory is made if need be.
     variables: of any of our models.
 
   Raises:
@@ -135,6 +135,7 @@ def save_pretrained(path: str | os.PathLike, variables: Variables) -> None:
   tree = {k: variables.get(k, {}) for k in ("params", "batch_stats")}
   data = serialization.msgpack_serialize(serialization.to_state_dict(tree))
   directory = os.path.dirname(os.path.abspath(path))
+  os.makedirs(directory, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=directory, prefix=".pretrained-")
   try:
     with os.fdopen(handle, "wb") as file:
@@ -253,16 +254,13 @@ def _check_match(
 
 
 def _report(
-  path: str | os.PathLike,
-  checkpoint: Checkpoint,
-  loaded: FlatArrays,
-  new_head: Mapping[str, Any],
+  checkpoint: Checkpoint, loaded: FlatArrays, new_head: Mapping[str, Any]
 ) -> str:
   values = sum(value.size for value in loaded.values())
   line = (
     f"Loaded {len(loaded)} parameter arrays ({values:,} values) and "
-    f"{len(checkpoint.batch_stats)} batch statistics from {path} "
-    f"({checkpoint.kind})"
+    f"{len(checkpoint.batch_stats)} batch statistics from "
+    f"{checkpoint.path} ({checkpoint.kind})"
   )
   if not new_head:
     return f"{line}, the head of {checkpoint.num_classes()} classes included."

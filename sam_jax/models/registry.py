@@ -25,6 +25,7 @@ class Family(NamedTuple):
     names: the names to list; the pattern may match more.
     options: keyword arguments of `create_model` that only some families have.
     image_size: native side of the images; None: the configuration knows.
+    synchronised: officially, batch statistics are those of all devices.
   """
 
   pattern: str
@@ -32,6 +33,7 @@ class Family(NamedTuple):
   names: tuple[str, ...]
   options: frozenset[str] = frozenset()
   image_size: int | None = 32
+  synchronised: bool = False
 
 
 def _wide_resnet(
@@ -156,6 +158,7 @@ _FAMILIES = (
     tuple(efficientnet.CONFIGS),
     frozenset({"dropout_rate", "stochastic_depth_rate"}),
     image_size=None,
+    synchronised=True,
   ),
 )
 
@@ -170,9 +173,9 @@ _ALIASES = {
   "WideResnet28x6_ShakeShake": "shake_shake_26_2x96d",
   "Pyramid_ShakeDrop_mini": "pyramidnet11_shakedrop",
   "Pyramid_ShakeDrop": "pyramidnet272_shakedrop",
-  "Resnet50": "resnet50",
-  "Resnet101": "resnet101",
-  "Resnet152": "resnet152",
+  "CNN36": "cnn36",
+  "CNN39": "cnn39",
+  **{f"Resnet{depth}": f"resnet{depth}" for depth in resnet.RESNETS},
   **{name.replace("_", "-"): name for name in efficientnet.CONFIGS},
 }
 
@@ -180,9 +183,11 @@ _ALIASES = {
 def known_models() -> list[str]:
   """The names that `create_model` lists, sorted.
 
-  `wrn{depth}_{width}` and `cnn{depth}` also work with other numbers.
+  `wrn{depth}_{width}` and `cnn{depth}` also work with other numbers, and
+  EfficientNets with hyphens.
   """
-  return sorted({n for family in _FAMILIES for n in family.names} | {*_ALIASES})
+  names = {name for family in _FAMILIES for name in family.names} | {*_ALIASES}
+  return sorted(name for name in names if "-" not in name)
 
 
 def image_size(name: str) -> int:
@@ -195,6 +200,15 @@ def image_size(name: str) -> int:
   """
   family, match = _lookup(name)
   return family.image_size or efficientnet.CONFIGS[match[0]].resolution
+
+
+def synchronises_batch_norm(name: str) -> bool:
+  """Whether the official model takes batch statistics over all devices.
+
+  Raises:
+    ValueError: if the name is unknown.
+  """
+  return _lookup(name)[0].synchronised
 
 
 def create_model(
@@ -272,7 +286,7 @@ def _lookup(name: str) -> tuple[Family, re.Match]:
     if match:
       return family, match
   known = known_models()
-  near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+  near = difflib.get_close_matches(name, [*known, *_ALIASES], n=1, cutoff=0.4)
   hint = f" Did you mean {near[0]!r}?" if near else ""
   raise ValueError(
     f"Unknown model {name!r}.{hint} Known: {', '.join(known)}; also any "
@@ -286,7 +300,7 @@ def _supported(name: str, family: Family, **options) -> dict[str, Any]:
   for option, value in given.items():
     if option not in family.options:
       raise ValueError(
-        f"Model {name!r} has no option {option!r}; "
+        f"{name!r} has no option {option!r}; "
         f"it takes {sorted(family.options) or 'none of the kind'}."
       )
     if option.endswith("_rate") and not 0 <= value < 1:

@@ -46,10 +46,17 @@ def default_config() -> ConfigDict:
         "dtype": "float32",  # of activations: float32 or bfloat16
         # Examples that share batch statistics: "m", those that share a
         # perturbation; "device", those of a device; "all", the whole batch;
-        # "frozen", none: the running averages, for fine-tuning.
-        "batch_norm": "m",
+        # "frozen", none: the running averages, for fine-tuning. None: as the
+        # official release, "frozen" with `pretrained` and "all" in
+        # EfficientNets; elsewhere "m".
+        "batch_norm": placeholder(str),
         "dropout_rate": placeholder(float),  # None: the model's own
         "remat": False,  # recompute activations in the backward pass
+        # Of a wide ResNet: shortcuts around its groups, as AutoAugment's has.
+        "additional_skips": placeholder(bool),
+        # False: a wide ResNet without batch normalisation, as the paper's
+        # study of the Hessian has it.
+        "normalisation": placeholder(bool),
       },
       "dataset": {
         "name": "cifar10",
@@ -127,9 +134,13 @@ def default_config() -> ConfigDict:
       "paper": {
         "table": "",
         "cell": "",
-        "error": "",
+        "error": "",  # with a field `along`: "value: error; value: error"
         "top_5_error": "",
+        "along": "",
         "recipe": "",  # tells whether a run departs from the cell's config
+        # Of the labels that dataset.label_file was learnt from: its own noise
+        # is what is left of that. Only reports read it.
+        "noise_rate": 0.0,
       },
       # Compiled programs, reused by later runs; "" turns it off.
       "compilation_cache_dir": "~/.cache/sam_jax/compiled",
@@ -213,26 +224,42 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
   _check_relations(config)
   _check_batches(config, num_devices)
   try:
+    models.image_size(config.model.name)
+  except ValueError as error:
+    raise ConfigError(f"config.model.name: {error}") from error
+  try:
     models.create_model(
       config.model.name,
       num_classes=10,
       dropout_rate=config.model.dropout_rate,
       remat=config.model.remat,
+      additional_skips=config.model.additional_skips,
+      normalisation=config.model.normalisation,
     )
   except ValueError as error:
-    raise ConfigError(f"config.model.name: {error}") from error
+    raise ConfigError(f"config.model: {error}") from error
   _check_data(config)
-  if config.pretrained and not epath.Path(config.pretrained).exists():
-    raise ConfigError(
-      f"config.pretrained = {config.pretrained!r}: there is no such file. Give"
-      " the path of an official or a converted checkpoint."
-    )
   if config.optimizer.name == "adamw" and (
     config.optimizer.weight_decay_kind != "decoupled"
   ):
     raise ConfigError(
       "config.optimizer.name = 'adamw' decays weights apart from the loss: set"
       " config.optimizer.weight_decay_kind = 'decoupled'."
+    )
+
+
+def check_pretrained(config: ConfigDict) -> None:
+  """Checks that the checkpoint to start from is there.
+
+  Apart from `validate_config`, because a run that has begun needs it no more.
+
+  Raises:
+    ConfigError: It is not.
+  """
+  if config.pretrained and not epath.Path(config.pretrained).exists():
+    raise ConfigError(
+      f"config.pretrained = {config.pretrained!r}: there is no such file. Give"
+      " the path of an official or a converted checkpoint."
     )
 
 
@@ -252,7 +279,7 @@ def _check_choices(config: ConfigDict) -> None:
   }
   for field, known in choices.items():
     value = _get(config, field)
-    if value not in known:
+    if value not in known and value is not None:  # an optional field
       raise ConfigError(
         f"config.{field} = {value!r} is unknown. {did_you_mean(value, known)}"
       )

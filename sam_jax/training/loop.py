@@ -22,7 +22,11 @@ from sam_jax.training import metrics as metrics_lib
 from sam_jax.training import stopping
 from sam_jax.training import workdir as workdir_lib
 from sam_jax.training.checkpoints import Checkpoints
-from sam_jax.training.config import ConfigError, validate_config
+from sam_jax.training.config import (
+  ConfigError,
+  check_pretrained,
+  validate_config,
+)
 from sam_jax.training.devices import LocalDevices
 from sam_jax.training.profiling import Profiler
 from sam_jax.training.recipe import create_recipe, input_spec
@@ -58,6 +62,8 @@ def train_and_evaluate(
   """
   validate_config(config, jax.device_count())
   with workdir_lib.claim(workdir, config) as workdir:
+    if not workdir_lib.has_begun(workdir):
+      check_pretrained(config)
     dataset = _first_process_first(lambda: create_dataset(config))
     return Run(config, workdir, dataset).train()
 

@@ -60,7 +60,9 @@ def create_recipe(
     schedule=schedule,
     seed=config.seed,
     uses_sam=config.sam.rho > 0,
-    freezes_batch_stats=config.model.batch_norm == "frozen",
+    ascent_steps=config.sam.ascent_steps,
+    sam_every=config.sam.every,
+    freezes_batch_stats=batch_norm_scope(config) == "frozen",
     micro_shards=layout.micro_shards,
     label_smoothing=config.label_smoothing,
     bootstrap=config.bootstrap.kind,
@@ -91,11 +93,26 @@ def input_spec(config: ConfigDict) -> DatasetSpec:
   return spec
 
 
+def batch_norm_scope(config: ConfigDict) -> str:
+  """Returns who shares batch statistics, see `model.batch_norm`.
+
+  Unless the config says it, the official release does: with a checkpoint to
+  start from nobody, in EfficientNets all devices.
+  """
+  if config.model.batch_norm is not None:
+    return config.model.batch_norm
+  if config.pretrained:
+    return "frozen"
+  if models.synchronises_batch_norm(config.model.name):
+    return "all"
+  return "m"
+
+
 def create_model(
   config: ConfigDict, spec: DatasetSpec, layout: MSharpnessLayout
 ) -> nn.Module:
   """Builds the network, its batch statistics shared as the config says."""
-  scope = config.model.batch_norm
+  scope = batch_norm_scope(config)
   create = functools.partial(
     models.create_model,
     config.model.name,
@@ -103,6 +120,8 @@ def create_model(
     dtype=jnp.dtype(config.model.dtype),
     dropout_rate=config.model.dropout_rate,
     remat=config.model.remat,
+    additional_skips=config.model.additional_skips,
+    normalisation=config.model.normalisation,
   )
   if scope == "frozen":
     return create(freeze_batch_norm=True)
@@ -126,7 +145,10 @@ def summary(config: ConfigDict, num_devices: int) -> str:
   """
   validate_config(config, num_devices)
   spec = input_spec(config)
-  model = models.create_model(config.model.name, spec.num_classes)
+  layout = m_sharpness_layout(
+    config.sam.m, config.batch_size // num_devices, num_devices
+  )
+  model = create_model(config, spec, layout)
   return model_summary(model, spec.image_shape)
 
 

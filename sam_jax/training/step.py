@@ -55,6 +55,8 @@ class Recipe:
   schedule: optax.Schedule
   seed: int
   uses_sam: bool
+  ascent_steps: int = 1
+  sam_every: int = 1
   freezes_batch_stats: bool = False
   micro_shards: int = 1
   label_smoothing: float = 0.0
@@ -177,14 +179,17 @@ def _shard_gradient(state, batch, index, recipe):
     penalty = losses.l2_penalty(params, recipe.l2, recipe.l2_on_norm)
     return loss + penalty, (loss, logits, updated.get("batch_stats", {}))
 
+  gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
   def sam_loss_and_gradient(params, ascent_step):
-    del ascent_step  # every pass draws the same dropout masks
-    (_, (loss, _, _)), gradient = gradient_fn(params, False)
+    # Every pass draws the same masks. All but the last one look for a maximum
+    # of the loss; the last one's gradient is the one to descend along.
+    climbs = ascent_step < recipe.ascent_steps - 1
+    (_, (loss, _, _)), gradient = gradient_fn(params, climbs)
     return loss, gradient
 
-  gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  (_, (loss, logits, batch_stats)), gradient = gradient_fn(
-    state.params, recipe.uses_sam
+  (_, (loss, logits, batch_stats)), gradient = _first_pass(
+    gradient_fn, state, recipe
   )
   gradient, sam_state = recipe.sharpness.update(
     gradient, state.sam_state, state.params, grad_fn=sam_loss_and_gradient
@@ -205,6 +210,17 @@ def _shard_gradient(state, batch, index, recipe):
     "wrong_rate": jnp.mean(wrong),
     "error_rate_if_wrong": jnp.mean(errors * wrong),
   }
+
+
+def _first_pass(gradient_fn, state, recipe):
+  """The pass at w: of the true gradient where SAM climbs along it."""
+  if not recipe.uses_sam or recipe.sam_every == 1:
+    return gradient_fn(state.params, recipe.uses_sam)
+  return jax.lax.cond(
+    state.sam_state.count % recipe.sam_every == 0,
+    lambda: gradient_fn(state.params, True),
+    lambda: gradient_fn(state.params, False),
+  )
 
 
 def _mean_over_micro_shards(

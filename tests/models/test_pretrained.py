@@ -48,7 +48,7 @@ def assert_equal(actual, expected):
 
 def test_official_checkpoint_gives_the_official_logits():
   model, variables = fresh()
-  loaded, report = load_pretrained(OFFICIAL, variables)
+  loaded, report = load_pretrained(read_checkpoint(OFFICIAL), variables)
   golden = Golden("efficientnet_tiny")
   assert_equal(loaded, golden.variables())
   logits = jax.jit(functools.partial(model.apply, train=False))(
@@ -61,7 +61,7 @@ def test_official_checkpoint_gives_the_official_logits():
 
 def test_head_is_replaced_when_the_number_of_classes_differs():
   _, variables = fresh(classes=10)
-  loaded, report = load_pretrained(OFFICIAL, variables)
+  loaded, report = load_pretrained(read_checkpoint(OFFICIAL), variables)
   golden = Golden("efficientnet_tiny").variables()
   head = loaded["params"]["Head_6"].pop("dense")
   assert_equal(head, variables["params"]["Head_6"]["dense"])
@@ -100,7 +100,8 @@ def training_tree(ema):
 )
 def test_training_checkpoints(tmp_path, ema, use_ema, shift, kind):
   path = write(tmp_path / "checkpoint_7", training_tree(ema))
-  loaded, report = load_pretrained(path, fresh()[1], use_ema=use_ema)
+  checkpoint = read_checkpoint(path, use_ema=use_ema)
+  loaded, report = load_pretrained(checkpoint, fresh()[1])
   expected = jax.tree.map(
     lambda a: a + np.float32(shift), Golden("efficientnet_tiny").variables()
   )
@@ -115,7 +116,7 @@ def test_saved_file_round_trip(tmp_path, name):
   path.write_bytes(b"an older file")
   save_pretrained(path, variables)
   zeros = jax.tree.map(np.zeros_like, variables)
-  loaded, report = load_pretrained(path, zeros)
+  loaded, report = load_pretrained(read_checkpoint(path), zeros)
   assert_equal(loaded, variables)
   assert "converted file" in report
   assert list(tmp_path.iterdir()) == [path]
@@ -131,7 +132,7 @@ def current_umask():
 def test_round_trip_without_batch_norm(tmp_path):
   variables = {"params": {"Dense_3": {"kernel": np.ones((2, 3), np.float32)}}}
   save_pretrained(tmp_path / "file", variables)
-  loaded, _ = load_pretrained(tmp_path / "file", variables)
+  loaded, _ = load_pretrained(read_checkpoint(tmp_path / "file"), variables)
   assert_equal(loaded, variables)
 
 
@@ -192,7 +193,7 @@ def test_damaged_checkpoints(tmp_path, damage, message):
   damage(tree)
   path = write(tmp_path / "checkpoint_0", tree)
   with pytest.raises(ValueError, match=message) as error:
-    load_pretrained(path, fresh()[1])
+    load_pretrained(read_checkpoint(path), fresh()[1])
   assert str(path) in str(error.value)
 
 
@@ -215,7 +216,7 @@ def test_files_that_are_no_checkpoints(tmp_path, content, message):
   path = tmp_path / "checkpoint_0"
   path.write_bytes(content)
   with pytest.raises(ValueError, match=message) as error:
-    load_pretrained(path, fresh()[1])
+    load_pretrained(read_checkpoint(path), fresh()[1])
   assert str(path) in str(error.value)
 
 
@@ -227,7 +228,7 @@ def test_directory_instead_of_file():
 def test_other_architecture():
   _, variables = fresh("wrn10_2", 10)
   with pytest.raises(ValueError, match="Build the model that the file was"):
-    load_pretrained(OFFICIAL, variables)
+    load_pretrained(read_checkpoint(OFFICIAL), variables)
 
 
 def run_script(*flags):
@@ -240,13 +241,13 @@ def run_script(*flags):
 
 
 def test_convert_script(tmp_path):
-  output = tmp_path / "tiny.msgpack"
+  output = tmp_path / "new" / "tiny.msgpack"
   result = run_script(
     "--model=efficientnet-tiny", f"--input={OFFICIAL}", f"--output={output}"
   )
   assert result.returncode == 0, result.stderr
   assert "70 parameter arrays" in result.stdout and str(output) in result.stdout
-  loaded, _ = load_pretrained(output, fresh()[1])
+  loaded, _ = load_pretrained(read_checkpoint(output), fresh()[1])
   assert_equal(loaded, Golden("efficientnet_tiny").variables())
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from sam_jax.training.config import (
   ConfigError,
+  check_pretrained,
   default_config,
   validate_config,
 )
@@ -14,9 +15,8 @@ BAD_FIELDS = [
   ("batch_size", 0, "config.batch_size = 0 must be >= 1"),
   ("eval_batch_size", 9, "config.eval_batch_size = 9 .* 8 would"),
   ("label_smoothing", 1.5, r"config.label_smoothing = 1.5 must be in \[0, 1\]"),
-  ("pretrained", "/no/file", "config.pretrained = '/no/file'.*no such file"),
   ("model.name", "wrn28_11_2", "config.model.name: .*wrn28_10"),
-  ("model.name", "wrn27_10", "config.model.name: .*6n"),
+  ("model.name", "wrn27_10", "config.model: .*6n"),
   ("model.dtype", "float64", "config.model.dtype = 'float64' .*float32"),
   ("model.batch_norm", "n", "config.model.batch_norm = 'n' is unknown"),
   ("dataset.name", "cifar1", "config.dataset.name = 'cifar1' .*'cifar10'"),
@@ -30,7 +30,7 @@ BAD_FIELDS = [
   ("sam.rho_min", 0.5, "config.sam.rho_min = 0.5 must be at most"),
   ("sam.rho", None, r"config.sam.rho = None must have a value, such as 0\.05"),
   ("seed", -1, "config.seed = -1 must be >= 0"),
-  ("model.dropout_rate", 1.0, "config.model.name: .*rate"),
+  ("model.dropout_rate", 1.0, "config.model: dropout_rate must be"),
   ("keep_checkpoints_at_epochs", ("a",), "'a' is not an epoch"),
   ("sam.p", 0.5, "config.sam.p = 0.5 must be >= 1"),
   ("sam.m", 24, "config.sam.m: m = 24 .* can be 1, 2, 4, 8, 16, 32, 64, 128"),
@@ -61,6 +61,14 @@ def test_bad_field_is_named_with_its_value_and_a_remedy(field, value, message):
   with pytest.raises(ConfigError, match=message) as error:
     validate_config(config, num_devices=8)
   assert "\n" not in str(error.value)
+
+
+def test_a_missing_checkpoint_to_start_from_is_named():
+  config = default_config()
+  config.pretrained = "/no/file"
+  with pytest.raises(ConfigError, match=r"pretrained = '/no/file'.*no such"):
+    check_pretrained(config)
+  validate_config(config, num_devices=8)  # it may have done its work
 
 
 @pytest.mark.parametrize(("field", "value"), [("p", 1.0), ("ascent_steps", 2)])

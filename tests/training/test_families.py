@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from sam_jax.models.pretrained import read_checkpoint
 from sam_jax.training import loop
 from sam_jax.training import step as step_lib
 from sam_jax.training.checkpoints import Checkpoints
-from sam_jax.training.config import default_config
+from sam_jax.training.config import ConfigError, default_config
 from sam_jax.training.recipe import create_recipe
 from sam_jax.training.step import AXIS
 
@@ -23,22 +24,21 @@ SPEC = dataclasses.replace(
   catalog.dataset_spec("cifar10"), image_shape=(16, 16, 3)
 )
 FAMILIES = [
-  ("wrn10_1", "m"),
-  ("shake_shake_mini", "m"),
-  ("pyramidnet_mini_shakedrop", "m"),
-  ("resnet20", "m"),
-  ("resnet18", "m"),
-  ("efficientnet_tiny", "all"),
-  ("cnn8", "m"),
+  "wrn10_1",
+  "shake_shake_mini",
+  "pyramidnet_mini_shakedrop",
+  "resnet20",
+  "resnet18",
+  "efficientnet_tiny",
+  "cnn8",
 ]
 
 
-def make_config(name, batch_norm="m", dtype="float32"):
+def make_config(name, dtype="float32"):
   config = default_config()
   config.batch_size = 16
   config.num_epochs = 1
   config.model.name = name
-  config.model.batch_norm = batch_norm
   config.model.dtype = dtype
   config.optimizer.learning_rate = 0.01
   return config
@@ -63,9 +63,9 @@ def take_step(config):
   return before, after, metrics
 
 
-@pytest.mark.parametrize(("name", "batch_norm"), FAMILIES)
-def test_sam_step_of_every_family(name, batch_norm):
-  before, after, metrics = take_step(make_config(name, batch_norm))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sam_step_of_every_family(name):
+  before, after, metrics = take_step(make_config(name))
   assert metrics["diverged_at"] == -1
   assert metrics["perturbation_norm"] == pytest.approx(0.05, rel=1e-4)
   moved = jax.tree.map(
@@ -92,6 +92,20 @@ def test_bfloat16_keeps_everything_but_activations_in_float32():
   assert metrics["perturbation_norm"] == pytest.approx(0.05, rel=1e-5)
 
 
+def test_batch_statistics_are_shared_as_officially():
+  config = make_config("efficientnet_tiny")
+  settings = create_recipe(config, SPEC, 4, 8).model.settings
+  assert (settings.batch_norm_axis, settings.batch_norm_groups) == (AXIS, None)
+  config.pretrained = str(CHECKPOINT)
+  recipe = create_recipe(config, SPEC, 4, 8)
+  assert recipe.model.settings.freeze_batch_norm
+  assert recipe.freezes_batch_stats
+  config = make_config("resnet18")
+  assert (
+    create_recipe(config, SPEC, 4, 8).model.settings.batch_norm_axis is None
+  )
+
+
 def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
   """From msgpack file to trained weights: head replaced, statistics frozen."""
   random = np.random.default_rng(0)
@@ -109,10 +123,10 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
     )
 
   monkeypatch.setattr(loop, "create_dataset", toy_dataset)
-  config = make_config("efficientnet_tiny", "frozen")
-  config.pretrained = str(CHECKPOINT)
+  config = make_config("efficientnet_tiny")
+  config.pretrained = str(shutil.copy(CHECKPOINT, tmp_path / "official"))
   config.augment.policy = "none"
-  run = loop.Run(config, tmp_path, toy_dataset(config))
+  run = loop.Run(config, tmp_path / "run", toy_dataset(config))
   state = jax.device_get(run._initial_state())
   official = read_checkpoint(CHECKPOINT)
   stem = official.params["Stem_0/conv2d/kernel"]
@@ -120,12 +134,18 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
     state.params["Stem_0"]["conv2d"]["kernel"], stem
   )
   assert state.params["Head_6"]["dense"]["kernel"].shape == (64, 10)
-  result = run.train()
+  result = loop.train_and_evaluate(config, tmp_path / "run")
   assert result["step"] == 2
   assert np.isfinite(result["loss"])
-  checkpoints = Checkpoints(tmp_path / "checkpoints")
+  checkpoints = Checkpoints(tmp_path / "run/checkpoints")
   trained = checkpoints.restore_latest(state)
   checkpoints.close()
   mean = trained.batch_stats["Stem_0"]["batch_normalization"]["mean"]
   expected = official.batch_stats["Stem_0/batch_normalization/mean"]
   np.testing.assert_array_equal(mean, expected)
+
+  # A run that has begun needs the file no more.
+  pathlib.Path(config.pretrained).unlink()
+  assert loop.train_and_evaluate(config, tmp_path / "run") is None
+  with pytest.raises(ConfigError, match="there is no such file"):
+    loop.train_and_evaluate(config, tmp_path / "another")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import traverse_util
 from sam_jax import create_model
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.m_sharpness import m_sharpness_layout
+from sam_jax.models import layers
 from sam_jax.training import losses
 from sam_jax.training import step as step_lib
 from sam_jax.training.config import default_config
@@ -264,6 +266,58 @@ def test_statistics_and_metrics_are_those_of_the_first_pass():
   assert sam_metrics["sharpness"] == pytest.approx(expected, rel=1e-5)
   assert sam_metrics["sharpness"] > 0
   assert distance(sgd.params, sam.params) > 1e-4
+
+
+class ShakeNet(nn.Module):
+  """Two branches mixed at random; notes whose gradient each pass takes."""
+
+  note: Callable[[bool], None] | None = None
+
+  @nn.compact
+  def __call__(self, x, *, train, true_gradient=False):
+    if self.note is not None:
+      self.note(true_gradient)
+    x = x.reshape(len(x), -1)
+    a, b = (nn.tanh(nn.Dense(10, name=name)(x)) for name in "ab")
+    if not train:
+      return (a + b) / 2
+    draws = layers.draw_shake_shake(self.make_rng("dropout"), len(x))
+    gates = [gate[..., 0, 0] for gate in draws]
+    return layers.shake_shake(a, b, *gates, true_gradient=true_gradient)
+
+
+@pytest.mark.parametrize(
+  ("fields", "expected"),
+  [
+    ({"rho": 0.0}, [False]),
+    ({}, [True, False]),
+    ({"ascent_steps": 3}, [True, True, True, False]),
+    ({"second_order": True}, [True, False, True]),
+  ],
+)
+def test_sam_climbs_along_the_true_gradient_and_descends_along_the_other(
+  fields, expected
+):
+  recipe = make_recipe(make_config(**fields), 1, ShakeNet())
+  state = step_lib.create_state(recipe, (8, 8, 1))
+  passes = []
+  model = ShakeNet(note=passes.append)
+  step = functools.partial(
+    step_lib.train_step, recipe=dataclasses.replace(recipe, model=model)
+  )
+  mapped = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=AXIS)
+  jax.eval_shape(mapped, state, split(make_batch(), 1))
+  assert passes == expected
+
+
+def test_steps_between_those_of_sam_are_those_of_sgd():
+  sam = make_recipe(make_config(every=2), 1, ShakeNet())
+  sgd = make_recipe(make_config(rho=0.0), 1, ShakeNet())
+  state, _ = train(sam, 1, steps=1)
+  batch = split(make_batch(1), 1)
+  (plain, _), (expected, _) = (mapped(r, 1)(state, batch) for r in (sam, sgd))
+  assert distance(plain.params, expected.params) < 1e-7
+  assert distance(plain.params, state.params) > 1e-3
 
 
 def test_metrics_are_means_since_the_last_log_line():
