@@ -4,13 +4,17 @@
 
 over a whole set of examples, or, for m-sharpness, the mean over disjoint groups
 of m examples of each group's own sharpness. The maximum is sought as SAM seeks
-it, with one or several ascent steps.
+it, with one or several ascent steps, and is the highest loss that any of them
+lands on: more steps never report less. After a step the way is scaled back to
+the neighbourhood: that is the projection for p = 2 alone, and for other norms
+it leads into the neighbourhood, but not to its nearest point.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -47,22 +51,32 @@ def sharpness(
       `sam_jax.sharpness_aware`.
 
   Returns:
-    The loss at `params`, and at the end of the ascent.
+    The loss at `params`, and the highest one of the ascent.
 
   Raises:
     ValueError: An argument is out of range.
   """
-  transformation = sharpness_aware(rho, has_value=True, **kwargs)
+  transformation = sharpness_aware(rho, **kwargs)
   loss, gradient = value_and_grad(params)
   if rho == 0:
     return Sharpness(float(loss), float(loss))
-  _, state = transformation.update(
-    gradient,
-    transformation.init(params),
-    params,
-    grad_fn=lambda perturbed, _: value_and_grad(perturbed),
-  )
-  return Sharpness(float(loss), float(state.perturbed_value))
+  highest = _highest_loss(transformation, value_and_grad, params, gradient)
+  return Sharpness(float(loss), float(highest))
+
+
+def _highest_loss(transformation, value_and_grad, params, gradient):
+  """The highest loss that `sharpness_aware` meets on its way up."""
+  losses = []
+
+  def gradient_fn(perturbed, ascent_step):
+    del ascent_step
+    loss, gradient = value_and_grad(perturbed)
+    losses.append(loss)
+    return gradient
+
+  state = transformation.init(params)
+  transformation.update(gradient, state, params, grad_fn=gradient_fn)
+  return jnp.max(jnp.stack(losses))
 
 
 def m_sharpness(
@@ -112,22 +126,17 @@ def group_sharpness(
     **kwargs: As for `sharpness`.
 
   Returns:
-    Two float32 (); the rest of `m_sharpness` is a mean over groups.
+    Two float32 (), the second the highest of the ascent; the rest of
+    `m_sharpness` is a mean over groups.
 
   Raises:
     ValueError: An argument is out of range.
   """
 
-  def value_and_grad(params, ascent_step=0):
-    del ascent_step
-    return jax.value_and_grad(lambda w: example_losses(w, group).mean())(params)
-
-  transformation = sharpness_aware(lambda _: rho, has_value=True, **kwargs)
+  value_and_grad = jax.value_and_grad(lambda w: example_losses(w, group).mean())
+  transformation = sharpness_aware(lambda _: rho, **kwargs)
   loss, gradient = value_and_grad(params)
-  _, state = transformation.update(
-    gradient, transformation.init(params), params, grad_fn=value_and_grad
-  )
-  return loss, state.perturbed_value
+  return loss, _highest_loss(transformation, value_and_grad, params, gradient)
 
 
 def m_sharpness_fn(

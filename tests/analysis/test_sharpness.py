@@ -8,6 +8,7 @@ import pytest
 from sam_jax.analysis import runs
 from sam_jax.analysis.objective import Objective
 from sam_jax.analysis.sharpness import (
+  group_sharpness,
   m_sharpness,
   m_sharpness_fn,
   sharpness,
@@ -62,6 +63,17 @@ def test_many_steps_find_the_largest_curvature_at_a_minimum():
   near = 1e-6 * W
   found = sharpness(jax.value_and_grad(quadratic), near, RHO, ascent_steps=40)
   assert found.sharpness == pytest.approx(RHO**2 / 2 * 5, rel=1e-3)
+
+
+def test_more_steps_never_report_less():
+  """The steps jump over the sine's peak, from 1 to 3, to 1, and to 3."""
+  waves = lambda w, batch: jnp.sin(w) * batch["x"]  # noqa: E731
+  wave = lambda w: waves(w, {"x": np.ones(1)}).mean()  # noqa: E731
+  w, batch = np.ones(1, np.float32), {"x": np.ones(4, np.float32)}
+  found = sharpness(jax.value_and_grad(wave), w, 2.0, ascent_steps=3)
+  assert found.perturbed_loss == pytest.approx(np.sin(1), rel=1e-5)
+  of_group = group_sharpness(waves, w, 2.0, batch, ascent_steps=3)
+  np.testing.assert_allclose(of_group, found, rtol=1e-5)
 
 
 def test_no_radius_no_sharpness():
