@@ -33,7 +33,7 @@ _ROUNDING = 1e-5
 
 
 class Probe(NamedTuple):
-  """What a Lanczos run of m steps says about a spectrum.
+  """What a Lanczos run of m steps says about a spectrum, and what it took.
 
   Every array is float64 [m], in the order of descending Ritz values.
   """
@@ -41,8 +41,14 @@ class Probe(NamedTuple):
   ritz_values: np.ndarray  # approximate eigenvalues
   weights: np.ndarray  # of the quadrature; they sum to 1
   residuals: np.ndarray  # an eigenvalue lies this near to each, with rounding
-  seconds: float
+  seconds: float  # with compilation, if it was the first
   host_bytes: int  # of the basis
+  device_bytes: int | None = None  # of each device; None: not known
+
+  @property
+  def size(self) -> int:
+    """Rows of the matrix, which is the number of all eigenvalues."""
+    return self.host_bytes // (4 * len(self.weights))
 
 
 class Eigenvalue(NamedTuple):
@@ -76,7 +82,8 @@ def probe_hessian(
     on_step: Called with the number of steps done, after each.
 
   Returns:
-    The probe.
+    The probe; its `device_bytes` are arguments and temporary buffers of the
+    compiled product.
 
   Raises:
     ValueError: `steps` < 1, or the Hessian is not finite.
@@ -93,7 +100,10 @@ def probe_hessian(
     result = jax.device_get(objective.hessian_product(params, tree))
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(result)])
 
-  return probe(product, int(ends[-1]), steps, seed, on_step)
+  found = probe(product, int(ends[-1]), steps, seed, on_step)
+  memory = objective.hessian_program(params).memory_analysis()
+  held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  return found._replace(device_bytes=held)
 
 
 def probe(

@@ -191,26 +191,26 @@ class Objective:
   def gradient_program(self, params: Params) -> jax.stages.Compiled:
     """The compiled pass of `value_and_grad`, to look at; params or shapes."""
     like = (jax.ShapeDtypeStruct((), jnp.float32), params)
-    return self._compile(self._loss_and_gradient_sum, like, params)
+    return self._program(self._loss_and_gradient_sum, like, params)
 
   def hessian_program(self, params: Params) -> jax.stages.Compiled:
     """The compiled pass of `hessian_product`, to look at; params or shapes."""
-    return self._compile(self._hessian_product_sum, params, params, params)
+    return self._program(self._hessian_product_sum, params, params, params)
 
-  def _compile(self, add_sum, like, *trees):
-    """Compiles the pass over a batch; `like` has its result's shapes."""
-    totals = jax.eval_shape(self._zeros, like)
-    return add_sum.lower(totals, *trees, self._batches[0]).compile(
-      compiler_options=self._options
-    )
+  def _program(self, add_sum, like, *trees):
+    """The compiled pass over a batch; `like` has its result's shapes."""
+    if add_sum not in self._programs:
+      totals = jax.eval_shape(self._zeros, like)
+      lowered = add_sum.lower(totals, *trees, self._batches[0])
+      self._programs[add_sum] = lowered.compile(compiler_options=self._options)
+    return self._programs[add_sum]
 
   def _mean(self, add_sum, like, *trees):
     """Adds up a function over the batches; `like` has its result's shapes."""
-    if add_sum not in self._programs:
-      self._programs[add_sum] = self._compile(add_sum, like, *trees)
+    program = self._program(add_sum, like, *trees)
     totals, trees = self._zeros(like), self.put(trees)
     for batch in self._batches:
-      totals = self._programs[add_sum](totals, *trees, batch)
+      totals = program(totals, *trees, batch)
     # On virtual CPU devices, which share threads, later programs must not get
     # in the way of this one's all-reduce: it would wait for ever.
     return jax.block_until_ready(self._mean_of_totals(totals))

@@ -35,15 +35,14 @@ class Pieces:
       except (ValueError, KeyError, TypeError):
         logger.warning("%s is damaged: its results are lost.", self.path)
 
-  def find(self, key: Mapping[str, Any]) -> Any | None:
-    """The result under a key of JSON values; None if there is none."""
-    for piece in self._pieces:
-      if piece["of"] == key:
-        return piece["result"]
-    return None
+  def __contains__(self, key: Mapping[str, Any]) -> bool:
+    """Whether there is a result, finite or not, under a key of JSON values."""
+    return self._find(key) is not None
 
   def get(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
     """The result under a key, computed and saved if it is not there yet.
+
+    The file is written anew each time, which is little beside a computation.
 
     Args:
       key: JSON values that decide the result.
@@ -52,13 +51,17 @@ class Pieces:
     Returns:
       The result. Numbers that are not finite are None in it, as JSON has none.
     """
-    result = self.find(key)
-    if result is None:
-      result = _finite(compute())
-      self._pieces.append({"of": dict(key), "result": result})
+    piece = self._find(key)
+    if piece is None:
+      piece = {"of": dict(key), "result": _finite(compute())}
+      self._pieces.append(piece)
       self.path.parent.mkdir(parents=True, exist_ok=True)
       files.write_json(self.path, {"pieces": self._pieces})
-    return result
+    return piece["result"]
+
+  def _find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The piece: its result may be None, of a number that is not finite."""
+    return next((p for p in self._pieces if p["of"] == key), None)
 
 
 def _finite(value: Any) -> Any:

@@ -62,7 +62,7 @@ class Subject:
     with Progress(f"{self.label}: {what}", steps * len(keys)) as progress:
       for key in keys:
         whole = key | self._identity
-        is_new = self.pieces.find(whole) is None
+        is_new = whole not in self.pieces
         one = functools.partial(compute, key, progress.advance)
         found.append(self.pieces.get(whole, one))
         rest = steps * len(found) - progress.done
@@ -80,37 +80,51 @@ class Subject:
 
 
 def measure_sharpness(
-  subject: Subject, rhos: Sequence[float], ms: Sequence[int]
-) -> dict[str, list[float]]:
+  subject: Subject,
+  rhos: Sequence[float],
+  ms: Sequence[int],
+  p: float = 2.0,
+  adaptive: bool = False,
+  ascent_steps: int = 1,
+) -> dict[str, np.ndarray]:
   """m-sharpness, and sharpness of all examples together.
 
   Args:
     subject: What to look at.
     rhos: Radii.
     ms: Group sizes of the m-sharpness; a group lies on one device.
+    p: Norm of the neighbourhood.
+    adaptive: ASAM's neighbourhood.
+    ascent_steps: Of the search for the maximum.
 
   Returns:
-    "m = 8" or "all" -> sharpness for each rho.
+    "m = 8" or "all" -> sharpness for each rho, float64 [rhos]; nan where it is
+    not finite.
 
   Raises:
-    ValueError: There are fewer examples than m.
+    ValueError: There are fewer examples than m, or an argument is out of range.
   """
+  ball = {"p": p, "adaptive": adaptive, "ascent_steps": ascent_steps}
   params, found = subject.params, {}
 
   def add(name, measure, num_groups):
-    found[name] = subject.results(
+    results = subject.results(
       name,
-      [{"sharpness": name, "rho": rho} for rho in rhos],
+      # JSON has no infinity, which p may be.
+      [{"sharpness": name, "rho": r, **ball, "p": f"{p:g}"} for r in rhos],
       lambda key, advance: measure(key["rho"], advance).sharpness,
       num_groups,
     )
+    found[name] = np.array(results, np.float64)
 
   for m in ms:
-    of_groups = m_sharpness_fn(subject.run.example_losses, subject.examples, m)
+    of_groups = m_sharpness_fn(
+      subject.run.example_losses, subject.examples, m, **ball
+    )
     measure = functools.partial(of_groups, params)
     add(f"m = {m}", measure, len(subject.examples["label"]) // m)
   value_and_grad = subject.objective.value_and_grad
-  add("all", lambda rho, _: sharpness(value_and_grad, params, rho), 1)
+  add("all", lambda rho, _: sharpness(value_and_grad, params, rho, **ball), 1)
   return found
 
 
@@ -148,9 +162,10 @@ def measure_spectrum(
   ]
   return [
     hessian.Probe(
-      *(np.array(probe[name]) for name in hessian.Probe._fields[:3]),
-      probe["seconds"],
-      probe["host_bytes"],
+      **{
+        name: np.array(value) if isinstance(value, list) else value
+        for name, value in probe.items()
+      }
     )
     for probe in subject.results("Lanczos", keys, run_probe, steps)
   ]

@@ -106,6 +106,9 @@ def test_network_equals_its_dense_hessian_on_any_number_of_devices():
     assert done == list(range(1, flat.size + 1))
   for probe in probes:
     np.testing.assert_allclose(probe.ritz_values, exact, atol=1e-4 * exact[0])
+    assert probe.size == flat.size
+    # The parameters, a vector and the sum of its products, at least.
+    assert 3 * flat.nbytes < probe.device_bytes < 100 * flat.nbytes
   np.testing.assert_allclose(probes[0].weights, probes[1].weights, atol=1e-2)
 
 

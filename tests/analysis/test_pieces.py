@@ -16,8 +16,9 @@ def test_pieces_are_found_again_and_only_under_their_own_key(tmp_path):
   assert pieces.get({"weights": 1, "rho": 0.1}, lambda: [1.5, 2.0]) == [1.5, 2]
   again = Pieces(path)
   assert again.get({"rho": 0.1, "weights": 1}, refuse) == [1.5, 2]
-  assert again.find({"weights": 2, "rho": 0.1}) is None
-  assert again.find({"weights": 1}) is None
+  assert {"weights": 1, "rho": 0.1} in again
+  assert {"weights": 2, "rho": 0.1} not in again
+  assert {"weights": 1} not in again
 
 
 def test_file_is_strict_json(tmp_path):
@@ -30,7 +31,15 @@ def test_file_is_strict_json(tmp_path):
   )
 
 
+def test_what_is_not_finite_is_not_computed_again(tmp_path):
+  pieces = Pieces(tmp_path / "a.json")
+  assert pieces.get({"rho": 9}, lambda: math.inf) is None
+  for each in (pieces, Pieces(tmp_path / "a.json")):
+    assert {"rho": 9} in each
+    assert each.get({"rho": 9}, refuse) is None
+
+
 def test_damaged_file_holds_nothing(tmp_path):
   for text in ("", "{", "[]", '{"pieces": ', '{"pieces": [1]}', '"\\u0000"'):
     (tmp_path / "a.json").write_text(text)
-    assert Pieces(tmp_path / "a.json").find({}) is None
+    assert {} not in Pieces(tmp_path / "a.json")
