@@ -4,6 +4,10 @@ The score of the NeurIPS 2020 competition "Predicting Generalization in Deep
 Learning" (PGDL), after Jiang et al., "Fantastic generalization measures and
 where to find them" (ICLR 2020); section 4.1 of the SAM paper scores m-sharpness
 by it.
+
+The score is blind to the sign: a measure that is always wrong scores as high as
+one that is always right. Kendall's rank correlation, which that line of work
+also uses, tells one from the other.
 """
 
 import itertools
@@ -11,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 
 def generalisation_score(
@@ -29,7 +34,8 @@ def generalisation_score(
   Args:
     hyperparameters: Values [N] of each network, by name; at least two names,
       and at least one network for each combination of their values.
-    measure: [N], to be high where the gap is.
+    measure: [N]; whether it is high or low where the gap is high, the score
+      does not see.
     gap: [N], training accuracy minus test accuracy.
 
   Returns:
@@ -59,6 +65,45 @@ def generalisation_score(
     entropy = _entropy(of_gap).mean()
     scores.append(information.mean() / entropy if entropy > 0 else np.nan)
   return float(np.min(scores))
+
+
+def rank_correlations(
+  hyperparameters: Mapping[str, Sequence[Any]],
+  measure: Sequence[float],
+  gap: Sequence[float],
+) -> dict[str, float]:
+  """Kendall's tau between a measure and the gap, one hyperparameter at a time.
+
+  Jiang et al. (2020) call it granulated.
+
+  Args:
+    hyperparameters: Values [N] of each network, by name.
+    measure: [N].
+    gap: [N].
+
+  Returns:
+    In [-1, 1], by hyperparameter: the mean over the sets of networks that
+    differ in it alone. 1: the measure always rises with the gap.
+  """
+  found = {}
+  for name in hyperparameters:
+    others = [
+      hyperparameters[other] for other in hyperparameters.keys() - {name}
+    ]
+    sets = {}
+    for i, values in enumerate(zip(*others, strict=True)):
+      sets.setdefault(values, []).append(i)
+    found[name] = float(
+      np.mean(
+        [kendall(np.take(measure, s), np.take(gap, s)) for s in sets.values()]
+      )
+    )
+  return found
+
+
+def kendall(first: Sequence[float], second: Sequence[float]) -> float:
+  """Kendall's tau of two sequences, as long as one another."""
+  return float(stats.kendalltau(first, second).statistic)
 
 
 def _cells(

@@ -6,7 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from sam_jax.analysis.generalisation_score import generalisation_score
+from sam_jax.analysis.generalisation_score import (
+  generalisation_score,
+  kendall,
+  rank_correlations,
+)
 
 
 def entropy(counts):
@@ -54,6 +58,23 @@ def test_a_perfect_measure_and_a_constant_one():
   # Of a pair in one cell the gap's sign is not always that of the reverse.
   assert generalisation_score(HYPERPARAMETERS, np.exp(gap), gap) == 1
   assert generalisation_score(HYPERPARAMETERS, 0 * gap, gap) == 0
+
+
+def test_the_score_is_blind_to_the_sign_and_the_rank_correlation_is_not():
+  gap = np.random.default_rng(0).permutation(len(GRID))  # no ties
+  # A network is not above itself either way: that is the rest.
+  assert generalisation_score(HYPERPARAMETERS, -gap, gap) > 0.9
+  assert [kendall(sign * gap, gap) for sign in (1, -1)] == [1, -1]
+
+
+def test_rank_correlation_of_each_hyperparameter():
+  """A measure that is right about the first, and wrong about the second."""
+  grid = list(itertools.product((0, 1, 2), (0, 10, 20)))
+  gap = [a + b for a, b in grid]
+  measure = [a - b for a, b in grid]
+  columns = {"a": [a for a, _ in grid], "b": [b for _, b in grid]}
+  found = rank_correlations(columns, measure, gap)
+  assert found == {"a": pytest.approx(1), "b": pytest.approx(-1)}
 
 
 def test_a_grid_with_a_hole_is_refused():
