@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from sam_jax.datasets import decoded, in_memory
-from sam_jax.training import loop, paper, workdir
-from sam_jax.training.config import default_config, validate_config
+from sam_jax.datasets.catalog import dataset_spec
+from sam_jax.m_sharpness import m_sharpness_layout
+from sam_jax.training import loop, paper, recipe, workdir
+from sam_jax.training.config import (
+  ConfigError,
+  default_config,
+  validate_config,
+)
 
 DIRECTORY = pathlib.Path(__file__).parents[2] / "configs"
 FILES = sorted(path.stem for path in DIRECTORY.glob("*.py"))
@@ -129,6 +135,9 @@ WRONG_WORDS = [
   ("cifar", "sam,sgd", "'sam' and 'sgd' exclude each other. Known: wrn28_10"),
   ("cifar", "200_epochs,pyramidnet", "'200_epochs' and 'pyramidnet' exclude"),
   ("cifar", "sam,double_epochs", "'sam' and 'double_epochs' exclude"),
+  ("cifar", "rho005,sgd", "'rho005' and 'sgd' exclude"),
+  ("cifar", "inner_steps,pyramidnet", "No variant has all of"),
+  ("finetune", "l2,rho005", "'l2' and 'rho005' exclude"),
   ("imagenet", "efficientnet_b0,100_epochs", "exclude each other"),
   ("noisy_labels", "noise30", "Did you mean 'noise80'"),
   ("digits", "adam", "Known: sam, sgd"),
@@ -181,6 +190,7 @@ EFFICIENTNET = RESNET | {
   "num_epochs": 350,
   "batch_size": 2048,
   "ema.decay": 0.9999,
+  "model.batch_norm": "all",
   "augment.policy": "randaugment",
   "augment.randaugment_layers": 2,
   "augment.randaugment_magnitude": 9,
@@ -215,6 +225,7 @@ RECIPES = [
   ("cifar", "sgd", 200, 0.1, 5e-4, 0.0, "basic", "none", CIFAR),
   ("cifar", "sgd,double_epochs", 400, 0.1, 5e-4, 0, "basic", "none", CIFAR),
   ("cifar", "cifar100,cutout", 200, 0.1, 5e-4, 0.1, "basic", "batch", CIFAR),
+  ("cifar", "cifar100,rho005", 200, 0.1, 5e-4, 0.05, "basic", "none", CIFAR),
   ("cifar", "1800_epochs", 1800, 0.05, 1e-3, 0.05, "basic", "none", CIFAR),
   (
     *("cifar", "1800_epochs,cifar100,autoaugment"),
@@ -297,10 +308,16 @@ def test_noisy_labels():
   config = get_config("noise60,sam,bootstrap")
   assert config.dataset.label_noise.rate == 0.0
   assert config.dataset.label_file == "labels/noise60_sam.npy"
+  assert config.paper.noise_rate == 0.6
   alphas = {
     run.get("augment.mixup_alpha") for run in load("noisy_labels").sweep()
   }
   assert alphas == {None, 1.0, 8.0, 16.0, 32.0}
+  runs = list(load("noisy_labels").sweep("noise80,bootstrap,tune,sam"))
+  assert [run["dataset.label_file"] for run in runs[:2]] == [
+    "labels/noise80_sam_tune_rho0.01.npy",
+    "labels/noise80_sam_tune_rho0.02.npy",
+  ]
 
 
 def test_grids_are_the_papers():
@@ -309,19 +326,46 @@ def test_grids_are_the_papers():
     *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     None,  # SGD
   ]
+  runs = list(load("cifar").sweep("inner_steps,cifar100"))
+  assert {run["sam.ascent_steps"] for run in runs} == {1, 2, 3, 5}
+  assert {run["seed"] for run in runs} == set(range(20))
   runs = list(load("m_sharpness").sweep("sam"))
   assert sorted({run["sam.m"] for run in runs}) == [1, 4, 16, 64, 256]
   assert {run["seed"] for run in runs} == {0, 1, 2, 3, 4}
 
 
+# Where the paper's baseline is the better of N and 2N epochs.
+BASELINES = [
+  ("cifar", "1800_epochs,wrn28_10,cifar10,basic,sgd", {1800, 3600}),
+  ("svhn", "basic,wrn28_10,sgd", {160, 320}),
+  ("fashion_mnist", "basic,wrn28_10,sgd", {200, 400}),
+  ("noisy_labels", "noise80,sgd", {200, 400}),
+  ("noisy_labels", "noise80,mixup", {200, 400}),
+  ("noisy_labels", "noise80,sam", {200}),
+  ("cifar", "200_epochs,cifar10,basic,sgd,tune", {200}),
+  ("cifar", "200_epochs,cifar10,basic,double_epochs", {400}),
+  ("imagenet", "resnet50,100_epochs,sgd", {100}),
+  ("finetune", "b7,aircraft,sgd", {833}),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "epochs"), BASELINES)
+def test_sweep_gives_baselines_the_time_of_sam(name, words, epochs):
+  module = load(name)
+  variants = {run["variant"] for run in module.sweep(words)}
+  assert {module.get_config(v).num_epochs for v in variants} == epochs
+
+
 PAPERS_NUMBERS = [
   ("cifar", "pyramidnet,cifar100,autoaugment,sam", "1", "11.6 ± 0.1"),
   ("cifar", "1800_epochs,cutout,sgd,double_epochs", "1", "2.7 ± 0.1"),
+  ("cifar", "pyramidnet,cifar100,cutout,rho005", "9", "13.1"),
   ("svhn", "shake_shake,autoaugment,sgd", "5", "1.03 ± 0.02"),
   ("fashion_mnist", "cutout", "5", "3.61 ± 0.06"),
   ("imagenet", "resnet50,400_epochs", "2", "20.9 ± 0.1"),
   ("imagenet", "efficientnet_b3", "", ""),
   ("finetune", "l2,pets,sgd", "3", "3.08 ± 0.04"),
+  ("finetune", "cars,rho005", "10", "5.57"),
   ("noisy_labels", "noise60", "4", "9.5"),
   ("noisy_labels", "noise60,bootstrap", "4", "8.2"),
   ("cifar", "tune", "", ""),
@@ -341,3 +385,60 @@ def test_another_rho_is_not_the_papers_recipe():
   assert paper.is_papers_recipe(config.to_dict())
   config.sam.rho = 0.1
   assert not paper.is_papers_recipe(config.to_dict())
+
+
+def test_where_files_lie_is_no_part_of_the_recipe():
+  config = load("finetune").get_config()
+  config.pretrained = "gs://bucket/b7"
+  assert paper.is_papers_recipe(config.to_dict())
+  config.pretrained = None
+  assert not paper.is_papers_recipe(config.to_dict())
+  config = load("noisy_labels").get_config("bootstrap")
+  config.dataset.label_file = "/elsewhere.npy"
+  assert paper.is_papers_recipe(config.to_dict())
+
+
+GRIDS = [
+  ("noisy_labels", "mixup", "augment.mixup_alpha", 32.0, 2.0),
+  ("finetune", "flowers", "sam.rho", 0.2, 0.3),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "field", "inside", "outside"), GRIDS)
+def test_grid_of_the_best(name, words, field, inside, outside):
+  config = load(name).get_config(words)
+  config.update_from_flattened_dict({field: inside})
+  assert paper.is_papers_recipe(config.to_dict())
+  config.update_from_flattened_dict({field: outside})
+  assert not paper.is_papers_recipe(config.to_dict())
+
+
+ROWS = [
+  ("cifar", "inner_steps", "sam.ascent_steps", 3, "11", "2.73 ± 0.04"),
+  ("noisy_labels", "noise80,bootstrap,tune", "sam.rho", 0.05, "8", "21.0"),
+  ("noisy_labels", "noise80,bootstrap,tune", "sam.rho", 0.3, "8", ""),
+]
+
+
+@pytest.mark.parametrize(
+  ("name", "words", "field", "value", "table", "error"), ROWS
+)
+def test_number_of_a_value(name, words, field, value, table, error):
+  config = load(name).get_config(words)
+  config.update_from_flattened_dict({field: value})
+  number = paper.papers_number(config.to_dict())
+  assert (number["table"], number["error"]) == (table, error)
+  assert number["cell"].endswith(f", {field} {value:g}")
+  assert paper.is_papers_recipe(config.to_dict()) == bool(error)
+
+
+def test_additional_skips_of_wide_resnets():
+  config = default_config()
+  config.model.additional_skips = True
+  validate_config(config, num_devices=8)
+  layout = m_sharpness_layout(32, 32, 8)
+  spec = dataset_spec("cifar10")
+  assert recipe.create_model(config, spec, layout).additional_skips
+  config.model.name = "pyramidnet272"
+  with pytest.raises(ConfigError, match="'additional_skips'"):
+    validate_config(config, num_devices=8)
