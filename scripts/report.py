@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from sam_jax.analysis import results
+from sam_jax.analysis import result_table, results
 from sam_jax.training import command_line
+from sam_jax.training.config import ConfigError
 
 _ROOT = flags.DEFINE_multi_string(
   "root", [], "Directory with runs in it; may be given several times."
@@ -35,13 +36,16 @@ def main(argv: Sequence[str]) -> None:
       command_line.refuse(f"--root={root} is not a directory.")
   if _OUTPUT.value:
     command_line.make_directory("output", _OUTPUT.value)
-  runs = results.read_runs(_ROOT.value)
-  lines = describe_unfinished(runs, _ROOT.value)
+  try:
+    runs = results.read_runs(_ROOT.value)
+  except ConfigError as error:
+    command_line.refuse(str(error))
+  lines = results.describe_unfinished(runs, _ROOT.value)
   groups = results.group_over_seeds(runs)
   if not groups:
     print("\n".join(lines))
     sys.exit(1)
-  lines = [*results.table(groups), *lines]
+  lines = [*result_table.table(groups), *lines]
   print("\n".join(lines))
   if _OUTPUT.value:
     from sam_jax.analysis import result_plots  # matplotlib is slow to import
@@ -50,32 +54,6 @@ def main(argv: Sequence[str]) -> None:
     (output / "report.md").write_text("\n".join(lines) + "\n")
     for path in result_plots.write_plots(groups, output):
       print(f"Plot: {path}")
-
-
-def describe_unfinished(
-  runs: Sequence[results.RunRecord], roots: Sequence[str]
-) -> list[str]:
-  """Says which runs are missing from the table, and how far they are.
-
-  Args:
-    runs: All runs.
-    roots: Where they were looked for.
-
-  Returns:
-    Lines; none if all runs are finished.
-  """
-  if not runs:
-    return [f"There are no runs in {', '.join(roots)}."]
-  unfinished = [run for run in runs if run.result is None]
-  if not unfinished:
-    return []
-  finished = len(runs) - len(unfinished)
-  lines = [f"{finished} of {len(runs)} runs are finished. Missing:"]
-  for run in unfinished:
-    log = run.path / "log.txt"
-    where = f", see {log}" if log.exists() else ""
-    lines.append(f"  {run.path}: {run.state}{where}")
-  return lines
 
 
 if __name__ == "__main__":

@@ -2,22 +2,64 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from sam_jax.analysis import results
+from sam_jax.analysis.error_reduction import plot_error_reduction
+from sam_jax.analysis.plot_labels import label_part, legend_height, parts_of
 from sam_jax.analysis.plot_style import STYLES, finish, plt
-from sam_jax.analysis.results import Group
+from sam_jax.analysis.results import LABEL_FILE, NOISE_RATE, Group
 
-_NOISE = "dataset.label_noise.rate"
 
-# A plot of error against each: field -> (label of its axis, file).
+class _Axis(NamedTuple):
+  """What the error is drawn against.
+
+  Attributes:
+    label: Label of the axis.
+    file: File of the plot.
+    min_points: Lines of less are left out. Against rho two points are a pair of
+      SAM and SGD, and no curve: that is what the error reduction shows.
+  """
+
+  label: str
+  file: str
+  min_points: int
+
+
 _AXES = {
-  "sam.rho": ("rho, radius of the neighbourhood", "error_against_rho.png"),
-  "sam.m": ("m, examples that share a perturbation", "error_against_m.png"),
-  _NOISE: ("Corrupted training labels (%)", "error_against_noise.png"),
+  "sam.rho": _Axis(
+    "rho, radius of the neighbourhood", "error_against_rho.png", 3
+  ),
+  "sam.m": _Axis(
+    "m, examples that share a perturbation", "error_against_m.png", 2
+  ),
+  NOISE_RATE: _Axis(
+    "Corrupted training labels (%)", "error_against_noise.png", 2
+  ),
 }
+
+# Fields that may differ along a line. The paper chooses rho and alpha for each
+# rate of label noise; bootstrapped labels are those of a network with this rho.
+_FOLLOWERS = {
+  NOISE_RATE: ("num_epochs", "sam.rho", "augment.mixup_alpha", LABEL_FILE),
+  "sam.rho": (LABEL_FILE,),
+}
+
+
+class _Line(NamedTuple):
+  """Groups that differ in the field of the axis, and in those that follow it.
+
+  Attributes:
+    method: "" where the other fields tell it.
+    groups: By the value of the field.
+    ignored: The field, and those that follow it.
+  """
+
+  method: str
+  groups: dict[float, Group]
+  ignored: tuple[str, ...]
 
 
 def write_plots(
@@ -33,9 +75,8 @@ def write_plots(
     The files.
   """
   files = plot_learning_curves(groups, output)
-  for field, (_, name) in _AXES.items():
-    if plot_against(groups, field, output / name):
-      files.append(output / name)
+  for field in _AXES:
+    files += plot_against(groups, field, output)
   path = output / "error_reduction.png"
   if plot_error_reduction(groups, path):
     files.append(path)
@@ -54,16 +95,12 @@ def plot_learning_curves(
   Returns:
     The files.
   """
-  fields = results.differing_fields(groups)
-  count = len(STYLES)
-  parts = [groups[i : i + count] for i in range(0, len(groups), count)]
   files = []
-  for number, part in enumerate(parts, start=1):
-    suffix = f"_{number}" if len(parts) > 1 else ""
-    files.append(output / f"learning_curves{suffix}.png")
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for group, style in zip(part, STYLES, strict=False):
-      label = results.label(group, fields)
+  for part, path in parts_of(groups, output / "learning_curves.png"):
+    labels, title = label_part(part, groups)
+    height = 3.6 + legend_height(labels)
+    figure, axes = plt.subplots(1, 2, figsize=(9, height), layout="constrained")
+    for group, style, label in zip(part, STYLES, labels, strict=False):
       for axis, split in zip(axes, ("test", "train"), strict=True):
         _draw_curve(axis, group, f"{split}/error_rate", style, label)
     axes[0].set(title="Test", ylabel="Error (%)")
@@ -71,85 +108,62 @@ def plot_learning_curves(
     for axis in axes:
       axis.set(xlabel="Epoch", ylim=(0, None))
       axis.xaxis.get_major_locator().set_params(integer=True)
-    finish(figure, axes[0], "Mean of seeds; shaded: all seeds", files[-1])
+    figure.suptitle(title, fontsize="medium")
+    finish(figure, axes[0], "Mean of seeds; shaded: all seeds", path)
+    files.append(path)
   return files
 
 
 def plot_against(
-  groups: Sequence[Group], field: str, path: pathlib.Path
-) -> bool:
+  groups: Sequence[Group], field: str, output: pathlib.Path
+) -> list[pathlib.Path]:
   """Draws the last test error against a field; other fields make other lines.
 
   Args:
     groups: Finished runs, grouped over seeds.
     field: "sam.rho", "sam.m" or "dataset.label_noise.rate".
-    path: File to write.
+    output: Directory for the file, or the files if there are many lines.
 
   Returns:
-    Whether there was a line of at least two points to draw.
+    The files; none without a line of enough points.
   """
-  lines = {
-    name: line for name, line in _lines(groups, field).items() if len(line) > 1
-  }
-  if not lines:
-    return False
-  figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
-  for i, (name, line) in enumerate(lines.items()):
-    xs = sorted(line)
-    last = [[run.last() for run in line[x].runs] for x in xs]
-    axis.errorbar(
-      xs,
-      [np.mean(values) for values in last],
-      np.nan_to_num([results.confidence_half_width(v) for v in last]),
-      label=name,
-      capsize=3,
-      elinewidth=1,
-      markersize=5,
-      **STYLES[i % len(STYLES)],
-    )
-  ticks = sorted({x for line in lines.values() for x in line})
-  _scale(axis, field, ticks)
-  axis.set(xlabel=_AXES[field][0], ylabel="Test error at the end (%)")
-  axis.set_ylim(bottom=max(axis.get_ylim()[0], 0))  # intervals may go below
-  finish(figure, axis, "Mean and 95% interval over seeds", path)
-  return True
+  lines = [
+    line
+    for line in _lines(groups, field)
+    if len(line.groups) >= _AXES[field].min_points
+  ]
+  files = []
+  for part, path in parts_of(lines, output / _AXES[field].file):
+    labels, title = _line_labels(part, lines)
+    height = 3.8 + legend_height(labels)
+    figure, axis = plt.subplots(figsize=(6.5, height), layout="constrained")
+    for line, style, label in zip(part, STYLES, labels, strict=False):
+      _draw_line(axis, line, style, label)
+    _scale(axis, field, sorted({x for line in part for x in line.groups}))
+    axis.set(xlabel=_AXES[field].label, ylabel="Test error at the end (%)")
+    axis.set_ylim(bottom=max(axis.get_ylim()[0], 0))  # intervals may go below
+    figure.suptitle(title, fontsize="medium")
+    finish(figure, axis, "Mean and 95% interval over seeds", path)
+    files.append(path)
+  return files
 
 
-def plot_error_reduction(groups: Sequence[Group], path: pathlib.Path) -> bool:
-  """Draws by how much SAM lowers the error, a dot for each pair of groups.
-
-  As in figure 1 (left) of the paper: the baseline of a SAM run of N epochs is
-  the better one of N and 2N epochs without SAM, all else being equal.
-
-  Args:
-    groups: Finished runs, grouped over seeds.
-    path: File to write.
-
-  Returns:
-    Whether there was a pair to draw.
-  """
-  pairs = _pairs(groups)
-  if not pairs:
-    return False
-  tasks = list(dict.fromkeys(_task(sam) for sam, _ in pairs))
-  names = list(dict.fromkeys(sam.fields["model.name"] for sam, _ in pairs))
-  width = max(5, 1.5 + len(tasks))
-  figure, axis = plt.subplots(figsize=(width, 3.8), layout="constrained")
-  for i, name in enumerate(names):
-    own = [pair for pair in pairs if pair[0].fields["model.name"] == name]
-    offset = 0.5 * ((i + 0.5) / len(names) - 0.5)
-    axis.plot(
-      [tasks.index(_task(sam)) + offset for sam, _ in own],
-      [100 * (1 - sam.mean() / baseline.mean()) for sam, baseline in own],
-      label=name,
-      **(STYLES[i % len(STYLES)] | {"linestyle": "", "markersize": 6}),
-    )
-  axis.axhline(0, color="black", linewidth=0.8)
-  axis.set_xticks(range(len(tasks)), tasks)
-  axis.set(xlim=(-0.6, len(tasks) - 0.4), ylabel="Error reduction by SAM (%)")
-  note = "A dot: means over seeds with SAM and without, all else being equal"
-  finish(figure, axis, note, path)
-  return True
+def _line_labels(
+  part: Sequence[_Line], lines: Sequence[_Line]
+) -> tuple[list[str], str]:
+  """Like `label_part`, for lines, which may have a method."""
+  # What follows the axis in one line may tell another from it.
+  ignored = set.intersection(*(set(line.ignored) for line in lines))
+  examples = [
+    [next(iter(line.groups.values())) for line in each]
+    for each in (part, lines)
+  ]
+  labels, title = label_part(*examples, ignored)
+  is_named = results.naming_fields(examples[1], ignored)
+  for i, line in enumerate(part):
+    if line.method:
+      labels[i] = f"{line.method}, {labels[i]}" if is_named else line.method
+  return labels, title
 
 
 def _draw_curve(axis, group: Group, tag: str, style, label: str) -> None:
@@ -173,43 +187,59 @@ def _draw_curve(axis, group: Group, tag: str, style, label: str) -> None:
   axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15)
 
 
-def _lines(
-  groups: Sequence[Group], field: str
-) -> dict[str, dict[float, Group]]:
-  """Label -> value of a field -> group; other fields differ between lines.
+def _draw_line(axis, line: _Line, style, label: str) -> None:
+  """The mean over seeds and its interval, at every value of the field."""
+  xs = sorted(line.groups)
+  last = [[run.last() for run in line.groups[x].runs] for x in xs]
+  axis.errorbar(
+    xs,
+    [np.mean(values) for values in last],
+    np.nan_to_num([results.confidence_half_width(v) for v in last]),
+    label=label,
+    capsize=3,
+    elinewidth=1,
+    markersize=5,
+    **style,
+  )
 
-  Against label noise, where the paper's rho depends on the rate, a line is SAM
-  or SGD whatever its rho, unless there are several at the same rate.
+
+def _lines(groups: Sequence[Group], field: str) -> list[_Line]:
+  """Groups along a field.
+
+  What follows the field may differ along a line, unless several groups would
+  then be at the same place. Against label noise a line is a method.
   """
-  others = [f for f in results.differing_fields(groups) if f != field]
-  if field == _NOISE and "sam.rho" in others:
-    others.remove("sam.rho")
-    lines, is_unique = _collect(groups, field, others, with_method=True)
-    if is_unique:
-      return lines
-    others.append("sam.rho")
-  lines, _ = _collect(groups, field, others)
-  return lines
+  followers = _FOLLOWERS.get(field, ())
+  if field == NOISE_RATE:
+    lost = results.beaten(groups)
+    groups = [group for group in groups if group not in lost]
+  lines, crowded = _collect(groups, field, followers)
+  return [*lines, *_collect(crowded, field, ())[0]]
 
 
 def _collect(
-  groups: Sequence[Group],
-  field: str,
-  others: Sequence[str],
-  with_method: bool = False,
-) -> tuple[dict[str, dict[float, Group]], bool]:
-  """The lines, and whether no two groups are at the same place of one."""
-  lines, count = {}, 0
+  groups: Sequence[Group], field: str, followers: Sequence[str]
+) -> tuple[list[_Line], list[Group]]:
+  """The lines, and the groups of those with several at the same place."""
+  ignored = (field, *followers)
+  others = [
+    name for name in results.differing_fields(groups) if name not in ignored
+  ]
+  members = {}
   for group in groups:
-    value = group.fields.get(field)
-    if value is None:  # m of a device: its number is not on record
-      continue
-    parts = [_method(group)] if with_method else []
-    if others or not parts:
-      parts.append(results.label(group, others))
-    lines.setdefault(", ".join(parts), {})[value] = group
-    count += 1
-  return lines, count == sum(len(line) for line in lines.values())
+    if group.fields.get(field) is None:
+      continue  # m of a device: its number is not on record
+    method = results.method(group) if "sam.rho" in followers else ""
+    key = (method, *(group.fields.get(name) for name in others))
+    members.setdefault(key, []).append(group)
+  lines, crowded = [], []
+  for (method, *_), line in members.items():
+    places = {group.fields[field]: group for group in line}
+    if len(places) == len(line):
+      lines.append(_Line(method, places, ignored))
+    else:
+      crowded += line
+  return lines, crowded
 
 
 def _scale(axis, field: str, ticks: Sequence[float]) -> None:
@@ -224,44 +254,3 @@ def _scale(axis, field: str, ticks: Sequence[float]) -> None:
     labels = [f"{100 * tick:g}" for tick in ticks]
   axis.set_xticks(ticks, labels)
   axis.minorticks_off()
-
-
-def _pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
-  """Every group with SAM, and the best baseline that it can be held against."""
-  baselines = {}
-  for group in groups:
-    if not group.fields["sam.rho"]:
-      baselines.setdefault(_key_without_sam(group), []).append(group)
-  pairs = []
-  for group in groups:
-    epochs = group.fields["num_epochs"]
-    rivals = [
-      baseline
-      for baseline in baselines.get(_key_without_sam(group), [])
-      if baseline.fields["num_epochs"] in (epochs, 2 * epochs)
-    ]
-    if group.fields["sam.rho"] and rivals:
-      best = min(rivals, key=Group.mean)
-      if best.mean() > 0:
-        pairs.append((group, best))
-  return pairs
-
-
-def _key_without_sam(group: Group) -> frozenset[tuple[str, Any]]:
-  """What a run and its baseline have in common."""
-  # m is among it: it also decides who shares batch statistics.
-  return frozenset(
-    (name, value)
-    for name, value in group.fields.items()
-    if name != "num_epochs" and (name == "sam.m" or not name.startswith("sam."))
-  )
-
-
-def _task(group: Group) -> str:
-  rate = group.fields[_NOISE]
-  noise = f"\n{100 * rate:g}% noise" if rate else ""
-  return group.fields["dataset.name"] + noise
-
-
-def _method(group: Group) -> str:
-  return "SAM" if group.fields["sam.rho"] else "SGD"

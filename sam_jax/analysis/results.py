@@ -13,9 +13,15 @@ from typing import Any
 from scipy import stats
 
 from sam_jax.training import paper, workdir
+from sam_jax.training.config import ConfigError
 
 # What a run ends with, by the name of its scalar.
 ERROR, TOP_5_ERROR = "error_rate", "top_5_error_rate"
+
+LABEL_FILE, NOISE_RATE = "dataset.label_file", "dataset.label_noise.rate"
+
+# Where scripts/sweep.py keeps the names of all its runs.
+_PLAN = "sweep.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +42,25 @@ class RunRecord:
 
   @functools.cached_property
   def fields(self) -> dict[str, Any]:
-    """The config's fields by their dotted names, as hashable values."""
-    return {
+    """The config's fields by their dotted names, as hashable values.
+
+    Labels that a network learnt from noisy ones have the rate of those.
+    """
+    fields = {
       name: tuple(value) if isinstance(value, list) else value
       for name, value in workdir.flatten(self.config)
     }
+    if fields.get(LABEL_FILE) and fields.get("paper.noise_rate"):
+      fields[NOISE_RATE] = fields["paper.noise_rate"]
+    return fields
 
   @property
   def state(self) -> str:
     """How far the run came, in words."""
     if self.result is not None:
       return "finished"
+    if not self.path.exists():
+      return "not begun"
     if self.config is None:
       return "never started"
     step = max((line["step"] for line in self.metrics), default=0)
@@ -79,24 +93,23 @@ class RunRecord:
     return min([self.last(scalar), *(100 * value for value in values)])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Group:
   """Finished runs that differ in nothing but the seed."""
 
   runs: tuple[RunRecord, ...]
 
-  @property
+  @functools.cached_property
   def fields(self) -> dict[str, Any]:
     """The fields that its runs have in common."""
     return experiment(self.runs[0])
 
-  @property
+  @functools.cached_property
   def paper(self) -> dict[str, str]:
     """The number of the paper that it stands for; empty strings if none."""
-    config = self.runs[0].config
-    return config.get("paper") or {"error": "", "top_5_error": ""}
+    return paper.papers_number(self.runs[0].config)
 
-  @property
+  @functools.cached_property
   def is_papers_recipe(self) -> bool:
     """Whether the runs have the recipe behind that number."""
     return paper.is_papers_recipe(self.runs[0].config)
@@ -114,17 +127,51 @@ def read_runs(roots: Iterable[str | os.PathLike]) -> list[RunRecord]:
 
   Returns:
     A record for each directory with a config.json, or with the log.txt of a
-    run that failed before it wrote one.
+    run that failed before it wrote one; and for each that a sweep has planned
+    and not begun.
+
+  Raises:
+    ConfigError: The plan of a sweep is damaged.
   """
-  runs = {}
+  runs, planned = {}, []
   for root in roots:
     for directory, names, files in os.walk(root):
+      path = pathlib.Path(directory)
       if {"config.json", "log.txt"} & set(files):
         names.clear()  # there are no runs within runs
-        path = pathlib.Path(directory)
         runs[path.resolve()] = _read_run(path)
+      elif _PLAN in files:
+        planned += [path / name for name in _read_plan(path / _PLAN)]
       names.sort()
+  for path in planned:
+    runs.setdefault(path.resolve(), RunRecord(path, None, [], None))
   return list(runs.values())
+
+
+def describe_unfinished(
+  runs: Sequence[RunRecord], roots: Sequence[str | os.PathLike]
+) -> list[str]:
+  """Says which runs are missing from the table, and how far they are.
+
+  Args:
+    runs: All runs.
+    roots: Where they were looked for.
+
+  Returns:
+    Lines; none if all runs are finished.
+  """
+  if not runs:
+    return [f"There are no runs in {', '.join(map(str, roots))}."]
+  unfinished = [run for run in runs if run.result is None]
+  if not unfinished:
+    return []
+  finished = len(runs) - len(unfinished)
+  lines = [f"{finished} of {len(runs)} runs are finished. Missing:"]
+  for run in unfinished:
+    log = run.path / "log.txt"
+    where = f", see {log}" if log.exists() else ""
+    lines.append(f"  {run.path}: {run.state}{where}")
+  return lines
 
 
 def group_over_seeds(runs: Iterable[RunRecord]) -> list[Group]:
@@ -166,6 +213,52 @@ def differing_fields(groups: Sequence[Group]) -> list[str]:
   ]
 
 
+def naming_fields(
+  groups: Sequence[Group], ignored: Iterable[str] = ()
+) -> list[str]:
+  """As few of the differing fields as tell the groups apart.
+
+  Others, such as a learning rate that goes with a network, follow from them.
+
+  Args:
+    groups: Finished runs, grouped over seeds.
+    ignored: Fields to do without.
+  """
+  fields = [f for f in differing_fields(groups) if f not in ignored]
+  fields.sort(key=lambda field: not field.endswith(".name"))
+  kept, count = [], 1
+  for field in fields:
+    names = [*kept, field]
+    values = {tuple(g.fields.get(name) for name in names) for g in groups}
+    if len(values) > count:
+      kept, count = names, len(values)
+  return kept
+
+
+def beaten(groups: Sequence[Group]) -> set[Group]:
+  """Those that have a cell's recipe but are not the cell.
+
+  Where the paper reports the best of several, of N and 2N epochs without SAM or
+  of Mixup's alphas, it is the group with the lowest error.
+  """
+  rivals = {}
+  for group in groups:
+    number = group.paper
+    if number["error"] and group.is_papers_recipe:
+      rivals.setdefault((number["table"], number["cell"]), []).append(group)
+  best = {min(each, key=Group.mean) for each in rivals.values()}
+  return {group for each in rivals.values() for group in each} - best
+
+
+def method(group: Group) -> str:
+  """Names a method as table 4 of the paper does."""
+  fields = group.fields
+  parts = ["Bootstrap"] if fields.get(LABEL_FILE) else []
+  parts += ["Mixup"] if fields["augment.mixup_alpha"] else []
+  parts += ["SAM"] if fields["sam.rho"] else []
+  return " + ".join(parts if {"Mixup", "SAM"} & {*parts} else [*parts, "SGD"])
+
+
 def confidence_half_width(values: Sequence[float]) -> float:
   """Half the width of Student's 95% interval of a mean; nan for one value."""
   count = len(values)
@@ -173,14 +266,6 @@ def confidence_half_width(values: Sequence[float]) -> float:
     return math.nan
   quantile = stats.t.ppf(0.975, count - 1)
   return quantile * statistics.stdev(values) / math.sqrt(count)
-
-
-def format_mean(values: Sequence[float]) -> str:
-  """Returns "2.71 ± 0.10", or the value itself if there is only one."""
-  mean = f"{statistics.mean(values):.2f}"
-  if len(values) < 2:
-    return mean
-  return f"{mean} ± {confidence_half_width(values):.2f}"
 
 
 def format_value(value: Any) -> str:
@@ -191,60 +276,19 @@ def format_value(value: Any) -> str:
 
 
 def label(group: Group, fields: Sequence[str]) -> str:
-  """Names a group by some fields; the last part of each name is enough."""
+  """Names a group by some fields: "model wrn28_10, rho 0.1"."""
   parts = [
-    f"{name.split('.')[-1]} {format_value(group.fields.get(name))}"
-    for name in fields
+    f"{_short(name)} {format_value(group.fields.get(name))}" for name in fields
   ]
   return ", ".join(parts) or "all runs"
 
 
-def table(groups: Sequence[Group]) -> list[str]:
-  """Returns the lines of a Markdown table, with notes under it.
-
-  Args:
-    groups: The rows.
-  """
-  fields = differing_fields(groups)
-  columns = [("error (%)", ERROR, "error")]
-  if any(group.paper["top_5_error"] for group in groups):
-    columns.append(("top-5 error (%)", TOP_5_ERROR, "top_5_error"))
-  with_paper = any(group.paper["error"] for group in groups)
-
-  header = [*fields, "seeds"]
-  for title, _, _ in columns:
-    header += [f"last {title}", f"best {title}"]
-    header += [f"paper's {title}"] if with_paper else []
-  rows = [header]
-  for group in groups:
-    row = [format_value(group.fields.get(name)) for name in fields]
-    row.append(str(len(group.runs)))
-    for _, scalar, papers in columns:
-      row.append(format_mean([run.last(scalar) for run in group.runs]))
-      row.append(format_mean([run.best(scalar) for run in group.runs]))
-      row += [_papers_number(group, papers)] if with_paper else []
-    rows.append(row)
-  return [*_markdown(rows, len(fields)), "", *_notes(groups)]
-
-
-def _papers_number(group: Group, name: str) -> str:
-  number = group.paper[name]
-  return number if not number or group.is_papers_recipe else f"{number} *"
-
-
-def _notes(groups: Sequence[Group]) -> list[str]:
-  """What the reader of a table has to know."""
-  notes = ["Test errors: mean ± half-width of the 95% interval over seeds."]
-  with_number = [group for group in groups if group.paper["error"]]
-  cells = {
-    f"table {group.paper['table']}: {group.paper['cell']}"
-    for group in with_number
-  }
-  if cells:
-    notes.append(f"The paper's numbers: {'; '.join(sorted(cells))}.")
-  if not all(group.is_papers_recipe for group in with_number):
-    notes.append("* These runs depart from the recipe of the paper's number.")
-  return notes
+def _short(field: str) -> str:
+  """As much of a field's name as says what it is."""
+  *_, parent, last = f".{field}".split(".")
+  if last == "name":
+    return parent
+  return f"{parent}.{last}" if last in ("kind", "rate", "beta") else last
 
 
 def _sort_key(group: Group, fields: Sequence[str]) -> list[tuple]:
@@ -255,24 +299,6 @@ def _sort_key(group: Group, fields: Sequence[str]) -> list[tuple]:
   ]
 
 
-def _markdown(rows: Sequence[Sequence[str]], num_fields: int) -> list[str]:
-  """Aligns rows, numbers to the right."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = []
-  for row in rows:
-    cells = [
-      cell.ljust(width) if i < num_fields else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    lines.append(f"| {' | '.join(cells)} |")
-  rule = [
-    "-" * width if i < num_fields else "-" * (width - 1) + ":"
-    for i, width in enumerate(widths)
-  ]
-  lines.insert(1, f"| {' | '.join(rule)} |")
-  return lines
-
-
 def _read_run(path: pathlib.Path) -> RunRecord:
   """Reads a directory; what is missing or cut short is left out."""
   return RunRecord(
@@ -281,6 +307,16 @@ def _read_run(path: pathlib.Path) -> RunRecord:
     metrics=_read_lines(path / "metrics.jsonl"),
     result=_read_json(path / "result.json"),
   )
+
+
+def _read_plan(path: pathlib.Path) -> list[str]:
+  """The names of all runs of a sweep."""
+  try:
+    return [str(name) for name in json.loads(path.read_text())["runs"]]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ConfigError(
+      f"{path} is damaged. Remove it, or start the sweep again."
+    ) from error
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any] | None:

@@ -11,18 +11,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_jax.analysis import result_plots, results
+from sam_jax.analysis import (
+  error_reduction,
+  plot_labels,
+  result_plots,
+  result_table,
+  results,
+)
 from sam_jax.training import files, workdir
-from sam_jax.training.config import default_config
+from sam_jax.training.config import ConfigError, default_config
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
+MIXUP = "augment.mixup_alpha"
 STEPS_PER_EPOCH = 10
 
 
-def papers_config(words):
-  """A config of the paper's table 1."""
-  path = REPOSITORY / "configs/cifar.py"
-  spec = importlib.util.spec_from_file_location("cifar", path)
+def papers_config(words, name="cifar"):
+  """A config of a table of the paper."""
+  path = REPOSITORY / f"configs/{name}.py"
+  spec = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module.get_config(words)
@@ -65,10 +72,19 @@ def report(*arguments):
   return done.returncode, done.stdout, done.stderr
 
 
+def groups_of(root):
+  """The finished runs of a directory."""
+  return results.group_over_seeds(results.read_runs([root]))
+
+
+def unfinished(root):
+  """What is said of the other runs."""
+  return results.describe_unfinished(results.read_runs([root]), [root])
+
+
 def table_of(root):
   """Cells of the table, and the notes under it."""
-  groups = results.group_over_seeds(results.read_runs([root]))
-  lines = results.table(groups)
+  lines = result_table.table(groups_of(root))
   end = lines.index("")
   rows = [line.strip("|").split("|") for line in lines[:end]]
   return [[cell.strip() for cell in row] for row in rows], lines[end + 1 :]
@@ -108,8 +124,24 @@ def test_papers_number_stands_beside_ours(tmp_path):
     "2.7 ± 0.1 *",
   ]
   text = "\n".join(notes)
-  assert "table 1: wrn28_10, 200_epochs, basic, cifar10, sgd" in text
+  row = "wrn28_10, 200_epochs, basic, cifar10"
+  assert f"From the paper's table 1: {row}, sam; {row}, sgd." in text
   assert "* These runs depart from the recipe" in text
+
+
+def test_the_better_of_n_and_2n_epochs_is_the_papers_cell(tmp_path):
+  write_run(tmp_path / "n", [0.04], papers_config("sgd"))
+  write_run(tmp_path / "2n", [0.03], papers_config("sgd,double_epochs"))
+  write_run(
+    tmp_path / "other", [0.01], papers_config("sgd"), optimizer__momentum=0.8
+  )
+  rows, notes = table_of(tmp_path)
+  assert {row[0] + " " + row[-1] for row in rows[2:]} == {
+    "200 3.5 ± 0.1 †",
+    "400 3.5 ± 0.1",
+    "200 3.5 ± 0.1 *",
+  }
+  assert "† Not that number's runs" in notes[-1]
 
 
 def test_top_5_error_where_the_paper_has_it(tmp_path):
@@ -139,18 +171,30 @@ def test_half_finished_directory(tmp_path):
   (tmp_path / "broken").mkdir()
   (tmp_path / "broken/log.txt").write_text("error: no data\n")
   (tmp_path / "running/checkpoints").mkdir()
-  code, said, _ = report(f"--root={tmp_path}")
-  assert code == 0
-  assert " 10.00 |" in said
-  assert "1 of 3 runs are finished. Missing:" in said
-  assert f"{tmp_path}/running: not finished, logged up to step 2000" in said
   log = tmp_path / "broken/log.txt"
-  assert f"{tmp_path}/broken: never started, see {log}" in said
+  assert unfinished(tmp_path) == [
+    "1 of 3 runs are finished. Missing:",
+    f"  {tmp_path}/broken: never started, see {log}",
+    f"  {tmp_path}/running: not finished, logged up to step 2000",
+  ]
+
+
+def test_runs_that_a_sweep_has_not_begun_are_missing(tmp_path):
+  plan = tmp_path / "sweep/sweep.json"
+  write_run(plan.parent / "a", [0.1])
+  plan.write_text('{"runs": ["a", "b,seed=1"]}')
+  assert unfinished(tmp_path) == [
+    "1 of 2 runs are finished. Missing:",
+    f"  {plan.parent}/b,seed=1: not begun",
+  ]
+  for damaged in ('{"runs": ["a', "[]", "{}"):
+    plan.write_text(damaged)
+    with pytest.raises(ConfigError, match=r"sweep\.json is damaged\. Remove"):
+      results.read_runs([tmp_path])
 
 
 def test_nothing_to_report(tmp_path):
-  code, said, _ = report(f"--root={tmp_path}")
-  assert (code, said) == (1, f"There are no runs in {tmp_path}.\n")
+  assert unfinished(tmp_path) == [f"There are no runs in {tmp_path}."]
   write_run(tmp_path / "run", [0.5], is_finished=False)
   code, said, _ = report(f"--root={tmp_path}")
   assert code == 1
@@ -164,7 +208,7 @@ def test_report_and_plots_are_written(tmp_path):
   for seed in range(2):
     for noise in (0.0, 0.4):
       for m in (16, 64):
-        for rho in (0.0, 0.1):
+        for rho in (0.0, 0.1, 0.2):
           write_run(
             tmp_path / f"runs/{seed}{noise}{m}{rho}",
             [0.5, 0.1 + noise - rho / 2 + seed / 50],
@@ -196,8 +240,7 @@ def test_baseline_of_error_reduction_is_the_better_of_n_and_2n(tmp_path):
   write_run(tmp_path / "n", [0.1], sam__rho=0.0)
   write_run(tmp_path / "2n", [0.08], sam__rho=0.0, num_epochs=400)
   write_run(tmp_path / "4n", [0.01], sam__rho=0.0, num_epochs=800)
-  groups = results.group_over_seeds(results.read_runs([tmp_path]))
-  ((sam, baseline),) = result_plots._pairs(groups)
+  ((sam, baseline),) = error_reduction.pair_with_baselines(groups_of(tmp_path))
   assert sam.mean() == pytest.approx(6)
   assert baseline.mean() == pytest.approx(8)
 
@@ -210,9 +253,64 @@ def test_noise_plot_joins_the_papers_values_of_rho(tmp_path):
       dataset__label_noise__rate=rate,
       sam__rho=rho,
     )
-  groups = results.group_over_seeds(results.read_runs([tmp_path]))
-  lines = result_plots._lines(groups, "dataset.label_noise.rate")
-  assert {name: sorted(line) for name, line in lines.items()} == {
+  lines = result_plots._lines(groups_of(tmp_path), results.NOISE_RATE)
+  assert {line.method: sorted(line.groups) for line in lines} == {
     "SAM": [0.6, 0.8],
     "SGD": [0.6, 0.8],
   }
+
+
+@pytest.fixture
+def noisy_runs(tmp_path):
+  """Finished runs of table 4, Mixup's with two alphas."""
+  for noise in ("noise20", "noise80"):
+    for words in ("sam", "sgd", "mixup", "sam,bootstrap", "mixup,bootstrap"):
+      for alpha in (8.0, 32.0) if "mixup" in words else (0.0,):
+        config = papers_config(f"{noise},{words}", "noisy_labels")
+        error = float(config.paper.error) / 100 + alpha / 1e4
+        path = tmp_path / f"{noise},{words},{alpha}"
+        write_run(path, [error], config, augment__mixup_alpha=alpha)
+  return tmp_path
+
+
+def test_noise_of_bootstrapped_labels_and_mixup_have_their_names(noisy_runs):
+  lines = result_plots._lines(groups_of(noisy_runs), results.NOISE_RATE)
+  assert {line.method: sorted(line.groups) for line in lines} == {
+    "SAM": [0.2, 0.8],
+    "SGD": [0.2, 0.8],
+    "Mixup": [0.2, 0.8],
+    "Bootstrap + SAM": [0.2, 0.8],
+    "Bootstrap + Mixup": [0.2, 0.8],
+  }
+  labels, title = result_plots._line_labels(lines, lines)
+  assert set(labels) == {line.method for line in lines}
+  assert not title
+  rows, _ = table_of(noisy_runs)
+  column = rows[0].index(results.NOISE_RATE)
+  assert {row[column] for row in rows[2:]} == {"0.2", "0.8"}
+
+
+def test_baseline_under_label_noise_is_mixup_with_its_best_alpha(noisy_runs):
+  pairs = error_reduction.pair_with_baselines(groups_of(noisy_runs))
+  assert [rival.fields["augment.mixup_alpha"] for _, rival in pairs] == [8, 8]
+  assert "under label noise: Mixup" in error_reduction._note_on(pairs)
+  only = [g for g in groups_of(noisy_runs) if not g.fields[MIXUP]]
+  pairs = error_reduction.pair_with_baselines(only)
+  assert "under label noise: SGD" in error_reduction._note_on(pairs)
+
+
+def test_labels_say_what_differs_in_a_picture_the_title_the_rest(tmp_path):
+  for words in ("cifar10", "cifar100"):
+    for method in ("sam", "sgd"):
+      config = papers_config(f"{words},{method}")
+      write_run(tmp_path / words / method, [0.1], config)
+  groups = groups_of(tmp_path)  # SAM's rho is 0.05 and 0.1
+  labels, title = plot_labels.label_part(groups[:2], groups)
+  assert labels == ["rho 0", "rho 0.05"]
+  assert title == "dataset cifar10"
+  many = [groups[0]] * 7
+  parts = list(plot_labels.parts_of(many, pathlib.Path("a.png")))
+  assert [(len(part), str(file)) for part, file in parts] == [
+    (6, "a_1.png"),
+    (1, "a_2.png"),
+  ]
