@@ -63,7 +63,7 @@ def test_a_perfect_measure_and_a_constant_one():
 def test_the_score_is_blind_to_the_sign_and_the_rank_correlation_is_not():
   gap = np.random.default_rng(0).permutation(len(GRID))  # no ties
   # A network is not above itself either way: that is the rest.
-  assert generalisation_score(HYPERPARAMETERS, -gap, gap) > 0.9
+  assert generalisation_score(HYPERPARAMETERS, -gap, gap) > 0.85
   assert [kendall(sign * gap, gap) for sign in (1, -1)] == [1, -1]
 
 
