@@ -106,6 +106,14 @@ def test_batch_statistics_are_shared_as_officially():
   )
 
 
+def test_networks_without_normalisation_have_no_batch_statistics():
+  config = make_config("wrn10_1")
+  config.model.normalisation = False
+  recipe = create_recipe(config, SPEC, 4, 8)
+  create = functools.partial(step_lib.create_state, recipe, SPEC.image_shape)
+  assert jax.eval_shape(create).batch_stats == {}
+
+
 def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
   """From msgpack file to trained weights: head replaced, statistics frozen."""
   random = np.random.default_rng(0)
