@@ -15,6 +15,9 @@ RULE = (
   " other side. *Not reproduced*: it holds zero. Where the paper finds no"
   " difference, *reproduced* means that the interval lies within the margin"
   " given, *contradicted* that it lies outside, and *not reproduced* the rest."
+  " A claim about a sequence of values of m is judged for every value against"
+  " the last one, and for the slope of a straight line over log2 m through each"
+  " seed's results; eigenvalues, and their ratios, by their logarithms."
 )
 REPRODUCED, NOT, CONTRADICTED = "reproduced", "not reproduced", "contradicted"
 
@@ -60,6 +63,16 @@ def is_lower(
   elif mean - half > 0:
     verdict = CONTRADICTED
   return Claim(statement, source, (mean, half), unit, verdict)
+
+
+def slope(positions: Sequence[float], rows: Sequence[Sequence[float]]):
+  """Slopes [S] of straight lines through every seed's values.
+
+  Args:
+    positions: [N].
+    rows: Values [N, S].
+  """
+  return np.polynomial.polynomial.polyfit(positions, np.array(rows), 1)[1]
 
 
 def is_equal(

@@ -47,8 +47,8 @@ def _introduction(lab: Laboratory) -> list[str]:
     "# The paper in miniature",
     "",
     "Written by `python scripts/reproduce.py`; every number is from that run:"
-    f" {minutes:.1f} minutes on {os.cpu_count()} CPU cores, jax"
-    f" {jax.__version__}.",
+    f" {minutes:.1f} minutes of processor time, shared among {os.cpu_count()}"
+    f" CPU cores, jax {jax.__version__}.",
     "",
     f"Networks with two hidden layers, trained for {lab.num_epochs} epochs on"
     f" {NUM_TRAIN} of scikit-learn's 1,797 handwritten digits, batches of 64,"
@@ -58,6 +58,10 @@ def _introduction(lab: Laboratory) -> list[str]:
     " each with a split of its own, and ± is half of Student's 95% interval."
     " Small networks on small images say nothing about the paper's own tables:"
     " this shows which effects are there at this scale.",
+    "",
+    "All splits are of the same images, and overlap. So the intervals cover"
+    " other splits, initialisations and orders of examples, but not other"
+    " images: for those they are too narrow.",
     "",
   ]
 
@@ -79,6 +83,11 @@ def _verdicts(studies: Mapping[str, Study]) -> list[str]:
     "",
     f"{RULE} Differences are those of the claim: negative where the first is"
     " lower.",
+    "",
+    f"These are {len(rows)} verdicts, each from a 95% interval and none"
+    " corrected for the others: of so many, about"
+    f" {max(1, round(0.05 * len(rows)))} interval can be expected to miss its"
+    " true value by chance.",
     "",
     *_table(header, rows),
   ]

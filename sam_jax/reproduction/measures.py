@@ -2,14 +2,18 @@
 
 import functools
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from sam_jax.analysis import hessian
-from sam_jax.analysis.generalisation_score import generalisation_score
+from sam_jax.analysis.generalisation_score import (
+  generalisation_score,
+  kendall,
+  rank_correlations,
+)
 from sam_jax.analysis.sharpness import group_sharpness
 from sam_jax.reproduction import training
 from sam_jax.reproduction.laboratory import Grid, Laboratory
@@ -17,6 +21,7 @@ from sam_jax.reproduction.splits import Examples
 from sam_jax.reproduction.training import Setting
 
 LANCZOS_STEPS = 40
+HYPERPARAMETERS = ("width", "learning_rate", "weight_decay")
 # Networks that generalise differently: every combination of these.
 WIDTHS = (16, 64)
 LEARNING_RATES = (0.02, 0.06, 0.2)
@@ -72,37 +77,57 @@ def _hessian_product(width, params, batch, vector):
   return ravel_pytree(product)[0]
 
 
-def sharpness_scores(
-  lab: Laboratory, ms: tuple[int, ...]
-) -> dict[str, np.ndarray]:
+class Scores(NamedTuple):
   """How well m-sharpness tells which networks generalise worse.
+
+  Attributes:
+    scores: By m, jackknife pseudo-values [S], whose mean is the score (see
+      `generalisation_score`) of all networks together, but for its bias.
+    random: Scores of random measures.
+    correlations: By m, Kendall's tau: over all networks, "all", and by
+      hyperparameter, between means over seeds (see `rank_correlations`).
+  """
+
+  scores: dict[int, np.ndarray]
+  random: np.ndarray
+  correlations: dict[int, dict[str, float]]
+
+
+def sharpness_scores(lab: Laboratory, ms: tuple[int, ...]) -> Scores:
+  """Scores m-sharpness.
 
   Args:
     lab: Where networks are trained.
-    ms: Values of m.
-
-  Returns:
-    "m = ..." for every m: jackknife pseudo-values [S], whose mean is the score
-    (see `generalisation_score`) of all networks together, but for its bias.
-    "random": the scores of random measures.
+    ms: Values of m; results are in their order.
   """
 
   def compute():
     gap, columns, measured = _networks_to_score(lab, ms)
     scores = {
-      f"m = {m}": _pseudo_values(columns, values, gap)
-      for m, values in measured.items()
+      str(m): _pseudo_values(columns, x, gap) for m, x in measured.items()
     }
     random = np.random.default_rng(0)
     draws = [
       _score(columns, random.random(gap.shape), gap)
       for _ in range(RANDOM_MEASURES)
     ]
-    return {**scores, "random": draws}
+    correlations = {
+      str(m): {
+        "all": kendall(x.ravel(), gap.ravel()),
+        **rank_correlations(columns, x.mean(axis=1), gap.mean(axis=1)),
+      }
+      for m, x in measured.items()
+    }
+    return {"scores": scores, "random": draws, "correlations": correlations}
 
   key = {"ms": list(ms), "grid": [WIDTHS, LEARNING_RATES, WEIGHT_DECAYS, RHO]}
   found = lab.get("scores", {name: repr(x) for name, x in key.items()}, compute)
-  return {name: np.array(values) for name, values in found.items()}
+  # Saved results are in the order of their names, where 64 comes after 512.
+  return Scores(
+    {m: np.array(found["scores"][str(m)]) for m in ms},
+    np.array(found["random"]),
+    {m: found["correlations"][str(m)] for m in ms},
+  )
 
 
 def _networks_to_score(lab, ms):
@@ -127,8 +152,7 @@ def _networks_to_score(lab, ms):
     for m in ms:
       measured[m].append(m_sharpness(width, params, splits.train, m))
     rows += [(width, s.learning_rate, s.weight_decay) for s in settings]
-  names = ("width", "learning_rate", "weight_decay")
-  columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+  columns = dict(zip(HYPERPARAMETERS, zip(*rows, strict=True), strict=True))
   measured = {m: np.concatenate(values) for m, values in measured.items()}
   return np.concatenate(gaps), columns, measured
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sam_jax.analysis.results import confidence_half_width, format_mean
+from sam_jax.analysis.results import confidence_half_width
 from sam_jax.reproduction import measures, plots
-from sam_jax.reproduction.claims import Claim, is_equal, is_lower
+from sam_jax.reproduction.claims import Claim, is_equal, is_lower, slope
 from sam_jax.reproduction.laboratory import RHOS, Grid, Laboratory
 
 NOISE_RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -21,6 +21,8 @@ RHOS_OF_P = {
   2.0: RHOS,
   np.inf: (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
 }
+# A random direction needs longer ones: it misses most of the sharp directions.
+RHOS_OF_NOISE = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 MARGIN = 0.5  # points of test error that count as no difference
 FAILED = 10  # percent of test error, without label noise
 
@@ -66,8 +68,8 @@ def equal_cost(lab: Laboratory) -> Study:
         name,
         f"{grid.setting.rho:g}" if grid.setting.rho else "",
         f"{grid.setting.learning_rate:g}",
-        format_mean(100 * grid.train[grid.best]),
-        format_mean(_test(grid)),
+        _mean(100 * grid.train[grid.best]),
+        _mean(_test(grid)),
       )
       for name, grid in grids.items()
     ],
@@ -103,8 +105,8 @@ def label_noise(lab: Laboratory) -> Study:
     [
       (
         f"{rate:.0%}",
-        format_mean(a),
-        format_mean(b),
+        _mean(a),
+        _mean(b),
         f"{grid.setting.rho:g}",
       )
       for rate, a, b, grid in zip(NOISE_RATES, sgd, sam, sam_grids, strict=True)
@@ -129,21 +131,35 @@ def label_noise(lab: Laboratory) -> Study:
 def group_size(lab: Laboratory) -> Study:
   """(c) How many examples share a perturbation."""
   grids = {m: lab.sam(m=m) for m in MS}
+  errors = {m: _test(grid) for m, grid in grids.items()}
+  means = [row.mean() for row in errors.values()]
+  rises = "rises" if _rises(means) else "does not rise"
   return Study(
     "m-sharpness: error against m",
     "Every m examples of a batch of 64 have a perturbation of their own. For"
-    " every m, rho is the best on validation data.",
+    " every m, rho is the best on validation data. In the paper the error rises"
+    f" with m; here the mean error {rises} steadily, and is lowest with m ="
+    f" {MS[np.argmin(means)]}.",
     ("m", "rho", "test error %"),
     [
-      (str(m), f"{grid.setting.rho:g}", format_mean(_test(grid)))
+      (str(m), f"{grid.setting.rho:g}", _mean(errors[m]))
       for m, grid in grids.items()
     ],
     [
       is_lower(
-        f"m = {MS[0]} gives a lower test error than m = {MS[-1]}",
+        f"m = {m} gives a lower test error than m = {MS[-1]}",
         "section 4.1",
-        _test(grids[MS[0]]),
-        _test(grids[MS[-1]]),
+        errors[m],
+        errors[MS[-1]],
+        "points",
+      )
+      for m in MS[:-1]
+    ]
+    + [
+      _is_below_zero(
+        "Each halving of m lowers the test error",
+        "section 4.1",
+        -slope(np.log2(MS), list(errors.values())),
         "points",
       )
     ],
@@ -176,8 +192,8 @@ def radius(lab: Laboratory) -> Study:
       (
         name,
         f"{setting.rho:g}",
-        format_mean(100 * grid.validation[i]),
-        format_mean(100 * grid.test[i]),
+        _mean(100 * grid.validation[i]),
+        _mean(100 * grid.test[i]),
       )
       for name, grid in grids.items()
       for i, setting in enumerate(grid.settings)
@@ -206,49 +222,53 @@ def curvature(lab: Laboratory) -> Study:
   return Study(
     "Curvature",
     "Eigenvalues of the Hessian of the mean training loss, by Lanczos, at the"
-    " networks of (a).",
-    ("method", "lambda_1", "lambda_5", "lambda_1 / lambda_5"),
+    " networks of (a): geometric means over seeds, which are of different"
+    " orders of magnitude, and in parentheses the 95% interval of the mean"
+    " logarithm.",
+    ("method", "lambda_1 (nats)", "lambda_5 (nats)", "lambda_1 / lambda_5"),
     [
       (
         name,
-        _three_digits(f["lambda_1"]),
-        _three_digits(f["lambda_5"]),
-        format_mean(ratios[name]),
+        _geometric_mean(f["lambda_1"]),
+        _geometric_mean(f["lambda_5"]),
+        _geometric_mean(ratios[name]),
       )
       for name, f in found.items()
     ],
     [
       is_lower(
-        "SAM's lambda_1 is lower than SGD's",
+        f"SAM's {name} is lower than SGD's",
         "Figure 3, left",
-        found["SAM"]["lambda_1"],
-        found["SGD"]["lambda_1"],
-      ),
-      is_lower(
-        "SAM's lambda_1 / lambda_5 is lower than SGD's",
-        "Figure 3, left",
-        ratios["SAM"],
-        ratios["SGD"],
-      ),
+        np.log(sam),
+        np.log(sgd),
+        "in ln",
+      )
+      for name, sam, sgd in (
+        ("lambda_1", found["SAM"]["lambda_1"], found["SGD"]["lambda_1"]),
+        ("lambda_1 / lambda_5", ratios["SAM"], ratios["SGD"]),
+      )
     ],
     lambda path: plots.draw_points(
       {
-        "largest eigenvalue": {n: f["lambda_1"] for n, f in found.items()},
-        "largest over fifth": ratios,
+        "Largest eigenvalue (nats)": {
+          n: f["lambda_1"] for n, f in found.items()
+        },
+        "Largest over fifth eigenvalue": ratios,
       },
       path,
     ),
-    "Every seed's Hessian after training.",
+    "The Hessian of every seed's training loss after training.",
   )
 
 
 def prediction(lab: Laboratory) -> Study:
   """(f) Which m-sharpness tells how well a network generalises."""
-  scores = measures.sharpness_scores(lab, SCORED_MS)
-  random = scores.pop("random")
-  names = list(scores)
-  first, last = scores[names[0]], scores[names[-1]]
-  chance = np.full(len(first), np.mean(random))
+  scores, random, correlations = measures.sharpness_scores(lab, SCORED_MS)
+  first, last = SCORED_MS[0], SCORED_MS[-1]
+  names = measures.HYPERPARAMETERS
+  chance = np.full(len(scores[first]), np.mean(random))
+  means = [-values.mean() for values in scores.values()]
+  falls = "falls" if _rises(means) else "does not fall"
   return Study(
     "m-sharpness as a measure of generalisation",
     "The score of the PGDL competition (section 4.1 of the paper): how much of"
@@ -256,35 +276,63 @@ def prediction(lab: Laboratory) -> Study:
     " in m-sharpness tells, for the worst pair of hyperparameters. Networks of"
     f" SGD with widths {_list(measures.WIDTHS)}, learning rates"
     f" {_list(measures.LEARNING_RATES)} and weight decays"
-    f" {_list(measures.WEIGHT_DECAYS)}, {len(first)} seeds of each on one split"
-    f" of the data; m-sharpness of the training set with rho = {measures.RHO}."
-    " Scores of all networks together, less their bias, with intervals by the"
-    f" jackknife over seeds. Of {len(random)} random measures the mean score is"
-    f" {np.mean(random):.3f}, the highest {np.max(random):.3f}. The paper's"
-    " scores, of larger networks, are between .03 and .17.",
-    ("measure", "score"),
+    f" {_list(measures.WEIGHT_DECAYS)}, {len(chance)} seeds of each on one"
+    " split of the data; m-sharpness of the training set with rho ="
+    f" {measures.RHO}. Scores of all networks together, less their bias, with"
+    f" intervals by the jackknife over seeds. Of {len(random)} random measures"
+    f" the mean score is {np.mean(random):.3f}, the highest"
+    f" {np.max(random):.3f}. The paper's scores, of larger networks, are"
+    " between .03 and .17, and fall as m grows; here the mean score"
+    f" {falls} steadily, and is highest with m ="
+    f" {SCORED_MS[np.argmin(means)]}.\n\n"
+    "The score ignores the sign: it says that m-sharpness is informative, not"
+    " that flatter networks generalise better. Kendall's tau has the sign: 1"
+    " where a sharper network always has the larger gap, -1 where it never"
+    " has. It is over all networks, and where one hyperparameter alone differs,"
+    " between means over seeds.",
+    (
+      "measure",
+      "score",
+      "tau",
+      *(f"tau, {n.replace('_', ' ')}" for n in names),
+    ),
     [
-      *((name, _three_digits(values)) for name, values in scores.items()),
-      ("random", f"{np.mean(random):.3f}"),
+      *(
+        (
+          f"m = {m}",
+          _mean(scores[m], 3),
+          *(f"{correlations[m][name]:+.2f}" for name in ("all", *names)),
+        )
+        for m in SCORED_MS
+      ),
+      ("random", f"{np.mean(random):.3f}", *[""] * (1 + len(names))),
     ],
     [
       is_lower(
-        f"A random measure scores lower than m-sharpness with {names[0]}",
+        f"A random measure scores lower than m-sharpness with m = {first}",
         "Figure 3, right",
         chance,
-        first,
-      ),
+        scores[first],
+      )
+    ]
+    + [
       is_lower(
-        f"Sharpness of the whole training set ({names[-1]}) scores lower than"
-        f" m-sharpness with {names[0]}",
+        f"Sharpness of the whole training set (m = {last}) scores lower than"
+        f" m-sharpness with m = {m}",
         "Figure 3, right",
-        last,
-        first,
-      ),
+        scores[last],
+        scores[m],
+      )
+      for m in SCORED_MS[:-1]
+    ]
+    + [
+      _is_below_zero(
+        "Each doubling of m lowers the score",
+        "Figure 3, right",
+        slope(np.log2(SCORED_MS), list(scores.values())),
+      )
     ],
-    lambda path: plots.draw_scores(
-      {m: scores[f"m = {m}"] for m in SCORED_MS}, random, path
-    ),
+    lambda path: plots.draw_scores(scores, random, path),
     "Score against m, with 95% intervals; grey: random measures.",
   )
 
@@ -298,7 +346,7 @@ def ascent_steps(lab: Laboratory) -> Study:
     " best on validation data.",
     ("steps", "rho", "test error %"),
     [
-      (str(k), f"{grid.setting.rho:g}", format_mean(_test(grid)))
+      (str(k), f"{grid.setting.rho:g}", _mean(_test(grid)))
       for k, grid in grids.items()
     ],
     [
@@ -316,25 +364,32 @@ def ascent_steps(lab: Laboratory) -> Study:
 
 
 def norms(lab: Laboratory) -> Study:
-  """(h) Neighbourhoods of other norms."""
-  grids = {p: lab.sam(rhos, p=p) for p, rhos in RHOS_OF_P.items()}
+  """(h) Neighbourhoods of other norms, and perturbations at random."""
+  grids = {f"p = {p:g}": lab.sam(rhos, p=p) for p, rhos in RHOS_OF_P.items()}
+  noise = "a random perturbation"
+  grids[noise] = lab.sam(RHOS_OF_NOISE, random_direction=True)
   return Study(
     "Norm of the neighbourhood",
-    "For every p, rho is the best on validation data.",
-    ("p", "rho", "test error %"),
+    "For every p, rho is the best on validation data. A random perturbation is"
+    " normal noise instead of the gradient, scaled to the length rho.",
+    ("perturbation", "rho", "test error %"),
     [
-      (f"{p:g}", f"{grid.setting.rho:g}", format_mean(_test(grid)))
-      for p, grid in grids.items()
+      (name, f"{grid.setting.rho:g}", _mean(_test(grid)))
+      for name, grid in grids.items()
     ],
     [
       is_lower(
-        f"p = 2 gives a lower test error than p = {p:g}",
+        f"p = 2 gives a lower test error than {name}",
         source,
-        _test(grids[2.0]),
-        _test(grids[p]),
+        _test(grids["p = 2"]),
+        _test(grids[name]),
         "points",
       )
-      for p, source in ((np.inf, "Figure 6"), (1.0, "not in the paper"))
+      for name, source in (
+        ("p = inf", "Figure 6"),
+        ("p = 1", "not in the paper"),
+        (noise, "Figure 6"),
+      )
     ],
   )
 
@@ -352,7 +407,7 @@ def second_order(lab: Laboratory) -> Study:
     " gradient goes through it. For each, rho is the best on validation data.",
     ("second-order term", "rho", "test error %"),
     [
-      (name, f"{grid.setting.rho:g}", format_mean(_test(grid)))
+      (name, f"{grid.setting.rho:g}", _mean(_test(grid)))
       for name, grid in grids.items()
     ],
     [
@@ -394,10 +449,28 @@ def _trained(grid: Grid) -> dict[float, np.ndarray]:
   }
 
 
-def _three_digits(values: np.ndarray) -> str:
-  """Mean and interval of small numbers."""
+def _mean(values: np.ndarray, digits: int = 2) -> str:
+  """Mean and interval."""
   half = confidence_half_width(values.tolist())
-  return f"{values.mean():.3f} ± {half:.3f}"
+  return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
+
+
+def _geometric_mean(values: np.ndarray) -> str:
+  """Geometric mean, and the interval of the mean logarithm."""
+  logarithms = np.log(values)
+  mean, half = logarithms.mean(), confidence_half_width(logarithms.tolist())
+  low, middle, high = np.exp([mean - half, mean, mean + half])
+  return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+
+
+def _rises(means: Sequence[float]) -> bool:
+  return bool(np.all(np.diff(means) > 0))
+
+
+def _is_below_zero(
+  statement: str, source: str, values: np.ndarray, unit: str = ""
+) -> Claim:
+  return is_lower(statement, source, values, np.zeros(len(values)), unit)
 
 
 def _list(values: Sequence[float]) -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.flatten_util import ravel_pytree
 
 from sam_jax.reproduction.splits import NUM_CLASSES, Examples
 from sam_jax.sam import sharpness_aware
@@ -45,6 +46,7 @@ class Method:
     adaptive: ASAM.
     ascent_steps: Steps of projected ascent.
     second_order: With the term that SAM drops.
+    random_direction: Normal noise instead of the gradient perturbs, as far.
     num_epochs: Length of the training.
     width: Of the network.
   """
@@ -55,6 +57,7 @@ class Method:
   adaptive: bool = False
   ascent_steps: int = 1
   second_order: bool = False
+  random_direction: bool = False
   num_epochs: int = 100
   width: int = 64
 
@@ -143,29 +146,41 @@ def _train_one(
     optax.scale_by_schedule(lambda t: -setting["learning_rate"] * schedule(t)),
   )
 
-  def shard_gradient(params, shard):
+  def ascent_gradient(params, shard, key):
+    if not method.random_direction:
+      return gradient_fn(params, shard)
+    flat, unravel = ravel_pytree(params)
+    return unravel(jax.random.normal(key, flat.shape))
+
+  def shard_gradient(params, shard, key):
     gradient, _ = sharpness.update(
-      gradient_fn(params, shard),
+      ascent_gradient(params, shard, key),
       sharpness.init(params),
       params,
       grad_fn=lambda w, _: gradient_fn(w, shard),
     )
     return gradient
 
-  def step(carry, order):
+  def step(carry, order_and_key):
     params, opt_state = carry
+    order, key = order_and_key
     batch = {"image": examples.images[order], "label": examples.labels[order]}
     shards = jax.tree.map(
       lambda x: x.reshape(-1, method.m, *x.shape[1:]), batch
     )
-    gradients = jax.vmap(shard_gradient, in_axes=(None, 0))(params, shards)
+    keys = jax.random.split(key, BATCH // method.m)
+    gradients = jax.vmap(shard_gradient, in_axes=(None, 0, 0))(
+      params, shards, keys
+    )
     mean = jax.tree.map(lambda g: g.mean(axis=0), gradients)
     updates, opt_state = optimizer.update(mean, opt_state, params)
     return (optax.apply_updates(params, updates), opt_state), None
 
   key = jax.random.key(seed)
   params = MLP(method.width).init(key, examples.images[:1])["params"]
-  (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), orders)
+  start = params, optimizer.init(params)
+  keys = jax.random.split(jax.random.fold_in(key, 1), len(orders))
+  (params, _), _ = jax.lax.scan(step, start, (orders, keys))
   return params
 
 

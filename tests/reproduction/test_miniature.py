@@ -1,21 +1,24 @@
 """The paper in miniature: its trainings, measures, rule and document."""
 
-import subprocess
-import sys
+import dataclasses
+import importlib.util
 
 import jax
 import numpy as np
 import optax
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from jax.flatten_util import ravel_pytree
 from processes import REPOSITORY
 
 from sam_jax.analysis import sharpness
 from sam_jax.analysis.pieces import Pieces
-from sam_jax.reproduction import claims, measures, splits, training
+from sam_jax.reproduction import claims, measures, splits, studies, training
 from sam_jax.reproduction.document import write_document
 from sam_jax.reproduction.laboratory import Laboratory
 from sam_jax.reproduction.studies import STUDIES
+from sam_jax.training.command_line import parse_flags
 
 SETTINGS = [
   training.Setting(rho=0.1, weight_decay=0.01),
@@ -45,37 +48,63 @@ def test_networks_side_by_side_are_those_of_a_plain_loop(data):
   method = training.Method(m=64, num_epochs=1, width=8)
   params = training.train(method, SETTINGS, data.train)
   losses = training.example_losses(8)
-  for g, seed in ((0, 1), (1, 0)):
-    setting = SETTINGS[g]
-    images, labels = (x[seed] for x in data.train)
-    orders = np.random.default_rng((seed, 0x0DE5)).permutation(512)
-    rate = optax.cosine_decay_schedule(setting.learning_rate, 8)
+
+  def optimizer(rho, learning_rate, weight_decay):
+    rate = optax.cosine_decay_schedule(learning_rate, 8)
     base = optax.chain(
-      optax.add_decayed_weights(setting.weight_decay),
+      optax.add_decayed_weights(weight_decay),
       optax.sgd(rate, momentum=0.9, nesterov=True),
     )
-    ascent = optax.chain(optax.contrib.normalize(), optax.sgd(setting.rho))
-    optimizer = optax.contrib.sam(base, ascent, opaque_mode=True)
-    model = training.MLP(8)
-    w = model.init(jax.random.key(seed), images[:1])["params"]
-    state = optimizer.init(w)
+    ascent = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
+    return optax.contrib.sam(base, ascent, opaque_mode=True)
+
+  @jax.jit
+  def step(numbers, w, state, batch):
+    gradient_fn = jax.grad(lambda w: losses(w, batch).mean())
+    updates, state = optimizer(*numbers).update(
+      gradient_fn(w), state, w, grad_fn=lambda w, _: gradient_fn(w)
+    )
+    return optax.apply_updates(w, updates), state
+
+  for g, seed in ((0, 1), (1, 0)):
+    numbers = dataclasses.astuple(SETTINGS[g])
+    images, labels = (x[seed] for x in data.train)
+    orders = np.random.default_rng((seed, 0x0DE5)).permutation(512)
+    w = training.MLP(8).init(jax.random.key(seed), images[:1])["params"]
+    state = optimizer(*numbers).init(w)
     for order in orders.reshape(8, 64):
       batch = {"image": images[order], "label": labels[order]}
-      gradient_fn = jax.grad(lambda w, b=batch: losses(w, b).mean())
-      updates, state = optimizer.update(
-        gradient_fn(w), state, w, grad_fn=lambda w, _, f=gradient_fn: f(w)
-      )
-      w = optax.apply_updates(w, updates)
+      w, state = step(numbers, w, state, batch)
     found = jax.tree.map(lambda x, g=g, s=seed: x[g, s], params)
     flat, expected = ravel_pytree(found)[0], ravel_pytree(w)[0]
     np.testing.assert_allclose(flat, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_random_perturbations_change_less_than_those_along_the_gradient(data):
+  settings = [training.Setting(rho=1e-6), training.Setting(rho=0.5)]
+
+  def weights(is_random):
+    method = training.Method(
+      m=64, num_epochs=1, width=8, random_direction=is_random
+    )
+    params = training.train(method, settings, data.train)
+    return [
+      ravel_pytree(jax.tree.map(lambda x, g=g: x[g, 0], params))[0]
+      for g in range(2)
+    ]
+
+  (sgd, sam), (same, noisy) = map(weights, (False, True))
+  np.testing.assert_allclose(same, sgd, rtol=1e-3, atol=1e-4)
+  norm = np.linalg.norm
+  assert 0.01 * norm(sam - sgd) < norm(noisy - sgd) < 0.5 * norm(sam - sgd)
+
+
 def test_measures_are_those_of_the_analyses(data):
-  params = training.train(
-    training.Method(uses_sam=False, m=64, num_epochs=1, width=3),
-    SETTINGS,
-    data.train,
+  random = np.random.default_rng(0)
+  shapes = training.MLP(3).init(jax.random.key(0), data.train.images[0, :1])
+  params = jax.tree.map(
+    lambda x: 0.3 * random.standard_normal((2, 2, *x.shape), np.float32),
+    shapes["params"],
   )
   one = jax.tree.map(lambda x: x[1, 0], params)
   losses = training.example_losses(3)
@@ -87,7 +116,7 @@ def test_measures_are_those_of_the_analyses(data):
   assert found[1, 0] == pytest.approx(expected.sharpness, rel=1e-3)
 
   flat, unravel = ravel_pytree(one)
-  dense = jax.hessian(lambda w: losses(unravel(w), batch).mean())(flat)
+  dense = jax.jit(jax.hessian(lambda w: losses(unravel(w), batch).mean()))(flat)
   top = measures._top_eigenvalues(3, one, batch, seed=0)
   assert top == pytest.approx(np.linalg.eigvalsh(dense)[::-1][:5], rel=1e-2)
 
@@ -124,23 +153,53 @@ class MadeUpLaboratory(Laboratory):
 
   def get(self, name, key, compute):
     del compute
-    self.seconds[repr(key)] = 60.0
+    return super().get(name, key, lambda: self._make_up(name, key))
+
+  def _make_up(self, name, key):
     wiggle = np.random.default_rng(0).random(self.num_seeds)
     if name == "grid":
       count = key["settings"].count("Setting(")
       base = 0.1 if "uses_sam=False" in key["method"] else 0.05
       rows = (base + 0.01 * wiggle) * np.ones((count, 1))
       return dict.fromkeys(("train", "validation", "test"), rows.tolist())
-    names = {
-      "curvature": ["lambda_1", "lambda_5"],
-      "scores": ["m = 1", "m = 4", "m = 16", "m = 64", "m = 512", "random"],
+    if name == "curvature":
+      return dict.fromkeys(("lambda_1", "lambda_5"), (1 + wiggle).tolist())
+    ms = [str(m) for m in studies.SCORED_MS]
+    taus = dict.fromkeys(("all", *measures.HYPERPARAMETERS), -0.5)
+    return {
+      "scores": {m: (wiggle + i).tolist() for i, m in enumerate(ms)},
+      "random": wiggle.tolist(),
+      "correlations": dict.fromkeys(ms, taus),
     }
-    return {each: (1 + wiggle).tolist() for each in names[name]}
 
 
-def test_every_study_is_written_down(tmp_path):
-  lab = MadeUpLaboratory(Pieces(tmp_path / "results.json"), 4, 1)
-  found = {name: study(lab) for name, study in STUDIES.items()}
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+  """All studies, and where their results are."""
+  path = tmp_path_factory.mktemp("results") / "results.json"
+  lab = MadeUpLaboratory(Pieces(path), 4, 1)
+  return path, lab, {name: study(lab) for name, study in STUDIES.items()}
+
+
+def test_resumed_studies_compare_what_fresh_ones_do(made_up):
+  """Saved results are sorted by name: "512" comes before "64"."""
+  path, _, fresh = made_up
+  lab = MadeUpLaboratory(Pieces(path), 4, 1)
+  for name in STUDIES:
+    resumed = STUDIES[name](lab)
+    assert resumed.rows == fresh[name].rows
+    assert resumed.claims == fresh[name].claims
+  claims = fresh["prediction"].claims
+  whole = "Sharpness of the whole training set (m = 512) scores lower than"
+  assert [c.statement.startswith(whole) for c in claims] == [0, 1, 1, 1, 1, 0]
+  differences = [c.difference[0] for c in claims[1:]]
+  assert differences == pytest.approx([4, 3, 2, 1, differences[-1]])
+  assert differences[-1] > 0  # the slope over log2 m
+  assert all(c.verdict == "contradicted" for c in claims[1:])
+
+
+def test_every_study_is_written_down(made_up, tmp_path):
+  _, lab, found = made_up
   path, pictures = tmp_path / "out/DOCUMENT.md", tmp_path / "out/pictures"
   pictures.mkdir(parents=True)
   write_document(path, pictures, found, lab)
@@ -153,25 +212,61 @@ def test_every_study_is_written_down(tmp_path):
   links = [line for line in text.splitlines() if line.startswith("![")]
   assert len(links) == len(list(pictures.glob("*.png"))) == 5
   assert all("](pictures/" in link for link in links)
+  count = sum(len(study.claims) for study in found.values())
+  assert f"These are {count} verdicts" in text
+  # Of lambda, the mean and the interval of the logarithm.
+  values = np.log(1 + np.random.default_rng(0).random(4))
+  assert f"| SGD | {np.exp(values.mean()):.2g} (" in text
+  assert "| m = 64 | 3." in text
+  assert "| -0.50 | -0.50 | -0.50 | -0.50 |" in text
 
 
-def test_script_trains_writes_and_goes_on(tmp_path):
+@pytest.fixture
+def reproduce():
+  """The script as a function of its arguments."""
+  others = set(flags.FLAGS)
+  path = REPOSITORY / "scripts/reproduce.py"
+  spec = importlib.util.spec_from_file_location("reproduce", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+
+  def run(*arguments):
+    with flagsaver.flagsaver():
+      module.main(parse_flags(["reproduce", *arguments]))
+
+  yield run
+  for name in set(flags.FLAGS) - others:
+    delattr(flags.FLAGS, name)  # other scripts have some of the same name
+
+
+def test_script_trains_writes_and_goes_on(reproduce, tmp_path):
   command = [
-    *(sys.executable, "scripts/reproduce.py", "--study=equal_cost"),
-    *("--seeds=2", "--epochs=1", f"--output={tmp_path}/R.md"),
-    *(f"--pictures={tmp_path}/p", f"--results={tmp_path}/results.json"),
+    *("--study=equal_cost", "--seeds=2", "--epochs=1"),
+    *(f"--output={tmp_path}/R.md", f"--results={tmp_path}/results.json"),
   ]
-  run = {"cwd": REPOSITORY, "capture_output": True, "text": True}
-  first = subprocess.run(command, **run)
-  assert first.returncode == 0, first.stderr
+  reproduce(*command)
   text = (tmp_path / "R.md").read_text()
   assert "| SGD, 2 epochs |" in text
+  assert (tmp_path / "assets/reproduction").exists()
   # Nothing is trained again: a removed result would be.
   results = (tmp_path / "results.json").stat().st_mtime_ns
-  assert subprocess.run(command, **run).returncode == 0
+  reproduce(*command)
   assert (tmp_path / "R.md").read_text() == text
   assert (tmp_path / "results.json").stat().st_mtime_ns == results
 
-  wrong = subprocess.run([*command, "--study=equal_cots"], **run)
-  assert wrong.returncode == 2
-  assert "Did you mean 'equal_cost'" in wrong.stderr
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--study=equal_cots"], "Did you mean 'equal_cost'"),
+    (["--study=norms"], "with --study it isn't the whole"),
+    (["--seeds=2"], "with --seeds it isn't the whole"),
+    (["--epochs=5"], "with --epochs it isn't the whole"),
+    (["again"], "Unexpected arguments: again"),
+  ],
+)
+def test_mistakes_give_one_line(reproduce, capsys, arguments, message):
+  with pytest.raises(SystemExit) as error:
+    reproduce(*arguments)
+  assert error.value.code == 2
+  assert message in capsys.readouterr().err
