@@ -3,7 +3,9 @@
 python scripts/reproduce.py
 
 Writes REPRODUCTION.md, with pictures. Results are kept in --results one by one:
-the same command goes on where it was stopped. Exit code 2: it could not start.
+the same command goes on where it was stopped. With some of the studies alone,
+or of another size, --output must say where else to write. Exit code 2: it could
+not start.
 """
 
 import pathlib
@@ -16,10 +18,10 @@ from sam_jax.training.command_line import make_directory, parse_flags, refuse
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 _OUTPUT = flags.DEFINE_string(
-  "output", str(_REPOSITORY / "REPRODUCTION.md"), "Markdown file to write."
+  "output", None, "Markdown file to write; default: REPRODUCTION.md."
 )
 _PICTURES = flags.DEFINE_string(
-  "pictures", str(_REPOSITORY / "assets/reproduction"), "Their directory."
+  "pictures", None, "Their directory; default: assets/reproduction beside it."
 )
 _RESULTS = flags.DEFINE_string(
   "results",
@@ -46,9 +48,7 @@ def main(argv: list[str]) -> None:
   for name in _STUDY.value:
     if name not in STUDIES:
       refuse(f"--study={name} is unknown. {did_you_mean(name, STUDIES)}")
-  output = pathlib.Path(_OUTPUT.value).absolute()
-  make_directory("output", output.parent)
-  pictures = make_directory("pictures", _PICTURES.value)
+  output, pictures = _outputs()
   lab = Laboratory(Pieces(_RESULTS.value), _SEEDS.value, _EPOCHS.value)
   found = {}
   started = time.perf_counter()
@@ -60,6 +60,23 @@ def main(argv: list[str]) -> None:
       print(f"  {claim.statement}: {claim.verdict}", file=sys.stderr)
   write_document(output, pictures, found, lab)
   print(f"Written: {output}")
+
+
+def _outputs() -> tuple[pathlib.Path, pathlib.Path]:
+  """The document, and the directory of its pictures."""
+  if not _OUTPUT.value:
+    for flag in (_STUDY, _SEEDS, _EPOCHS):
+      if flag.value != flag.default:
+        refuse(
+          f"--output is missing: with --{flag.name} it isn't the whole of"
+          " REPRODUCTION.md, which it would replace."
+        )
+  output = _REPOSITORY / "REPRODUCTION.md"
+  if _OUTPUT.value:
+    output = pathlib.Path(_OUTPUT.value).absolute()
+  make_directory("output", output.parent)
+  beside = output.parent / "assets/reproduction"
+  return output, make_directory("pictures", _PICTURES.value or beside)
 
 
 if __name__ == "__main__":
