@@ -187,12 +187,14 @@ class StreamingDataset:
         yield examples, *records.locate(examples), seeds
 
     batch_size = len(next(requests())[0])
+    # Looked up now: TensorFlow may be gone when the program ends in a batch.
+    bad_data = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
     done = 0
     try:
       for batch in _pipeline(located, load, batch_size):
         yield batch
         done += 1
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+    except bad_data:
       failed = next(itertools.islice(located(), done, None))
       self._name_bad_image(records, load, failed)
       raise
