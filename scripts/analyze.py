@@ -9,9 +9,10 @@ Sub-commands:
 
 RUN@STEP is the checkpoint of that step, RUN the newest one. Results go to
 RUN/analysis/*.json piece by piece, and no piece is computed twice: the same
-command goes on where it was stopped. Pictures go to --output, and to
-TensorBoard as the run RUN/analysis. Exit codes: 2, a mistake that one line
-names; 130, Ctrl-C.
+command goes on where it was stopped. A piece is the sharpness for one rho and
+m, a whole Lanczos run (a stopped one starts again), or one point of a
+landscape. Pictures go to --output, and to TensorBoard as the run RUN/analysis.
+Exit codes: 2, a mistake that one line names; 130, Ctrl-C.
 """
 
 import os
@@ -44,6 +45,13 @@ _RHO = flags.DEFINE_list(
   "rho", "0.05,0.1,0.2,0.5", "Radii; the largest is SAM's line's reach."
 )
 _M = flags.DEFINE_list("m", "1,8,64", "Group sizes of the m-sharpness.")
+_P = flags.DEFINE_float(
+  "p", 2.0, "Norm of sharpness's neighbourhood, to inf.", 1
+)
+_ADAPTIVE = flags.DEFINE_bool("adaptive", False, "Sharpness as ASAM has it.")
+_ASCENT_STEPS = flags.DEFINE_integer(
+  "ascent_steps", 1, "Of sharpness: the highest loss of so many counts.", 1
+)
 _PROBES = flags.DEFINE_integer("probes", 2, "Lanczos runs.", 1)
 _STEPS = flags.DEFINE_integer("steps", 40, "Hessian products of each.", 1)
 _ALONG = flags.DEFINE_multi_enum(
@@ -71,7 +79,7 @@ def main(argv: list[str]) -> None:
     output = output_directory()
     subjects = [load(workdir, name) for workdir in _WORKDIR.value]
     check_same_data(subjects)
-    STUDIES[name](subjects, output)
+    show(subjects, STUDIES[name](subjects, output))
   except (ConfigError, DatasetError, ValueError) as error:
     refuse(str(error))
   except OSError as error:
@@ -97,8 +105,9 @@ def check_arguments(argv: list[str]) -> str:
     refuse(f"Unexpected arguments: {' '.join(argv[2:])}")
   if not all(_WORKDIR.value) or not _WORKDIR.value:
     refuse("--workdir is missing: name the directory of a run.")
-  for workdir in _WORKDIR.value:
-    if _WORKDIR.value.count(workdir) > 1:
+  places = [resolve(workdir) for workdir in _WORKDIR.value]
+  for workdir, place in zip(_WORKDIR.value, places, strict=True):
+    if places.count(place) > 1:
       refuse(f"--workdir={workdir} is given twice.")
   numbers(_RHO, float)
   numbers(_M, int)
@@ -181,10 +190,21 @@ def split_step(name: str) -> tuple[str, int | None]:
   return run, int(step)
 
 
+def resolve(name: str) -> tuple[str, int | None]:
+  """A run's path, however it is written, and its step."""
+  run, step = split_step(name)
+  return run.rstrip("/") if "://" in run else os.path.realpath(run), step
+
+
 def label(name: str) -> str:
   """The last part of a run's path, if no other run has the same."""
-  names = [pathlib.PurePath(each).name for each in _WORKDIR.value]
-  short = pathlib.PurePath(name).name
+
+  def shorten(name):
+    run, step = split_step(name)
+    return pathlib.PurePath(run).name + ("" if step is None else f"@{step}")
+
+  names = [shorten(each) for each in _WORKDIR.value]
+  short = shorten(name)
   return short if names.count(short) == 1 else name
 
 
@@ -205,29 +225,54 @@ def output_directory() -> pathlib.Path:
   return path
 
 
-def study_sharpness(subjects: list[Any], output: pathlib.Path) -> None:
+def study_sharpness(
+  subjects: list[Any], output: pathlib.Path
+) -> list[pathlib.Path]:
   """Sharpness of all examples and of groups of m, for every rho."""
   from sam_jax.analysis import analysis_plots, studies
 
   rhos, ms = numbers(_RHO, float), numbers(_M, int)
-  found = {s.label: studies.measure_sharpness(s, rhos, ms) for s in subjects}
+  ball = (_P.value, _ADAPTIVE.value, _ASCENT_STEPS.value)
+  found = {
+    s.label: studies.measure_sharpness(s, rhos, ms, *ball) for s in subjects
+  }
   for name, lines in found.items():
     for line, values in lines.items():
       pairs = zip(rhos, values, strict=True)
-      text = "  ".join(f"{value:.4g} (rho {rho:g})" for rho, value in pairs)
+      text = "  ".join(f"{number(value)} (rho {rho:g})" for rho, value in pairs)
       print(f"{name}: sharpness, {line}: {text}")
   path = output / "sharpness.png"
-  analysis_plots.plot_sharpness(found, rhos, describe_examples(subjects), path)
-  show(subjects, path)
+  note = describe_examples(subjects) + describe_ball()
+  analysis_plots.plot_sharpness(found, rhos, note, path)
+  return [path]
 
 
-def study_hessian(subjects: list[Any], output: pathlib.Path) -> None:
+def number(value: float) -> str:
+  """Four digits, or words."""
+  return f"{value:.4g}" if np.isfinite(value) else "not finite"
+
+
+def describe_ball() -> str:
+  """Says in a picture what is unlike SAM's own neighbourhood and ascent."""
+  words = {
+    f"p = {_P.value:g}": _P.value != 2,
+    "adaptive": _ADAPTIVE.value,
+    f"{_ASCENT_STEPS.value} ascent steps": _ASCENT_STEPS.value > 1,
+  }
+  return "".join(f", {word}" for word, is_odd in words.items() if is_odd)
+
+
+def study_hessian(
+  subjects: list[Any], output: pathlib.Path
+) -> list[pathlib.Path]:
   """The largest eigenvalues, and the density of all."""
   from sam_jax.analysis import analysis_plots, hessian, studies
 
   arguments = (_PROBES.value, _STEPS.value, _SEED.value)
   found = {s.label: studies.measure_spectrum(s, *arguments) for s in subjects}
   for name, probes in found.items():
+    for i, probe in enumerate(probes):
+      print(f"{name}: probe {i}: {describe_cost(probe)}")
     top = hessian.top_eigenvalues(probes, 5)
     text = ", ".join(f"{t.value:.4g} (+-{t.residual:.1g})" for t in top)
     print(f"{name}: largest eigenvalues {text}")
@@ -235,16 +280,30 @@ def study_hessian(subjects: list[Any], output: pathlib.Path) -> None:
       print(f"{name}: first / fifth {top[0].value / top[4].value:.3g}")
   path = output / "hessian.png"
   analysis_plots.plot_spectra(found, describe_examples(subjects), path)
-  show(subjects, path)
+  return [path]
 
 
-def study_landscape(subjects: list[Any], output: pathlib.Path) -> None:
+def describe_cost(probe: Any) -> str:
+  """Time and memory of a probe, when it was computed."""
+  device = "unknown"
+  if probe.device_bytes is not None:
+    device = f"{probe.device_bytes / 2**20:.1f} MiB"
+  return (
+    f"{probe.seconds:.1f} s, memory {device} on each device,"
+    f" {probe.host_bytes / 2**20:.1f} MiB on the host"
+  )
+
+
+def study_landscape(
+  subjects: list[Any], output: pathlib.Path
+) -> list[pathlib.Path]:
   """Losses along every direction that --along names."""
+  paths = []
   for kind in dict.fromkeys(_ALONG.value):
-    path = output / f"landscape_{kind}.png"
+    paths.append(output / f"landscape_{kind}.png")
     draw = draw_plane if kind == "plane" else draw_lines
-    draw(kind, subjects, path)
-    show(subjects, path)
+    draw(kind, subjects, paths[-1])
+  return paths
 
 
 def draw_plane(kind: str, subjects: list[Any], path: pathlib.Path) -> None:
@@ -264,6 +323,7 @@ def draw_lines(kind: str, subjects: list[Any], path: pathlib.Path) -> None:
   """Losses along a line through each run, or from one to the other."""
   from sam_jax.analysis import analysis_plots, studies
 
+  start, end = subjects[0].label, subjects[-1].label
   ends, axis = {
     "random": (
       (-_REACH.value, _REACH.value),
@@ -273,7 +333,10 @@ def draw_lines(kind: str, subjects: list[Any], path: pathlib.Path) -> None:
       (-numbers(_RHO, float)[-1], numbers(_RHO, float)[-1]),
       "Distance along SAM's perturbation (rho)",
     ),
-    "between": ((0, 1), "Part of the way from the first run to the second"),
+    "between": (
+      (0, 1),
+      f"Part of the way from {start} (0) to {end} (1)",
+    ),
   }[kind]
   distances = np.linspace(*ends, _POINTS.value).tolist()
   if kind == "between":
@@ -286,6 +349,8 @@ def draw_lines(kind: str, subjects: list[Any], path: pathlib.Path) -> None:
       for s in subjects
     }
   note = describe_examples(subjects)
+  if kind == "between":
+    note += "; batch statistics interpolated"
   analysis_plots.plot_lines(found, distances, axis, note, path)
 
 
@@ -296,18 +361,20 @@ def describe_examples(subjects: list[Any]) -> str:
   return f"Losses of {count:,} {split} examples, in evaluation mode"
 
 
-def show(subjects: list[Any], path: pathlib.Path) -> None:
-  """Puts a picture into TensorBoard, beside the logs of each run."""
+def show(subjects: list[Any], paths: list[pathlib.Path]) -> None:
+  """Puts pictures into TensorBoard, beside the logs of each run."""
   from PIL import Image
 
   from sam_jax.training.metrics import MetricsWriter
 
-  pixels = np.asarray(Image.open(path).convert("RGB"))
+  pictures = {p.stem: np.asarray(Image.open(p).convert("RGB")) for p in paths}
   for subject in subjects:
     writer = MetricsWriter(subject.pieces.path.parent, 0)
-    writer.image(subject.run.step, path.stem, pixels)
+    for name, pixels in pictures.items():
+      writer.image(subject.run.step, name, pixels)
     writer.close()
-  print(f"Picture: {path}")
+  for path in paths:
+    print(f"Picture: {path}")
 
 
 def refuse(message: str) -> None:

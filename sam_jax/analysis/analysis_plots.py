@@ -9,8 +9,9 @@ from matplotlib import cm, colors, ticker
 from sam_jax.analysis import hessian
 from sam_jax.analysis.plot_style import STYLES, finish, plt
 
-# Densities below are those of Gaussian tails, not of eigenvalues.
-_FLOOR = 1e-6
+# Of the density of a single eigenvalue: below it there are Gaussian tails, but
+# hardly an eigenvalue, even one of which the probes have seen little.
+_FLOOR = 0.01
 
 
 def plot_sharpness(
@@ -28,11 +29,15 @@ def plot_sharpness(
     path: File to write.
   """
   figure, axes = _panels(len(runs))
+  has_rise = any(
+    np.any(np.greater(v, 0)) for r in runs.values() for v in r.values()
+  )
+  scale = "log" if has_rise else "linear"
   for axis, (label, lines) in zip(axes, runs.items(), strict=True):
     for i, (name, values) in enumerate(lines.items()):
       style = STYLES[i % len(STYLES)]
       axis.plot(rhos, values, label=name, markersize=4, **style)
-    axis.set(xscale="log", yscale="log", title=label)
+    axis.set(xscale="log", yscale=scale, title=label)
     # The radii themselves, as long as their numbers don't overlap.
     every = -(-len(rhos) // 6)
     axis.set_xticks(rhos[::every], [f"{rho:g}" for rho in rhos[::every]])
@@ -54,6 +59,7 @@ def plot_spectra(
   """
   # The same smoothing for all, or densities could not be compared.
   width = max(map(hessian.default_width, runs.values()))
+  floor = min(_density_floor(probes, width) for probes in runs.values())
   figure, axes = _panels(len(runs))
   for axis, (label, probes) in zip(axes, runs.items(), strict=True):
     grid, density = hessian.spectral_density(probes, width)
@@ -62,7 +68,7 @@ def plot_spectra(
     values = [top.value for top in hessian.top_eigenvalues(probes, 5)]
     axis.plot(
       values,
-      np.full(len(values), _FLOOR * 2),
+      np.full(len(values), floor * 2),
       label="five largest eigenvalues",
       **STYLES[1] | {"linestyle": "", "marker": "|", "markersize": 12},
     )
@@ -70,13 +76,18 @@ def plot_spectra(
     if len(values) == 5:
       title += f", {values[0] / values[4]:.2g} times the fifth"
     axis.set_title(title, fontsize="medium")
-    axis.set(yscale="log", xlabel="Eigenvalue of the Hessian")
-    axis.set_ylim(bottom=_FLOOR)
-  axes[0].set_ylabel("Density (log scale)")
+    axis.set(yscale="log", xlabel="Eigenvalue of the Hessian (nats)")
+    axis.set_ylim(bottom=floor)
+  axes[0].set_ylabel("Density of eigenvalues (1 / nats)")
   probes = next(iter(runs.values()))
   steps = len(probes[0].weights)
   note += f"; {len(probes)} probes of {steps} Lanczos steps"
   finish(figure, axes[0], note, path)
+
+
+def _density_floor(probes: Sequence[hessian.Probe], width: float) -> float:
+  """Where the density's axis starts: below a single one of all eigenvalues."""
+  return _FLOOR / (probes[0].size * width * np.sqrt(2 * np.pi))
 
 
 def plot_lines(
@@ -89,7 +100,8 @@ def plot_lines(
   """Draws losses along one direction, a line for each run.
 
   Args:
-    runs: Label of a run -> loss at each distance; nan leaves a gap.
+    runs: Label of a run -> loss at each distance; nan leaves a gap. A single
+      line gets no label.
     distances: From the run.
     xlabel: What the distance is.
     note: Says what all have in common.
@@ -100,7 +112,12 @@ def plot_lines(
     style = STYLES[i % len(STYLES)]
     every = max(len(distances) // 10, 1)
     axis.plot(
-      distances, losses, label=label, markersize=4, markevery=every, **style
+      distances,
+      losses,
+      label=label if len(runs) > 1 else None,
+      markersize=4,
+      markevery=every,
+      **style,
     )
   axis.set(xlabel=xlabel, ylabel="Loss (nats)")
   finish(figure, axis, note, path)
@@ -140,7 +157,7 @@ def plot_planes(
   for i, (label, losses) in enumerate(runs.items()):
     clipped = np.clip(losses, low, high)
     top = figure.add_subplot(grid[0, i], projection="3d")
-    _draw_surface(top, distances, clipped, norm)
+    _draw_surface(top, distances, clipped, norm, lines)
     top.set_title(label)
     axis = figure.add_subplot(grid[1, i], aspect="equal")
     axis.contourf(
@@ -159,15 +176,16 @@ def plot_planes(
       colors=["white" if norm(line) < 0.5 else "black" for line in lines],
       linewidths=0.8,
     )
-    # Those of a narrow valley would lie on each other.
-    axis.clabel(drawn, lines[-7:], fmt="%g", fontsize="small")
+    # Those of a narrow valley would lie on each other: of these, every third.
+    labelled = sorted({*lines[-7:], *lines[::-3]})
+    axis.clabel(drawn, labelled, fmt="%g", fontsize="small")
     axis.set_xlabel("along direction 1 (filter norms)")
     if i == 0:
       axis.set_ylabel("along direction 2 (filter norms)")
   bar = figure.colorbar(
     cm.ScalarMappable(norm, "cividis"),
     cax=figure.add_subplot(grid[1, -1]),
-    label="Loss (nats)",
+    label="Loss (nats, logarithmic scale)",
     ticks=lines,
     format="%g",
   )
@@ -178,22 +196,29 @@ def plot_planes(
   plt.close(figure)
 
 
-def _draw_surface(axis, distances, losses, norm) -> None:
-  """A surface above the plane, as high as the highest one of all runs."""
+def _draw_surface(axis, distances, losses, norm, levels) -> None:
+  """A surface above the plane, its height on the scale of its colours.
+
+  On a linear one, a run that rises little beside another would be a flat sheet.
+  """
+  low, high = np.log10([norm.vmin, norm.vmax])
   axis.plot_surface(
     *np.meshgrid(distances, distances),
-    losses,
+    np.log10(losses),
     cmap="cividis",
-    norm=norm,
+    norm=colors.Normalize(low, high),
     linewidth=0.2,
     edgecolor="black",
     antialiased=True,
     rcount=len(distances),
     ccount=len(distances),
   )
-  axis.set(zlim=(0, norm.vmax), xlabel="direction 1", ylabel="direction 2")
-  axis.set_zlabel("Loss (nats)")
+  axis.set(zlim=(low, high), xlabel="direction 1", ylabel="direction 2")
   axis.locator_params(nbins=5)
+  # As many numbers as there is room for.
+  ticks = levels[:: -(-len(levels) // 6)]
+  axis.set_zticks(np.log10(ticks), [f"{tick:g}" for tick in ticks])
+  axis.set_zlabel("Loss (nats, log scale)")
   axis.tick_params(labelsize="small", pad=-1)
 
 

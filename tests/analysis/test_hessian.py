@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sam_jax.analysis import hessian
+from sam_jax.analysis import analysis_plots, hessian
 from sam_jax.analysis.objective import Objective
 
 SPECTRA = {
@@ -87,6 +87,22 @@ def test_density_of_one_value(spectrum):
   grid, density = hessian.spectral_density([probe_of(spectrum, steps=5)])
   assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-5)
   assert grid[density.argmax()] == pytest.approx(spectrum[0], abs=0.02)
+
+
+def test_pictures_of_large_networks_show_single_eigenvalues():
+  size = 36_000_000
+  probe = hessian.Probe(
+    ritz_values=np.array([60.0, 0.0]),
+    weights=np.array([1 / size, 1 - 1 / size]),
+    residuals=np.zeros(2),
+    seconds=0.0,
+    host_bytes=2 * 4 * size,
+  )
+  width = hessian.default_width([probe])
+  grid, density = hessian.spectral_density([probe], width)
+  peak = density[np.abs(grid - 60).argmin()]
+  # A probe sees a chi-squared share of it, which can be much less.
+  assert analysis_plots._density_floor([probe], width) < 0.1 * peak
 
 
 def test_network_equals_its_dense_hessian_on_any_number_of_devices():

@@ -4,16 +4,20 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 from processes import REPOSITORY
 from tensorboard.backend.event_processing import event_accumulator
 
 from sam_jax.analysis import runs, studies
+from sam_jax.analysis.sharpness import Sharpness
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.training import files, workdir
@@ -51,11 +55,14 @@ def save_run(path, seed):
 
 @pytest.fixture(scope="module")
 def script():
+  others = set(flags.FLAGS)
   path = REPOSITORY / "scripts/analyze.py"
   spec = importlib.util.spec_from_file_location("analyze", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module
+  yield module
+  for name in set(flags.FLAGS) - others:
+    delattr(flags.FLAGS, name)  # other scripts have some of the same name
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +119,9 @@ def test_hessian_goes_on_where_it_stopped(saved, analyze, capsys, monkeypatch):
   check_picture(saved, "hessian", ["first"])
   before = pieces(saved / "first/analysis/hessian.json")
   assert len(before) == 1
+  memory = before[0]["result"]["device_bytes"]
+  text = rf"first: probe 0: \d+\.\d s, memory {memory / 2**20:.1f} MiB on each"
+  assert re.search(text, said)
   analyze(*arguments, "--probes=2")  # one more, beside the old one
   after = pieces(saved / "first/analysis/hessian.json")
   assert after[0] == before[0]
@@ -137,10 +147,39 @@ def test_sharpness_of_every_rho_and_m(saved, analyze, capsys):
   assert found["m = 4", 0.1] > found["all", 0.1]
 
 
+def test_sharpness_of_other_balls_and_what_is_not_finite(
+  saved, analyze, capsys, monkeypatch
+):
+  """It is part of the pieces' key, and no result is computed twice."""
+  measured = []
+
+  def diverge(*_, **ball):
+    measured.append(ball)
+    return Sharpness(1.0, math.inf)
+
+  monkeypatch.setattr(studies, "sharpness", diverge)
+  monkeypatch.setattr(
+    studies, "m_sharpness_fn", lambda *_, **ball: lambda *_: diverge(**ball)
+  )
+  run = f"--workdir={saved / 'second'}"
+  balls = [["--p=inf", "--adaptive"], ["--p=inf", "--ascent_steps=2"]]
+  for ball in balls + balls:
+    analyze("sharpness", run, *SMALL, "--rho=0.1", "--m=4", *ball)
+    said = capsys.readouterr().out
+    for line in ("m = 4", "all"):
+      assert f"second: sharpness, {line}: not finite (rho 0.1)" in said
+  steep = {"p": math.inf, "adaptive": True, "ascent_steps": 1}
+  long = {"p": math.inf, "adaptive": False, "ascent_steps": 2}
+  assert measured == [steep, steep, long, long]
+
+
 def test_landscapes_meet_at_the_run(saved, analyze):
   kinds = ("random", "sam", "plane", "between")
   along = [f"--along={kind}" for kind in kinds]
+  logs = saved / "first/analysis"
+  before = len(list(logs.glob("events*")))
   analyze("landscape", *both(saved), *SMALL, "--rho=0.1", *along)
+  assert len(list(logs.glob("events*"))) == before + 1  # of all pictures
   for kind in kinds:
     check_picture(saved, f"landscape_{kind}")
   results = pieces(saved / "first/analysis/landscape.json")
@@ -166,7 +205,8 @@ def test_landscapes_meet_at_the_run(saved, analyze):
     (["hessian", "--workdir={run}@7"], "no checkpoint of step 7. Kept: 0."),
     (["hessian", "--workdir={run}", "--steps=0"], "steps"),
     (["hessian", "--workdir={run}@x"], "must be RUN@STEP with a number"),
-    (["hessian", "--workdir={run}", "--workdir={run}"], "is given twice"),
+    (["hessian", "--workdir={run}", "--workdir={run}/"], "is given twice"),
+    (["sharpness", "--workdir={run}", "--p=0.5"], "--p"),
     (["hessian", "--workdir={run}", "--batch_size=9"], "as is 16."),
     (["hessian", "--workdir={run}", "--probe=9"], "flag 'probe'"),
     (["sharpness", "--workdir={run}", "--m=1000"], "m = 1000 makes no group"),
