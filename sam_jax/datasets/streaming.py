@@ -3,8 +3,11 @@
 What the host sends is uint8 at the network's size; the device does the rest.
 """
 
+import atexit
+import contextlib
 import dataclasses
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -129,7 +132,7 @@ class StreamingDataset:
         yield mine, np.stack(np.broadcast_arrays(epoch_seed, mine), axis=-1)
 
     crop = crops.random_crop if self._crops_at_random else _centre_crop
-    for batch in self._read("train", requests, crop):
+    for batch in _closed_at_exit(self._read("train", requests, crop)):
       mine = batch.pop("example")
       if self._train_labels is not None:
         batch["clean_label"] = batch["label"]
@@ -152,7 +155,7 @@ class StreamingDataset:
       for mine, _ in self._sampler.eval_indices(count):
         yield mine, np.zeros((len(mine), 2), np.int64)
 
-    batches = self._read(split, requests, _centre_crop)
+    batches = _closed_at_exit(self._read(split, requests, _centre_crop))
     masks = (mask for _, mask in self._sampler.eval_indices(count))
     for batch, mask in zip(batches, masks, strict=True):
       del batch["example"]
@@ -187,14 +190,12 @@ class StreamingDataset:
         yield examples, *records.locate(examples), seeds
 
     batch_size = len(next(requests())[0])
-    # Looked up now: TensorFlow may be gone when the program ends in a batch.
-    bad_data = (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
     done = 0
     try:
       for batch in _pipeline(located, load, batch_size):
         yield batch
         done += 1
-    except bad_data:
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
       failed = next(itertools.islice(located(), done, None))
       self._name_bad_image(records, load, failed)
       raise
@@ -244,6 +245,26 @@ def _pipeline(
   )
   batches = batches.batch(batch_size).prefetch(2)
   yield from batches.as_numpy_iterator()
+
+
+_open_streams = weakref.WeakSet()
+
+
+def _closed_at_exit(batches: Iterator[Batch]) -> Iterator[Batch]:
+  """Ends batches with the program at the latest, while Python still runs.
+
+  TensorFlow asks Python which examples come next, and might wait for ever.
+  """
+  _open_streams.add(batches)
+  atexit.unregister(_close_streams)
+  atexit.register(_close_streams)  # the last one: before TensorFlow's own
+  return batches
+
+
+def _close_streams() -> None:
+  for batches in list(_open_streams):
+    with contextlib.suppress(ValueError):  # another thread is at it
+      batches.close()
 
 
 def _centre_crop(encoded: Any, size: int, seed: Any) -> Any:

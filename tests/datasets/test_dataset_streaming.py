@@ -18,6 +18,7 @@ from sam_jax.datasets import (
   label_noise,
   record_labels,
   records,
+  streaming,
 )
 from sam_jax.datasets.streaming import load_streaming
 from sam_jax.training.config import default_config
@@ -194,6 +195,14 @@ def test_image_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
   number, path = re.search(message, str(error.value)).groups()
   found = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
   assert b"no image" in found[int(number)]
+
+
+def test_batches_end_with_the_program(aircraft):
+  """Else TensorFlow might wait for ever for what the order's generator says."""
+  batches = load(aircraft).train_batches(0)
+  next(batches)
+  streaming._close_streams()
+  assert list(batches) == []
 
 
 def test_damaged_files_are_named(aircraft, tmp_path):
