@@ -17,7 +17,7 @@ from sam_jax.training.recipe import create_recipe
 from sam_jax.training.step import create_state
 
 SPEC = dataclasses.replace(
-  catalog.dataset_spec("cifar10"), image_shape=(8, 8, 3)
+  catalog.dataset_spec("cifar10"), image_shape=(4, 4, 3)
 )
 NAMES = ("loss", "sharpness", "m_sharpness", "lambda_max")
 
@@ -31,13 +31,13 @@ def tiny_config(**analysis):
   config.sam.rho = 0.0
   config.model.batch_norm = "all"  # is not to be looked for in evaluation
   config.compilation_cache_dir = ""
-  config.analysis.update(num_examples=24, m=8, lanczos_steps=4, **analysis)
+  config.analysis.update(num_examples=24, m=8, lanczos_steps=2, **analysis)
   return config
 
 
 def tiny_dataset(config=None):
   random = np.random.default_rng(0)
-  images = random.integers(256, size=(32, 8, 8, 3)).astype(np.uint8)
+  images = random.integers(256, size=(32, 4, 4, 3)).astype(np.uint8)
   labels = random.integers(10, size=32).astype(np.int32)
   examples = (images, labels)
   sizes = {"batch_size": 16, "eval_batch_size": 16}
