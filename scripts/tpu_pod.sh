@@ -3,12 +3,13 @@
 #
 #   export TPU_NAME=pod ZONE=europe-west4-b ACCELERATOR_TYPE=v5litepod-32
 #   scripts/tpu_pod.sh create
-#   scripts/tpu_pod.sh copy      # this working tree, to ~/sam_jax of each host
+#   scripts/tpu_pod.sh copy      # this working tree, to ~/sam_jax of each host;
+#                                # what else is there, such as runs, stays
 #   scripts/tpu_pod.sh install   # Python, jax[tpu] and sam_jax
 #   scripts/tpu_pod.sh launch -- --config=configs/imagenet.py \
 #     --config.dataset.data_dir=gs://bucket/tfds --workdir=gs://bucket/run
 #   scripts/tpu_pod.sh status    # is it running, and each host's last line
-#   scripts/tpu_pod.sh logs      # the last lines of each host
+#   scripts/tpu_pod.sh logs      # all that each host said, to --output here
 #   scripts/tpu_pod.sh stop      # saves a checkpoint; launch goes on from it
 #   scripts/tpu_pod.sh delete
 #
@@ -18,6 +19,7 @@
 #   --project  $PROJECT_ID; default: gcloud's own
 #   --type     $ACCELERATOR_TYPE, to create
 #   --version  $RUNTIME_VERSION, to create; default: the one that suits the type
+#   --output   directory for logs; default: runs/NAME-logs
 #   --dry_run  only print the commands
 # Arguments after -- are flags of training (launch) or gcloud's (create, for
 # example --spot). Exit codes: 2, wrong arguments; otherwise gcloud's.
@@ -31,6 +33,8 @@ readonly CODE=sam_jax VENV=sam_jax_venv LOG=sam_jax.log PID=sam_jax.pid
 # number alone may long be another's.
 readonly IS_RUNNING="ps -o args= -p \"\$(cat $PID 2>/dev/null)\" 2>/dev/null \
 | grep -q sam_jax.train"
+readonly REFUSE_IF_RUNNING="if $IS_RUNNING; then \
+echo \"\$(hostname): a run is going on; stop it first\" >&2; exit 1; fi"
 
 readonly QUOTED_QUOTE="'\\''"
 
@@ -67,7 +71,7 @@ usage() {
 parse_options() {
   name="${TPU_NAME:-}" zone="${ZONE:-}" project="${PROJECT_ID:-}"
   accelerator="${ACCELERATOR_TYPE:-}" version="${RUNTIME_VERSION:-}"
-  dry_run=false rest=()
+  output="" dry_run=false rest=()
   while (($#)); do
     case "$1" in
       --name=*) name="${1#*=}" ;;
@@ -75,9 +79,10 @@ parse_options() {
       --project=*) project="${1#*=}" ;;
       --type=*) accelerator="${1#*=}" ;;
       --version=*) version="${1#*=}" ;;
+      --output=*) output="${1#*=}" ;;
       --dry_run) dry_run=true ;;
       --) shift && rest=("$@") && return ;;
-      --name | --zone | --project | --type | --version)
+      --name | --zone | --project | --type | --version | --output)
         refuse "$1 needs a value: $1=..." ;;
       *) refuse "Unknown argument $1; training flags come after --." ;;
     esac
@@ -102,15 +107,19 @@ runtime_version() {
   esac
 }
 
-# What git knows or would add, as it is now: no environments, no runs.
+# What git knows or would add, as it is now: no environments, no runs. Of what
+# the hosts have only the files of the copy before this one go.
 run_copy() {
   local archive="${TMPDIR:-/tmp}/sam_jax-$$.tar.gz"
+  on_all_hosts "$REFUSE_IF_RUNNING"
   execute bash -c 'git ls-files -z --cached --others --exclude-standard |
     while IFS= read -r -d "" f; do [[ ! -e $f ]] || printf "%s\0" "$f"; done |
     tar -czf "$0" --null -T -' "$archive"
-  tpu_vm scp "$archive" "$name:$CODE.tar.gz" --worker=all
+  tpu_vm scp "$archive" "$name:$CODE.new.tar.gz" --worker=all
   execute rm "$archive"
-  on_all_hosts "rm -rf $CODE && mkdir $CODE && tar -xzf $CODE.tar.gz -C $CODE"
+  on_all_hosts "mkdir -p $CODE && cd $CODE && if [ -e ../$CODE.tar.gz ]; then \
+tar -tzf ../$CODE.tar.gz --quoting-style=literal | xargs -rd '\n' rm -f --; fi \
+&& mv ../$CODE.new.tar.gz ../$CODE.tar.gz && tar -xzf ../$CODE.tar.gz"
 }
 
 # By uv, because the Python of most TPU runtimes is older than ours.
@@ -128,9 +137,8 @@ run_launch() {
   training="$(quote "../$VENV/bin/python" -m sam_jax.train \
     --coordinator_address=auto "${rest[@]}")"
   # Detached from ssh in every respect, or gcloud would wait for the end.
-  on_all_hosts "if $IS_RUNNING; then \
-echo \"\$(hostname): a run is going on; stop it first\" >&2; exit 1; fi; \
-cd $CODE && { nohup $training >>../$LOG 2>&1 </dev/null & echo \$! >../$PID; }"
+  on_all_hosts "$REFUSE_IF_RUNNING; cd $CODE && \
+{ nohup $training >>../$LOG 2>&1 </dev/null & echo \$! >../$PID; }"
 }
 
 run_status() {
@@ -140,7 +148,10 @@ fi; echo \"\$(hostname): \$state: \$(tail -n 1 $LOG 2>/dev/null)\""
 }
 
 run_logs() {
-  on_all_hosts "tail -n 30 $LOG | sed \"s/^/\$(hostname): /\""
+  local directory="${output:-runs/$name-logs}"
+  execute mkdir -p "$directory"
+  on_all_hosts "cat $LOG" --output-directory="$directory"
+  $dry_run || echo "$directory holds what each host said."
 }
 
 # Training answers SIGTERM by a checkpoint, which takes as long as it takes.
@@ -154,7 +165,7 @@ run_delete() {
 }
 
 on_all_hosts() {
-  tpu_vm ssh "$name" --worker=all --command="$1"
+  tpu_vm ssh "$name" --worker=all --command="$1" "${@:2}"
 }
 
 tpu_vm() {

@@ -17,6 +17,9 @@ printf '%s\0' "$@" '' >> "$RECORD"
 [[ -n "${HOST:-}" ]] || exit 0
 if [[ "$4" == scp ]]; then cp "$5" "$HOST/${6#*:}"; fi
 for word; do
+  if [[ "$word" == --output-directory=* ]]; then exec >"${word#*=}/0.log"; fi
+done
+for word; do
   if [[ "$word" == --command=* ]]; then
     cd "$HOST" && exec bash -c "${word#--command=}"
   fi
@@ -68,7 +71,7 @@ def write_program(path, text):
 
 COMMANDS = {
   "create": ["create"],
-  "copy": ["scp", "ssh"],
+  "copy": ["ssh", "scp", "ssh"],
   "install": ["ssh"],
   "launch": ["ssh"],
   "status": ["describe", "ssh"],
@@ -79,11 +82,12 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_dry_run_prints_what_would_be_run(command, pod):
-  words = [command, "--project=mine"]
+def test_dry_run_prints_what_would_be_run(command, pod, tmp_path):
+  words = [command, "--project=mine", f"--output={tmp_path / 'logs'}"]
   training = ["--", *TRAINING] if command == "launch" else []
   code, printed, _, calls = pod(*words, "--dry_run", *training)
   assert (code, calls) == (0, [])
+  assert not (tmp_path / "logs").exists()
 
   code, _, errors, calls = pod(*words, *training)
   assert code == 0, errors
@@ -127,6 +131,7 @@ def test_a_run_on_a_host(pod, tmp_path):
   assert (host / "sam_jax/sam_jax/train.py").exists()
   assert not (host / "sam_jax/.git").exists()
   assert not list(tmp_path.glob("*.tar.gz"))
+  check_that_a_copy_keeps_runs(host, pod)
 
   assert "not running" in pod("status", host=host)[1]
   assert pod("launch", "--", *TRAINING, host=host)[0] == 0
@@ -134,15 +139,38 @@ def test_a_run_on_a_host(pod, tmp_path):
     wait_for_output(host / "sam_jax.log")
     words = ["-m", "sam_jax.train", "--coordinator_address=auto", *TRAINING]
     line = "".join(f"<{word}>" for word in words)
-    assert line in pod("logs", host=host)[1]
+    said = (host / "sam_jax.log").read_text()
+    assert line in said
+    (host / "sam_jax.log").write_text("first\n" * 100 + said)
+    pod("logs", f"--output={tmp_path / 'logs'}", host=host)
+    log = tmp_path / "logs/0.log"
+    assert log.read_text() == (host / "sam_jax.log").read_text()
     assert f": running: {line}" in pod("status", host=host)[1]
-    code, _, said, _ = pod("launch", "--", *TRAINING, host=host)
-    assert code == 1
-    assert "a run is going on" in said
+    for command in (["launch", "--", *TRAINING], ["copy"]):
+      code, _, said, _ = pod(*command, host=host)
+      assert code == 1
+      assert "a run is going on" in said
   finally:
     code, said, *_ = pod("stop", host=host)
   assert (code, said) == (0, "saved\n")
   assert "not running: saved" in pod("status", host=host)[1]
+
+
+def check_that_a_copy_keeps_runs(host, pod):
+  """Only what the copy before it brought is replaced, or removed."""
+  code = host / "sam_jax"
+  (code / "runs/a").mkdir(parents=True)
+  (code / "runs/a/metrics.jsonl").write_text("{}")
+  (code / "setup.py").write_text("old")
+  (code / "gone now").write_text("old")
+  archive = host / "sam_jax.tar.gz"  # of the copy before
+  subprocess.run(
+    ["tar", "-czf", archive, "-C", code, "setup.py", "gone now"], check=True
+  )
+  assert pod("copy", host=host)[0] == 0
+  assert (code / "runs/a/metrics.jsonl").exists()
+  assert (code / "setup.py").read_text() != "old"
+  assert not (code / "gone now").exists()
 
 
 def wait_for_output(file):
