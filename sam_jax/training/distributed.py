@@ -2,16 +2,31 @@
 
 import faulthandler
 import os
+import zlib
+from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from sam_jax.training.config import ConfigError, flatten
 
 # Stands for an address that JAX finds itself. Hosts of a TPU pod must say it:
 # nothing but a server inside Google tells that they are several.
 AUTO = "auto"
 
-# What SLURM, Open MPI and GKE set; one process needs no coordination.
-_SIZE_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# What srun and mpirun tell the processes that they start, how many there are,
+# and what JAX finds the others by. SLURM_NTASKS alone is an allocation's size,
+# in which nothing but one shell may run.
+_SIZE_VARIABLES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_FINDING_VARIABLES = ("SLURM_PROCID", "OMPI_MCA_orte_hnp_uri")
+
+# What GKE sets on the hosts of a TPU.
 _TPU_HOSTS_VARIABLE = "TPU_WORKER_HOSTNAMES"
+
+# Fields that each host may have a value of its own for.
+_FIELDS_OF_A_HOST = ("dataset.data_dir", "compilation_cache_dir")
 
 # JAX ends a process this long after another one died, by SIGABRT and with a
 # message that says so: a collective alone would wait for ever.
@@ -36,7 +51,7 @@ def initialize(
 
   Raises:
     ValueError: Some arguments are given and others are missing, or all are
-      missing on one of several hosts of a TPU pod.
+      missing where JAX can't find them.
     RuntimeError: The other processes did not answer.
   """
   given = {
@@ -54,8 +69,8 @@ def initialize(
       "Training on several processes needs --coordinator_address,"
       f" --num_processes and --process_id; missing: {', '.join(missing)}."
     )
-  elif _is_cluster():
-    _initialize()
+  elif _is_cluster(os.environ):
+    _find_the_others()
   elif jax.process_count() > 1:
     raise ValueError(
       f"This is one of {jax.process_count()} hosts of a TPU pod: start training"
@@ -63,13 +78,73 @@ def initialize(
     )
 
 
+def environment_of_one(environment: Mapping[str, str]) -> dict[str, str]:
+  """Returns the environment of a process that is to join no other.
+
+  Args:
+    environment: That of one of several processes, or of any other.
+
+  Raises:
+    ValueError: This is one of several hosts of a TPU, whose chips work only
+      together.
+  """
+  if "," in environment.get(_TPU_HOSTS_VARIABLE, ""):
+    raise ValueError(
+      "the hosts of a TPU pod train every run together"
+      f" ({_TPU_HOSTS_VARIABLE} names several)."
+    )
+  left_out = _SIZE_VARIABLES + _FINDING_VARIABLES
+  return {k: v for k, v in environment.items() if k not in left_out}
+
+
+def check_same(config: ConfigDict, workdir: str) -> None:
+  """Checks that the processes of a run were started for the same run.
+
+  All of them must call it. Without it they would train networks that drift
+  apart, each by its own config, and nobody would notice.
+
+  Args:
+    config: The config of this process.
+    workdir: The workdir of this process.
+
+  Raises:
+    ConfigError: They were not; every process says what differs.
+  """
+  if jax.process_count() == 1:
+    return
+  values = {f"config.{name}": v for name, v in flatten(config.to_dict())}
+  for name in _FIELDS_OF_A_HOST:
+    del values[f"config.{name}"]
+  values["--workdir"] = workdir
+  codes = [zlib.crc32(f"{k}={v!r}".encode()) for k, v in values.items()]
+  whole = zlib.crc32(np.array(codes, np.uint32).tobytes())
+  counts, wholes = _gather([len(codes), whole]).T
+  if (wholes == whole).all():
+    return
+  if (counts != len(codes)).any():
+    raise ConfigError("The processes of this run have different code.")
+  is_different = (_gather(codes) != np.array(codes, np.uint32)).any(axis=0)
+  named = zip(values.items(), is_different, strict=True)
+  different = [f"{k} (here {v!r})" for (k, v), differs in named if differs]
+  raise ConfigError(
+    f"The processes of this run differ in {', '.join(different)}: start all of"
+    " them with the same command."
+  )
+
+
+def _gather(numbers: list[int]) -> np.ndarray:
+  """Returns every process's numbers, uint32 [processes, n]."""
+  return multihost_utils.process_allgather(np.array(numbers, np.uint32))
+
+
 def _find_the_others() -> None:
   try:
     _initialize()
   except ValueError as error:
     raise ValueError(
-      f"--coordinator_address={AUTO} finds no TPU pod and no cluster here"
-      f" ({error}) Give host:port, --num_processes and --process_id."
+      "JAX finds no other processes, on a TPU pod or a cluster, here"
+      f" ({error}) Give --coordinator_address=host:port, --num_processes and"
+      " --process_id."
     ) from error
 
 
@@ -81,10 +156,10 @@ def _initialize(**kwargs) -> None:
   )
 
 
-def _is_cluster() -> bool:
-  """Whether the environment promises several processes."""
-  sizes = [os.environ.get(name, "1") for name in _SIZE_VARIABLES]
-  hosts = os.environ.get(_TPU_HOSTS_VARIABLE, "")
+def _is_cluster(environment: Mapping[str, str]) -> bool:
+  """Whether an environment promises several processes."""
+  sizes = [environment.get(name, "1") for name in _SIZE_VARIABLES]
+  hosts = environment.get(_TPU_HOSTS_VARIABLE, "")
   return any(size.isdigit() and int(size) > 1 for size in sizes) or (
     "," in hosts
   )
