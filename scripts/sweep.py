@@ -6,17 +6,20 @@ python scripts/sweep.py --config=configs/digits.py:sam --root=runs/rho \
 
 Without --grid the config's own `sweep()` says which runs there are. Arguments
 after "--" go to every run. The same command again skips finished runs and goes
-on with the others. Exit codes: 0, all runs are finished; 1, some are not; 2,
-the sweep could not start; 130, it was interrupted.
+on with the others. ROOT/sweep.json names all of them, those of other shards
+too. Exit codes: 0, all runs are finished; 1, some are not; 2, the sweep could
+not start; 130, it was interrupted.
 """
 
 import importlib.util
 import itertools
 import json
+import os
 import pathlib
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,15 +27,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import app, flags
+from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax.training import command_line
+from sam_jax.training import command_line, distributed, stopping
 from sam_jax.training import workdir as workdir_lib
+from sam_jax.training.config import ConfigError, validate_config
 
 _CONFIG = flags.DEFINE_string(
   "config", None, "Config file, with its arguments after a colon."
 )
-_ROOT = flags.DEFINE_string("root", None, "Local directory of all the runs.")
+_ROOT = flags.DEFINE_string("root", None, "Directory of all the runs.")
 _GRID = flags.DEFINE_multi_string(
   "grid", [], "field=value,value,...; several make all combinations."
 )
@@ -45,6 +50,9 @@ _DRY_RUN = flags.DEFINE_bool(
 
 _STATUS_OF_INTERRUPT = 130
 
+# Output can't be appended to what lies on gs://.
+_LOGS_OF_REMOTE_RUNS = pathlib.Path("~/.cache/sam_jax/logs").expanduser()
+
 
 class SweepError(ValueError):
   """The sweep can't start; one line says why."""
@@ -55,13 +63,15 @@ class PlannedRun(NamedTuple):
 
   Attributes:
     name: Name of its directory.
-    workdir: The directory.
+    workdir: The directory, local or on gs://.
+    log: Local file for its output.
     command: What trains it.
     config: The config that the command makes.
   """
 
   name: str
-  workdir: pathlib.Path
+  workdir: epath.Path
+  log: pathlib.Path
   command: list[str]
   config: ConfigDict
 
@@ -76,43 +86,56 @@ class Failure(NamedTuple):
 def main(argv: Sequence[str]) -> None:
   """Plans the runs and trains them one after another."""
   try:
-    runs = plan(_CONFIG.value, _ROOT.value, _GRID.value, _SHARD.value, argv[1:])
+    index, count = parse_shard(_SHARD.value)
+    planned = plan(_CONFIG.value, _ROOT.value, _GRID.value, argv[1:])
+    runs = planned[index::count]
+    if _DRY_RUN.value:
+      show(runs)
+      return
+    environment = environment_of_runs(count)
+    record(planned, _ROOT.value)
   except SweepError as error:
     command_line.refuse(str(error))
-  if _DRY_RUN.value:
-    # A reader such as head may have enough before the end.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for run in runs:
-      print(shlex.join(run.command))
-    return
-  command_line.make_directory("root", _ROOT.value)
   with Interruptions() as interruptions:
-    failures = train_all(runs, interruptions)
+    failures = train_all(runs, environment, interruptions)
   if interruptions.happened:
-    print("Interrupted. The same command goes on from here.")
+    say("Interrupted. The same command goes on from here.")
     sys.exit(_STATUS_OF_INTERRUPT)
-  print(f"{len(runs) - len(failures)} of {len(runs)} runs are finished.")
+  say(f"{len(runs) - len(failures)} of {len(runs)} runs are finished.")
   for failure in failures:
-    log = failure.run.workdir / "log.txt"
-    print(f"  {failure.run.name}: {failure.reason}, see {log}")
+    say(f"  {failure.run.name}: {failure.reason}, see {failure.run.log}")
   if failures:
     sys.exit(1)
+
+
+def show(runs: Sequence[PlannedRun]) -> None:
+  """Prints the commands of runs."""
+  # A reader such as head may have enough before the end.
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+  for run in runs:
+    print(shlex.join(run.command))
+
+
+def say(line: str) -> None:
+  """Prints a line, unless the terminal is gone."""
+  try:
+    print(line, flush=True)
+  except OSError:
+    sys.stdout = None  # to which print prints nothing
 
 
 def plan(
   config: str | None,
   root: str | None,
   grid: Sequence[str],
-  shard: str,
   extra: Sequence[str],
 ) -> list[PlannedRun]:
-  """Lists this machine's runs.
+  """Lists the runs of all shards.
 
   Args:
     config: Config file, with its arguments after a colon.
-    root: Directory of all the runs.
+    root: Directory of all the runs, local or on gs://.
     grid: "field=value,value,..." for each axis; none: the config's `sweep()`.
-    shard: "i/n".
     extra: Arguments for every run.
 
   Returns:
@@ -127,20 +150,16 @@ def plan(
   for name, value in (("config", config), ("root", root)):
     if not value:
       raise SweepError(f"--{name} is missing.")
-  if "://" in root:
-    raise SweepError(f"--root={root} must be a local directory.")
   file, _, variant = config.partition(":")
   points = parse_grid(grid) if grid else read_sweep(file, variant)
   runs = [
-    plan_run(file, variant, pathlib.Path(root), point, extra)
-    for point in points
+    plan_run(file, variant, epath.Path(root), point, extra) for point in points
   ]
   names = [run.name for run in runs]
   for name in names:
     if names.count(name) > 1:
       raise SweepError(f"Two runs of this sweep would be called {name!r}.")
-  index, count = parse_shard(shard)
-  return runs[index::count]
+  return runs
 
 
 def parse_grid(grid: Sequence[str]) -> list[dict[str, str]]:
@@ -202,7 +221,7 @@ def read_sweep(file: str, variant: str) -> list[dict[str, Any]]:
 def plan_run(
   file: str,
   variant: str,
-  root: pathlib.Path,
+  root: epath.Path,
   point: dict[str, Any],
   extra: Sequence[str],
 ) -> PlannedRun:
@@ -230,7 +249,19 @@ def plan_run(
   workdir = root / name
   command = [sys.executable, "-m", "sam_jax.train", f"--workdir={workdir}"]
   config = _read_config([a for a in arguments if a.startswith("--config")])
-  return PlannedRun(name, workdir, command + arguments, config)
+  try:
+    # What one device refuses, several would too.
+    validate_config(config, num_devices=1)
+  except ConfigError as error:
+    raise SweepError(f"{name}: {error}") from error
+  log = _local_directory(workdir) / "log.txt"
+  return PlannedRun(name, workdir, log, command + arguments, config)
+
+
+def _local_directory(workdir: epath.Path) -> pathlib.Path:
+  """Where the log of a run lies."""
+  _, is_remote, path = os.fspath(workdir).partition("://")
+  return _LOGS_OF_REMOTE_RUNS / path if is_remote else pathlib.Path(workdir)
 
 
 def _read_config(arguments: Sequence[str]) -> ConfigDict:
@@ -244,8 +275,60 @@ def _read_config(arguments: Sequence[str]) -> ConfigDict:
   return holder.value
 
 
+def environment_of_runs(num_shards: int) -> dict[str, str]:
+  """Returns the environment variables of the runs.
+
+  Shards that srun or mpirun starts, the runs of which are to have nothing to do
+  with each other, must not pass on that they are several.
+
+  Raises:
+    SweepError: The machines of the shards can't train apart.
+  """
+  if num_shards == 1:
+    return dict(os.environ)
+  try:
+    return distributed.environment_of_one(os.environ)
+  except ValueError as error:
+    raise SweepError(f"--shard must be left out: {error}") from error
+
+
+def record(runs: Sequence[PlannedRun], root: str) -> None:
+  """Adds the names of runs to ROOT/sweep.json, for the report of the sweep.
+
+  Raises:
+    SweepError: It can't be read or written.
+  """
+  if "://" not in root:
+    command_line.make_directory("root", root)
+  file = epath.Path(root) / "sweep.json"
+  # Shards may start at the same time.
+  own = file.parent / f".sweep.json.{socket.gethostname()}.{os.getpid()}"
+  try:
+    names = sorted({*_read_names(file), *(run.name for run in runs)})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(json.dumps({"runs": names}, indent=2) + "\n")
+    own.replace(file)
+  except SweepError:
+    raise
+  except Exception as error:  # gs:// has errors of its own
+    raise SweepError(f"--root={root} can't be written: {error}") from error
+
+
+def _read_names(file: epath.Path) -> list[str]:
+  """Returns the runs that sweeps before this one planned."""
+  if not file.exists():
+    return []
+  text = file.read_text()
+  try:
+    return [str(name) for name in json.loads(text)["runs"]]
+  except (KeyError, TypeError, ValueError) as error:
+    raise SweepError(f"{file} is damaged; remove it.") from error
+
+
 def train_all(
-  runs: Sequence[PlannedRun], interruptions: "Interruptions"
+  runs: Sequence[PlannedRun],
+  environment: dict[str, str],
+  interruptions: "Interruptions",
 ) -> list[Failure]:
   """Trains the runs that are not finished, until interrupted.
 
@@ -258,15 +341,15 @@ def train_all(
     start = time.monotonic()
     reason = conflict(run)
     if reason:
-      print(f"{label}: {reason}", flush=True)
+      say(f"{label}: {reason}")
     elif is_finished(run):
-      print(f"{label}: finished before", flush=True)
+      say(f"{label}: finished before")
     else:
-      print(f"{label}: training", flush=True)
-      reason = train(run, interruptions)
+      say(f"{label}: training")
+      reason = train(run, environment, interruptions)
       seconds = time.monotonic() - start
       said = reason or f"finished, error {last_error(run):.2%}"
-      print(f"{label}: {said} ({seconds:.0f} s)", flush=True)
+      say(f"{label}: {said} ({seconds:.0f} s)")
     if reason:
       failures.append(Failure(run, reason))
     if interruptions.happened:
@@ -277,11 +360,13 @@ def train_all(
 def conflict(run: PlannedRun) -> str:
   """Says whether the directory holds a run with another config."""
   try:
-    old = json.loads((run.workdir / "config.json").read_text())
-  except (OSError, ValueError):
-    return ""  # no run yet, or one that says itself what is wrong
+    old = workdir_lib.read_config(run.workdir)
+  except ConfigError:
+    return ""  # the run itself will say so
+  if old is None or not workdir_lib.has_begun(run.workdir):
+    return ""
   different = workdir_lib.differences(old, workdir_lib.to_dict(run.config))
-  if not different or not workdir_lib.has_begun(run.workdir):
+  if not different:
     return ""
   return f"holds a run with another config: {'; '.join(different)}"
 
@@ -296,20 +381,28 @@ def last_error(run: PlannedRun) -> float:
   return json.loads((run.workdir / "result.json").read_text())["error_rate"]
 
 
-def train(run: PlannedRun, interruptions: "Interruptions") -> str:
-  """Trains a run, its output appended to log.txt.
+def train(
+  run: PlannedRun,
+  environment: dict[str, str],
+  interruptions: "Interruptions",
+) -> str:
+  """Trains a run, its output appended to its log.
 
   Returns:
     Why it is not finished; "" if it is.
   """
-  run.workdir.mkdir(parents=True, exist_ok=True)
-  with (run.workdir / "log.txt").open("a") as log:
+  run.log.parent.mkdir(parents=True, exist_ok=True)
+  with run.log.open("a") as log:
     log.write(f"$ {shlex.join(run.command)}\n")
     log.flush()
     # In a session of its own, a terminal's Ctrl-C reaches only this process,
     # which passes it on once.
     process = subprocess.Popen(
-      run.command, stdout=log, stderr=log, start_new_session=True
+      run.command,
+      env=environment,
+      stdout=log,
+      stderr=log,
+      start_new_session=True,
     )
     code = interruptions.wait(process)
   if is_finished(run):
@@ -322,7 +415,7 @@ def train(run: PlannedRun, interruptions: "Interruptions") -> str:
 
 
 class Interruptions:
-  """Passes Ctrl-C and SIGTERM on to the run: once to stop, twice to kill."""
+  """Passes signals to stop on to the run: the first to stop, others to kill."""
 
   def __init__(self):
     self.happened = False
@@ -330,7 +423,7 @@ class Interruptions:
     self._previous = {}
 
   def __enter__(self) -> "Interruptions":
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stopping.stop_signals():
       self._previous[number] = signal.signal(number, self._handle)
     return self
 
@@ -348,13 +441,15 @@ class Interruptions:
     return code
 
   def _handle(self, number, frame) -> None:
-    del number, frame
-    if self._process is not None and self.happened:
-      self._process.kill()
-    elif self._process is not None:
-      print("Stopping the run; once more kills it.", flush=True)
+    del frame
+    is_first, self.happened = not self.happened, True
+    if self._process is None:
+      return
+    if is_first:
       self._process.terminate()
-    self.happened = True
+      say("Stopping the run; once more kills it.")
+    elif not stopping.repeats_itself(number):
+      self._process.kill()
 
 
 if __name__ == "__main__":

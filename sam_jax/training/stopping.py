@@ -8,13 +8,34 @@ from jax.experimental import multihost_utils
 
 logger = logging.getLogger(__name__)
 
+_HANGUP = getattr(signal, "SIGHUP", None)
+
 
 class DivergedError(FloatingPointError):
   """Loss or gradient is no longer finite."""
 
 
+def stop_signals() -> list[signal.Signals]:
+  """What asks a process to stop: Ctrl-C, SIGTERM, a terminal that closes.
+
+  Not the last one under nohup, nor on Windows, which doesn't have it.
+  """
+  signals = [signal.SIGINT, signal.SIGTERM]
+  if _HANGUP and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+    signals.append(_HANGUP)
+  return signals
+
+
+def repeats_itself(number: int) -> bool:
+  """Whether a second signal of this kind is no sign of impatience.
+
+  When a terminal closes, both the shell and the kernel say so.
+  """
+  return number == _HANGUP
+
+
 class StopRequest:
-  """Turns SIGTERM and Ctrl-C into a question that the loop asks.
+  """Turns the signals to stop into a question that the loop asks.
 
   On several hosts, where a signal may reach only one, `jax.distributed` makes
   all agree on the step. A second Ctrl-C interrupts at once.
@@ -25,10 +46,9 @@ class StopRequest:
     self._previous = {}
 
   def __enter__(self) -> "StopRequest":
-    signals = [signal.SIGINT]
-    if jax.process_count() == 1:
-      signals.append(signal.SIGTERM)
-    for number in signals:
+    for number in stop_signals():
+      if number == signal.SIGTERM and jax.process_count() > 1:
+        continue  # `jax.distributed` listens to it
       self._previous[number] = signal.signal(number, self._handle)
     return self
 
@@ -45,6 +65,8 @@ class StopRequest:
   def _handle(self, number, frame) -> None:
     del frame
     if self._signal is not None:
+      if repeats_itself(number):
+        return
       raise KeyboardInterrupt
     self._signal = number
     logger.info("%s: stopping after this step.", signal.Signals(number).name)
