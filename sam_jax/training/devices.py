@@ -1,10 +1,10 @@
 """This host's devices: what runs on them, and what lies where."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -22,6 +22,29 @@ from sam_jax.training.step import (
 )
 
 MEMORY = ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
+
+
+def map_train_step(
+  step: Callable[[Any, Any], tuple[Any, Any]],
+  devices: Sequence[jax.Device] | None = None,
+):
+  """Compiles a training step for several devices.
+
+  Args:
+    step: (state, batch) -> (state, metrics), as one device sees them.
+    devices: Those to use; None for all of the run.
+
+  Returns:
+    The same function of batches [devices, ...]. The old state is gone after it.
+  """
+  return jax.pmap(
+    step,
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=(None, None),
+    donate_argnums=0,
+    devices=devices,
+  )
 
 
 class LocalDevices:
@@ -53,13 +76,7 @@ class LocalDevices:
 
   def train_step_fn(self, recipe: Recipe):
     """(state, batch) -> (state, metrics), on all devices."""
-    return jax.pmap(
-      functools.partial(train_step, recipe=recipe),
-      axis_name=AXIS,
-      in_axes=(None, 0),
-      out_axes=(None, None),
-      donate_argnums=0,
-    )
+    return map_train_step(functools.partial(train_step, recipe=recipe))
 
   def eval_step_fn(self, recipe: Recipe, spec: catalog.DatasetSpec):
     """(variables, batch) -> sums, on all devices."""
@@ -89,4 +106,5 @@ class LocalDevices:
       return {"image": images, "target": targets, **rest}
 
     on_devices = jax.pmap(augment, axis_name=AXIS, in_axes=(0, None))
-    return lambda step, batch: on_devices(self.shard(batch), jnp.int32(step))
+    # Of numpy: a scalar of jnp would be a program of its own in every step.
+    return lambda step, batch: on_devices(self.shard(batch), np.int32(step))
