@@ -87,7 +87,10 @@ def _verdicts(studies: Mapping[str, Study]) -> list[str]:
     f"These are {len(rows)} verdicts, each from a 95% interval and none"
     " corrected for the others: of so many, about"
     f" {max(1, round(0.05 * len(rows)))} interval can be expected to miss its"
-    " true value by chance.",
+    " true value by chance. Training amplifies rounding, so another machine or"
+    " compiler trains other networks from the same seeds, and may choose other"
+    " hyperparameters where two are as good: verdicts of which the interval"
+    " ends close to zero, or to the margin, can turn.",
     "",
     *_table(header, rows),
   ]
