@@ -7,7 +7,8 @@ import itertools
 import pathlib
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,17 +16,22 @@ import numpy as np
 from PIL import Image
 
 from sam_jax.augment import policies
+from sam_jax.benchmarks.steps import RHO
 from sam_jax.benchmarks.timing import interleave, spread
-from sam_jax.benchmarks.workload import Workload, lower_step
+from sam_jax.benchmarks.workload import Workload
 from sam_jax.datasets.catalog import dataset_spec, tfds_builder
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.datasets.streaming import load_streaming
 from sam_jax.training.config import default_config
 from sam_jax.training.devices import LocalDevices
+from sam_jax.training.loop import Dataset
 
 _SAMPLING = {"eval_batch_size": 128, "seed": 0}
 # ImageNet's mean size; at this quality random texture takes its 110 kB.
 _JPEG_SIZE, _JPEG_QUALITY, _NUM_JPEGS = (400, 350), 90, 256
+_WRN_28_10 = Workload(model="wrn28_10", batch=8)
+# More batches than a pipeline has ready, or in the making, at any time.
+_NUM_AHEAD = _BATCHES_OF_A_ROUND = 8
 
 
 def measure_input(batch: int, rounds: int) -> list[dict[str, Any]]:
@@ -39,31 +45,77 @@ def measure_input(batch: int, rounds: int) -> list[dict[str, Any]]:
     A row for every part. The host's is indexing (CIFAR), or reading, decoding
     and a random crop (ImageNet); the device's includes the transfer.
   """
-  rows = []
   with tempfile.TemporaryDirectory() as directory:
     sources = {
       "CIFAR-10": _random_cifar(batch),
       "ImageNet": _random_imagenet(pathlib.Path(directory), batch),
     }
+    rows = []
     for name, dataset in sources.items():
-      batches = dataset.train_batches(0)
-      parts = {"host": functools.partial(_take, batches, 4)}
-      examples = next(batches)
-      for policy in ("basic", "autoaugment"):
-        augment = _device_part(dataset.spec, policy, examples)
-        parts[f"device, {policy}"] = augment
-      seconds = interleave(parts, rounds)
-      for part, values in seconds.items():
-        count = 4 * batch if part == "host" else batch
-        rate = spread([count / s for s in values])
-        rows.append({"input": name, "part": part, "images/s": rate})
+      rows += measure_source(name, dataset, batch, rounds)
   return rows
 
 
-def autoaugment_flops() -> dict[str, float]:
-  """Compares AutoAugment of a CIFAR image with a SAM step of WRN-28-10.
+def measure_source(
+  name: str,
+  dataset: Dataset,
+  batch: int,
+  rounds: int,
+  augmentations: Sequence[str] = ("basic", "autoaugment"),
+) -> list[dict[str, Any]]:
+  """Measures the parts of the input pipeline of one data set.
+
+  Args:
+    name: For the rows.
+    dataset: The data set.
+    batch: Images of its batches.
+    rounds: How often to time.
+    augmentations: Values of `config.augment.policy`.
+
+  Returns:
+    A row of images a second for the host, and for each policy on the devices.
+  """
+  with contextlib.closing(dataset.train_batches(0)) as batches:
+    examples = next(batches)
+    host = _time_host(batches, rounds)
+  # By now nothing reads ahead, which would take the devices' cores.
+  parts = {
+    f"device, {policy}": _device_part(dataset.spec, policy, examples)
+    for policy in augmentations
+  }
+  seconds = {"host": host, **interleave(parts, rounds)}
+  return [
+    {
+      "input": name,
+      "part": part,
+      "images/s": spread([batch / s for s in values]),
+    }
+    for part, values in seconds.items()
+  ]
+
+
+def _time_host(batches: Iterator[Any], rounds: int) -> list[float]:
+  """Seconds of a batch, in rounds that follow each other without a pause.
+
+  What was read ahead before comes first and does not count; afterwards every
+  batch is waited for.
+  """
+  _take(batches, _NUM_AHEAD)
+  seconds = []
+  for _ in range(rounds):
+    started = time.perf_counter()
+    _take(batches, _BATCHES_OF_A_ROUND)
+    seconds.append((time.perf_counter() - started) / _BATCHES_OF_A_ROUND)
+  return seconds
+
+
+def autoaugment_flops(workload: Workload = _WRN_28_10) -> dict[str, float]:
+  """Compares AutoAugment of a CIFAR image with a SAM step, of WRN-28-10.
 
   As accelerators run it: every operation on every image, then a choice.
+
+  Args:
+    workload: What else to train.
 
   Returns:
     MFLOP of an image of both, and their ratio.
@@ -71,15 +123,15 @@ def autoaugment_flops() -> dict[str, float]:
   operate = functools.partial(
     policies.autoaugment, policy="cifar10", translate_const=250
   )
-  images = jax.ShapeDtypeStruct((8, 32, 32, 3), np.uint8)
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 8))
+  count = workload.batch
+  images = jax.ShapeDtypeStruct((count, 32, 32, 3), np.uint8)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
   policy = jax.jit(jax.vmap(operate)).lower(images, keys)
-  workload = Workload(batch=8)
-  recipe = workload.recipe(1, 0.05)
-  state = jax.eval_shape(lambda: workload.create_state(recipe))
-  step = lower_step(recipe, state, workload.random_batch(1), 1)
+  recipe = workload.recipe(RHO)
+  step = workload.lower_step(recipe, workload.state_shapes(recipe))
   augment, train = (
-    lowered.cost_analysis()["flops"] / 8e6 for lowered in (policy, step)
+    lowered.cost_analysis()["flops"] / (count * 1e6)
+    for lowered in (policy, step)
   )
   return {
     "AutoAugment MFLOP/image": augment,

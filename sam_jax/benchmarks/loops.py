@@ -14,6 +14,9 @@ from sam_jax.training import loop
 from sam_jax.training import workdir as workdir_lib
 from sam_jax.training.config import validate_config
 
+# Steps of the loop, after every pause, that use up what was prepared meanwhile.
+_LEAD = 10
+
 
 def measure_loop(
   config: ConfigDict, steps: int, rounds: int
@@ -21,8 +24,8 @@ def measure_loop(
   """Times stretches of a real run, and as many bare steps after each.
 
   The loop draws batches, augments them, logs and saves as the config says. The
-  bare steps repeat one batch that is on the devices already. Evaluation is work
-  of its own and left out.
+  bare steps repeat one batch that is on the devices already, once the loop's
+  work in the background is done. Evaluation is work of its own and left out.
 
   Args:
     config: Of the run; its length is set to what is needed.
@@ -30,16 +33,18 @@ def measure_loop(
     rounds: Number of stretches.
 
   Returns:
-    A row of both: images a second, and the loop's over the bare step's.
+    A row of both: images a second, and the loop's over the bare step's. Above
+    1 there is no loss that could be measured.
 
   Raises:
     ConfigError, DatasetError: The run can't start.
   """
   validate_config(config, jax.device_count())
+  config = config.copy_and_resolve_references()
   dataset = loop.create_dataset(config)
-  total = steps * (rounds + 1)
-  config.num_epochs = -(-total // dataset.steps_per_epoch)
+  config.num_epochs = -(-(_LEAD + steps) * rounds // dataset.steps_per_epoch)
   config.eval_every_epochs = config.num_epochs + 1
+  config.analysis.every_epochs = 0
   with (
     tempfile.TemporaryDirectory() as directory,
     workdir_lib.claim(epath.Path(directory), config) as workdir,
@@ -56,6 +61,20 @@ def measure_loop(
       "loop over bare": ratio(clock.bare_seconds, clock.loop_seconds),
     }
   ]
+
+
+def wait_until_idle(seconds: float = 30.0) -> None:
+  """Waits until this process computes nothing: saves, reads ahead, decodes.
+
+  Args:
+    seconds: How long at most.
+  """
+  deadline = time.perf_counter() + seconds
+  while time.perf_counter() < deadline:
+    before = time.process_time()
+    time.sleep(0.1)
+    if time.process_time() - before < 0.01:
+      return
 
 
 class _EnoughError(Exception):
@@ -77,16 +96,17 @@ class _Clock:
       self._bare_state = jax.tree.map(lambda x: x.copy(), state)
     state, metrics = self._step(state, batch)
     self._count += 1
-    if self._count % self._steps == 0:
+    if self._count == _LEAD:
       jax.block_until_ready(metrics)
-      ended = time.perf_counter()
-      bare_seconds = self._take_bare_steps(batch)
-      if self._count > self._steps:  # the first stretch compiles
-        self.loop_seconds.append(ended - self._started)
-        self.bare_seconds.append(bare_seconds)
+      self._started = time.perf_counter()
+    elif self._count == _LEAD + self._steps:
+      jax.block_until_ready(metrics)
+      self.loop_seconds.append(time.perf_counter() - self._started)
+      wait_until_idle()
+      self.bare_seconds.append(self._take_bare_steps(batch))
       if len(self.loop_seconds) == self._rounds:
         raise _EnoughError
-      self._started = time.perf_counter()
+      self._count = 0
     return state, metrics
 
   def _take_bare_steps(self, batch: Any) -> float:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-
 from sam_jax.benchmarks import programs
 from sam_jax.benchmarks.steps import RHO, compile_cold
 from sam_jax.benchmarks.timing import interleave, ratio, spread
@@ -26,12 +24,8 @@ def measure_m(
   Raises:
     ConfigError: An m does not divide the batch of a device.
   """
-  num_devices = jax.local_device_count()
-  recipes = {m: workload.recipe(num_devices, RHO, m) for m in ms}
-  steps = {
-    m: compile_cold(workload, recipe, num_devices)
-    for m, recipe in recipes.items()
-  }
+  recipes = {m: workload.recipe(RHO, m) for m in ms}
+  steps = {m: compile_cold(workload, r) for m, r in recipes.items()}
   copy = programs.size_in_bytes(steps[ms[0]].state.params)
   seconds = interleave(steps, rounds)
   return [

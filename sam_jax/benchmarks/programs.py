@@ -1,19 +1,26 @@
-"""What a compiled program tells about itself."""
+"""What a compiled program tells about itself, and what it could reach."""
 
-import functools
 import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from sam_jax.benchmarks.timing import interleave, spread
-
 _COLLECTIVE = re.compile(
   r"= (?P<shapes>\(.*?\)|\S+) (?P<kind>all-reduce|all-gather|all-to-all"
   r"|reduce-scatter|collective-permute)(?:-start)?\("
 )
 _SHAPE = re.compile(r"\b[a-z]+(?P<bits>\d+)\w*\[(?P<sizes>[\d,]*)\]")
+# Groups of one device: {{0},{1}} or [2,1]<=[2], and in StableHLO 2x1.
+_ALONE = re.compile(r"replica_groups=(\{\{\d+\}|\[\d+,1\])")
+_TRACED = re.compile(
+  r"stablehlo\.(all_reduce|all_gather|all_to_all|reduce_scatter"
+  r"|collective_permute)\b"
+)
+_TRACED_ALONE = re.compile(r"replica_groups = dense<[^>]*> : tensor<\d+x1xi64>")
+# Sides of square factors, of which one fits the caches of the machine best.
+_SIDES = {"cpu": (1024, 2048, 3072)}
+_SIDES_OF_ACCELERATORS = (4096, 8192, 16384)
 
 
 class Collectives(NamedTuple):
@@ -26,11 +33,16 @@ class Collectives(NamedTuple):
 def collectives(compiled: Any) -> Collectives:
   """Counts the collectives of a compiled program, and the bytes they take in.
 
+  Those among a single device are none.
+
   Args:
     compiled: What `jitted.lower(...).compile()` returns.
   """
   count = size = 0
-  for match in _COLLECTIVE.finditer(compiled.as_text()):
+  for line in compiled.as_text().splitlines():
+    match = _COLLECTIVE.search(line)
+    if not match or _ALONE.search(line):
+      continue
     count += 1
     for shape in _SHAPE.finditer(match["shapes"]):
       elements = 1
@@ -38,6 +50,18 @@ def collectives(compiled: Any) -> Collectives:
         elements *= int(dimension)
       size += elements * int(shape["bits"]) // 8
   return Collectives(count, size)
+
+
+def collectives_traced(lowered: Any) -> int:
+  """Counts the collectives of a program before XLA combines them.
+
+  Args:
+    lowered: What `jitted.lower(...)` returns.
+  """
+  return sum(
+    bool(_TRACED.search(line)) and not _TRACED_ALONE.search(line)
+    for line in lowered.as_text().splitlines()
+  )
 
 
 def flops(compiled: Any) -> float:
@@ -55,16 +79,31 @@ def size_in_bytes(tree: Any) -> int:
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-@functools.cache
-def matmul_peak(dtype: str) -> float:
-  """FLOP/s of this device in a large matrix product, measured.
+class MatrixProduct:
+  """A product of random square matrices on one device, to call.
 
-  Args:
-    dtype: Of the factors. The product is at JAX's default precision, as the
-      networks are.
+  At JAX's default precision, as the networks are.
   """
-  side = 2048 if jax.default_backend() == "cpu" else 8192
-  factor = jnp.ones((side, side), dtype)
-  product = jax.jit(jnp.matmul)
-  seconds = interleave({"product": lambda: product(factor, factor)}, rounds=5)
-  return 2 * side**3 / spread(seconds["product"]).median
+
+  def __init__(self, side: int, dtype: str):
+    keys = jax.random.split(jax.random.key(0))
+    self._factors = [jax.random.normal(k, (side, side), dtype) for k in keys]
+    self._multiply = jax.jit(jnp.matmul)
+    self.flops = 2 * side**3
+
+  def __call__(self) -> jax.Array:
+    """Multiplies; returns what to wait for."""
+    return self._multiply(*self._factors)
+
+
+def matrix_products(dtype: str) -> dict[str, MatrixProduct]:
+  """Products of several sizes: the fastest is the peak of this machine."""
+  sides = _SIDES.get(jax.default_backend(), _SIDES_OF_ACCELERATORS)
+  return {f"product of {n} x {n}": MatrixProduct(n, dtype) for n in sides}
+
+
+def peak(
+  products: dict[str, MatrixProduct], seconds: dict[str, list[float]]
+) -> float:
+  """FLOP/s of the fastest product, in the best of its rounds."""
+  return max(p.flops / min(seconds[name]) for name, p in products.items())
