@@ -14,13 +14,16 @@ import orbax.checkpoint as ocp
 import pytest
 from processes import REPOSITORY, finish, read_metrics, wait_for_step
 
-from sam_jax.training import workdir
-from sam_jax.training.config import default_config
+from sam_jax.training import loop, stopping, workdir
+from sam_jax.training.config import ConfigError, default_config
 
+# 11 steps an epoch.
 SMALL = (
   "--config=configs/digits.py:sam",
   "--config.model.name=wrn10_1",
-  "--config.sam.m=128",
+  "--config.batch_size=32",
+  "--config.dataset.validation_size=1090",
+  "--config.sam.m=32",
   "--config.num_epochs=4",
   "--config.log_every_steps=3",
   "--config.checkpoint_every_epochs=0.4",
@@ -54,6 +57,8 @@ def test_killed_run_ends_as_an_undisturbed_one(start, tmp_path):
   stopped.send_signal(signal.SIGTERM)
   code, said = finish(stopped)
   assert code == 0, said
+  if not (tmp_path / "killed/result.json").exists():  # it was not too late
+    assert "the same command goes on from here" in said
   code, said = finish(start(*SMALL, workdir="killed"))
   assert code == 0, said
 
@@ -86,15 +91,23 @@ def check_outputs(path, metrics):
   assert config["model"]["name"] == "wrn10_1"
 
 
-def test_sigterm_saves_and_says_how_to_go_on(start, tmp_path):
-  process = start(*SMALL, "--config.num_epochs=1000")
-  wait_for_step(tmp_path / "run", 3)
-  process.send_signal(signal.SIGTERM)
-  code, said = finish(process)
-  assert code == 0
-  assert "the same command goes on from here" in said
-  steps = [int(p.name) for p in (tmp_path / "run/checkpoints").iterdir()]
-  assert f"Stopped at step {max(steps)} of" in said
+def test_signals_that_ask_to_stop():
+  with stopping.StopRequest() as stop:
+    assert not stop.is_due(1)
+    for _ in range(2):  # as the shell and the kernel do for a closed terminal
+      signal.raise_signal(signal.SIGHUP)
+    assert stop.is_due(2)
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+  previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+  try:
+    with stopping.StopRequest() as stop:
+      signal.raise_signal(signal.SIGHUP)
+      assert not stop.is_due(1)
+      signal.raise_signal(signal.SIGTERM)
+      assert stop.is_due(1)
+  finally:
+    signal.signal(signal.SIGHUP, previous)
 
 
 def test_divergence_is_named_and_leaves_the_checkpoint_before_it(
@@ -103,6 +116,8 @@ def test_divergence_is_named_and_leaves_the_checkpoint_before_it(
   """Decay of 20 times the weights makes them grow 19-fold in every step."""
   process = start(
     *SMALL,
+    *("--config.batch_size=128", "--config.sam.m=128"),
+    "--config.dataset.validation_size=0",
     "--config.optimizer.learning_rate=1",
     "--config.optimizer.schedule=constant",
     "--config.optimizer.momentum=0",
@@ -127,41 +142,67 @@ def test_divergence_is_named_and_leaves_the_checkpoint_before_it(
 
 
 BAD_COMMANDS = {
-  "field": (["--config.sam.roh=0.1"], "Did you mean --config.sam.rho?"),
-  "file": (["--config=configs/digit.py"], "configs/digit.py"),
   "flag": (["--wrokdir=x"], "wrokdir"),
   "argument": (["rho=0.1"], "rho=0.1"),
-  "value": (["--config.sam.rho=-1"], "config.sam.rho = -1.0 must be >= 0"),
   "batch": (["--config.batch_size=100"], "does not divide by the 8 devices"),
-  "m": (["--config.sam.m=7"], "can be 1, 2, 4, 8, 16, 32, 64, 128"),
   "dataset": (["--config.dataset.name=cifar10"], "sam_jax.datasets.prepare"),
-  "workdir": (["--workdir=/proc/none"], "--workdir=/proc/none can't be"),
-  "profile": (["--config.profile=9:3"], "config.profile = '9:3' must be START"),
-  "in use": (["--workdir=USED"], f"in use by process {os.getpid()} on "),
 }
 
 
-@pytest.fixture
-def used_workdir(tmp_path):
-  """A workdir that this process has claimed."""
-  with workdir.claim(tmp_path / "used", default_config()) as path:
-    yield path
-
-
-def test_bad_commands_give_one_line_and_exit_code_2(start, used_workdir):
+def test_bad_commands_give_one_line_and_exit_code_2(start):
   """All at once: most of their time is the start of Python."""
-  running = {}
-  for name, (flags, _) in BAD_COMMANDS.items():
-    flags = [flag.replace("USED", str(used_workdir)) for flag in flags]
-    running[name] = start(
+  running = {
+    name: start(
       "--config=configs/digits.py:sam", *flags, devices=8, workdir=name
     )
+    for name, (flags, _) in BAD_COMMANDS.items()
+  }
   for name, process in running.items():
     code, said = finish(process)
     assert code == 2, (name, said)
     (line,) = [s for s in said.splitlines() if s.startswith("error: ")]
     assert BAD_COMMANDS[name][1] in line, name
     assert "Traceback" not in said, name
+
+
+BAD_CONFIGS = [
+  ({"sam.rho": -1.0}, r"config\.sam\.rho = -1\.0 must be >= 0"),
+  ({"sam.m": 7}, "can be 1, 2, 4, 8, 16, 32, 64, 128"),
+  ({"profile": "9:3"}, "config.profile = '9:3' must be START"),
+]
+
+
+@pytest.fixture
+def config(data_dir):
+  """A small config."""
+  config = default_config()
+  config.update_from_flattened_dict(
+    {
+      "dataset.name": "digits",
+      "dataset.data_dir": str(data_dir),
+      "model.name": "wrn10_1",
+      "batch_size": 128,
+    }
+  )
+  return config
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD_CONFIGS)
+def test_bad_configs_are_refused(fields, message, config, tmp_path):
+  config.update_from_flattened_dict(fields)
+  with pytest.raises(ConfigError, match=message):
+    loop.train_and_evaluate(config, tmp_path)
+
+
+def test_bad_workdirs_are_refused(config, tmp_path):
+  with pytest.raises(ConfigError, match="--workdir=/proc/none can't be"):
+    loop.train_and_evaluate(config, "/proc/none")
+  in_use = f"in use by process {os.getpid()} on "
+  with (
+    workdir.claim(tmp_path, config),
+    pytest.raises(ConfigError, match=in_use),
+  ):
+    loop.train_and_evaluate(config, tmp_path)
 
 
 def test_import_needs_no_tensorflow():

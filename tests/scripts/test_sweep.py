@@ -86,7 +86,7 @@ def test_grid_makes_all_combinations_and_a_shard_its_part(planned, tmp_path):
 
 
 def test_sweep_of_a_config(planned, tmp_path):
-  words = "wrn28_10,200_epochs,cifar10,basic,sgd"
+  words = "wrn28_10,200_epochs,cifar10,basic,sam"
   runs = planned(f"--config=configs/cifar.py:{words}", f"--root={tmp_path}")
   assert len(runs) == 5
   assert runs[f"--workdir={tmp_path}/{words},seed=4"] == [
@@ -185,7 +185,9 @@ def test_failed_interrupted_resumed_and_finished_runs(
     "--shard=0/2",
     "--",
     *("--config.model.name=wrn10_1", "--config.augment.policy=basic"),
-    *("--config.num_epochs=6", "--config.log_every_steps=1"),
+    *("--config.num_epochs=20", "--config.log_every_steps=1"),
+    *("--config.batch_size=32", "--config.dataset.validation_size=1346"),
+    "--config.eval_every_epochs=10",
     f"--config.dataset.data_dir={data_dir}",
     f"--config.compilation_cache_dir={cache}",
   ]
