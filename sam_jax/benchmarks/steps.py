@@ -16,9 +16,8 @@ from sam_jax.training.step import Recipe
 
 RHO = 0.05
 # How far the updates of the same numerics may be apart, in lengths of one. In
-# float32 on a CPU they are 1e-6 to 1e-5 apart; elsewhere products may round
-# more, and as they like.
-_TOLERANCE, _TOLERANCE_OF_ROUGH_PRODUCTS = 1e-3, 0.02
+# float32 on a CPU up to 3e-6 was seen; elsewhere products may round more.
+_TOLERANCE, _TOLERANCE_OF_ROUGH_PRODUCTS = 1e-4, 0.02
 
 
 class DifferentResultsError(Exception):
@@ -156,7 +155,7 @@ def _compare(
   if not differences["optax opaque"] <= tolerance:
     raise DifferentResultsError(
       "SAM's first update and that of optax.contrib.sam (opaque) differ by"
-      f" {differences['optax opaque']:.2%} of its length."
+      f" {differences['optax opaque']:.1e} of its length."
     )
   return {
     name: {"update differs by": value, "numerics": _verdict(value, tolerance)}
