@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
   import jax
 
   from sam_jax.datasets.catalog import DatasetError
-  from sam_jax.training import distributed, loop, recipe
+  from sam_jax.training import loop, recipe
   from sam_jax.training.config import ConfigError
   from sam_jax.training.stopping import DivergedError
   from sam_jax.training.workdir import WorkdirLostError
@@ -61,7 +61,6 @@ def main(argv: list[str]) -> None:
     if _SUMMARY.value:
       print(recipe.summary(_CONFIG.value, jax.device_count()))
     else:
-      distributed.check_same(_CONFIG.value, _WORKDIR.value)
       loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except (ConfigError, DatasetError) as error:
     command_line.refuse(str(error))

@@ -9,7 +9,6 @@ with --config.dataset.label_file=labels/noisy.npy.
 
 import pathlib
 
-import jax
 import numpy as np
 from absl import app, flags
 from etils import epath
@@ -17,7 +16,6 @@ from etils import epath
 from sam_jax.analysis import runs
 from sam_jax.datasets import label_file
 from sam_jax.datasets.catalog import DatasetError
-from sam_jax.datasets.padding import PaddedEvaluation
 from sam_jax.training import command_line, logs
 from sam_jax.training.config import ConfigError
 
@@ -39,9 +37,7 @@ def main(argv: list[str]) -> None:
   logs.show_on_stderr()
   try:
     run = runs.restore_run(_WORKDIR.value)
-    # The run may have had another number of devices.
-    dataset = PaddedEvaluation(run.dataset, jax.local_device_count())
-    labels = runs.predicted_labels(run._replace(dataset=dataset))
+    labels = runs.predicted_labels(run)
   except (ConfigError, DatasetError) as error:
     command_line.refuse(str(error))
   label_file.write_labels(_OUTPUT.value, labels)

@@ -19,7 +19,6 @@ import pathlib
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ from absl import app, flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax.training import command_line, distributed, stopping
+from sam_jax.training import command_line, distributed, stopping, sweep_plan
 from sam_jax.training import workdir as workdir_lib
 from sam_jax.training.config import ConfigError, validate_config
 
@@ -300,29 +299,13 @@ def record(runs: Sequence[PlannedRun], root: str) -> None:
   """
   if "://" not in root:
     command_line.make_directory("root", root)
-  file = epath.Path(root) / "sweep.json"
-  # Shards may start at the same time.
-  own = file.parent / f".sweep.json.{socket.gethostname()}.{os.getpid()}"
   try:
-    names = sorted({*_read_names(file), *(run.name for run in runs)})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    own.write_text(json.dumps({"runs": names}, indent=2) + "\n")
-    own.replace(file)
-  except SweepError:
-    raise
+    epath.Path(root).mkdir(parents=True, exist_ok=True)
+    sweep_plan.add_to_plan(root, [run.name for run in runs])
+  except ConfigError as error:
+    raise SweepError(str(error)) from error
   except Exception as error:  # gs:// has errors of its own
     raise SweepError(f"--root={root} can't be written: {error}") from error
-
-
-def _read_names(file: epath.Path) -> list[str]:
-  """Returns the runs that sweeps before this one planned."""
-  if not file.exists():
-    return []
-  text = file.read_text()
-  try:
-    return [str(name) for name in json.loads(text)["runs"]]
-  except (KeyError, TypeError, ValueError) as error:
-    raise SweepError(f"{file} is damaged; remove it.") from error
 
 
 def train_all(

@@ -12,16 +12,12 @@ from typing import Any
 
 from scipy import stats
 
-from sam_jax.training import paper, workdir
-from sam_jax.training.config import ConfigError
+from sam_jax.training import paper, sweep_plan, workdir
 
 # What a run ends with, by the name of its scalar.
 ERROR, TOP_5_ERROR = "error_rate", "top_5_error_rate"
 
 LABEL_FILE, NOISE_RATE = "dataset.label_file", "dataset.label_noise.rate"
-
-# Where scripts/sweep.py keeps the names of all its runs.
-_PLAN = "sweep.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +136,8 @@ def read_runs(roots: Iterable[str | os.PathLike]) -> list[RunRecord]:
       if {"config.json", "log.txt"} & set(files):
         names.clear()  # there are no runs within runs
         runs[path.resolve()] = _read_run(path)
-      elif _PLAN in files:
-        planned += [path / name for name in _read_plan(path / _PLAN)]
+      else:
+        planned += [path / name for name in sweep_plan.read_plan(path)]
       names.sort()
   for path in planned:
     runs.setdefault(path.resolve(), RunRecord(path, None, [], None))
@@ -307,16 +303,6 @@ def _read_run(path: pathlib.Path) -> RunRecord:
     metrics=_read_lines(path / "metrics.jsonl"),
     result=_read_json(path / "result.json"),
   )
-
-
-def _read_plan(path: pathlib.Path) -> list[str]:
-  """The names of all runs of a sweep."""
-  try:
-    return [str(name) for name in json.loads(path.read_text())["runs"]]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ConfigError(
-      f"{path} is damaged. Remove it, or start the sweep again."
-    ) from error
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any] | None:

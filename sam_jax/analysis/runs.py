@@ -154,7 +154,11 @@ def predicted_labels(run: RestoredRun) -> np.ndarray:
   devices, variables = LocalDevices(), run.state.eval_variables()
   labels = []
   for batch in run.dataset.eval_batches("train"):
-    images = devices.shard({"image": batch["image"]})["image"]
-    guesses = np.concatenate(jax.device_get(predict(variables, images)))
-    labels.append(guesses[batch["mask"] > 0])
+    images, mask = batch["image"], batch["mask"]
+    # The run may have had another number of devices, that the batch divides by.
+    padding = -len(images) % jax.local_device_count()
+    padded = np.pad(images, [(0, padding)] + [(0, 0)] * (images.ndim - 1))
+    shards = devices.shard({"image": padded})["image"]
+    guesses = np.concatenate(jax.device_get(predict(variables, shards)))
+    labels.append(guesses[: len(mask)][mask > 0])
   return np.concatenate(labels).astype(np.int32)

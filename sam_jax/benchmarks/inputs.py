@@ -29,7 +29,6 @@ from sam_jax.training.loop import Dataset
 _SAMPLING = {"eval_batch_size": 128, "seed": 0}
 # ImageNet's mean size; at this quality random texture takes its 110 kB.
 _JPEG_SIZE, _JPEG_QUALITY, _NUM_JPEGS = (400, 350), 90, 256
-_WRN_28_10 = Workload(model="wrn28_10", batch=8)
 # More batches than a pipeline has ready, or in the making, at any time.
 _NUM_AHEAD = _BATCHES_OF_A_ROUND = 8
 
@@ -109,20 +108,16 @@ def _time_host(batches: Iterator[Any], rounds: int) -> list[float]:
   return seconds
 
 
-def autoaugment_flops(workload: Workload = _WRN_28_10) -> dict[str, float]:
-  """Compares AutoAugment of a CIFAR image with a SAM step, of WRN-28-10.
+def autoaugment_flops() -> dict[str, float]:
+  """Compares AutoAugment of a CIFAR image with a SAM step of WRN-28-10.
 
   As accelerators run it: every operation on every image, then a choice.
-
-  Args:
-    workload: What else to train.
 
   Returns:
     MFLOP of an image of both, and their ratio.
   """
-  operate = functools.partial(
-    policies.autoaugment, policy="cifar10", translate_const=250
-  )
+  operate = functools.partial(policies.autoaugment, policy="cifar10")
+  workload = Workload(model="wrn28_10", batch=8)
   count = workload.batch
   images = jax.ShapeDtypeStruct((count, 32, 32, 3), np.uint8)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))

@@ -322,9 +322,8 @@ def load_streaming(
   if labels_path:
     labels = label_file.read_labels(labels_path, len(train), spec.num_classes)
   elif noise_rate > 0:
-    labels = record_labels.load_labels(spec, builder, data_dir)[numbers]
-  if noise_rate > 0:
     labels = label_noise.corrupt_labels(
-      labels, spec.num_classes, noise_rate, noise_kind, noise_seed
+      record_labels.load_labels(spec, builder, data_dir)[numbers],
+      *(spec.num_classes, noise_rate, noise_kind, noise_seed),
     )
   return StreamingDataset(spec, train, test, train_labels=labels, **kwargs)

@@ -65,7 +65,9 @@ def is_lower(
   return Claim(statement, source, (mean, half), unit, verdict)
 
 
-def slope(positions: Sequence[float], rows: Sequence[Sequence[float]]):
+def slope(
+  positions: Sequence[float], rows: Sequence[Sequence[float]]
+) -> np.ndarray:
   """Slopes [S] of straight lines through every seed's values.
 
   Args:

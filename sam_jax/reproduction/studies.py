@@ -272,33 +272,14 @@ def curvature(lab: Laboratory) -> Study:
 
 def prediction(lab: Laboratory) -> Study:
   """(f) Which m-sharpness tells how well a network generalises."""
-  scores, random, correlations = measures.sharpness_scores(lab, SCORED_MS)
+  found = measures.sharpness_scores(lab, SCORED_MS)
+  scores, random, correlations = found
   first, last = SCORED_MS[0], SCORED_MS[-1]
   names = measures.HYPERPARAMETERS
   chance = np.full(len(scores[first]), np.mean(random))
-  means = [-values.mean() for values in scores.values()]
-  falls = "falls" if _rises(means) else "does not fall"
   return Study(
     "m-sharpness as a measure of generalisation",
-    "The score of the PGDL competition (section 4.1 of the paper): how much of"
-    " the sign of a difference in generalisation gap the sign of the difference"
-    " in m-sharpness tells, for the worst pair of hyperparameters. Networks of"
-    f" SGD with widths {_list(measures.WIDTHS)}, learning rates"
-    f" {_list(measures.LEARNING_RATES)} and weight decays"
-    f" {_list(measures.WEIGHT_DECAYS)}, {len(chance)} seeds of each on one"
-    " split of the data; m-sharpness of the training set with rho ="
-    f" {measures.RHO}. Scores of all networks together, less their bias, with"
-    f" intervals by the jackknife over seeds. Of {len(random)} random measures"
-    f" the mean score is {np.mean(random):.3f}, the highest"
-    f" {np.max(random):.3f}. The paper's scores, of larger networks, are"
-    " between .03 and .17, and fall as m grows; here the mean score"
-    f" {falls} steadily, and is highest with m ="
-    f" {SCORED_MS[np.argmin(means)]}.\n\n"
-    "The score ignores the sign: it says that m-sharpness is informative, not"
-    " that flatter networks generalise better. Kendall's tau has the sign: 1"
-    " where a sharper network always has the larger gap, -1 where it never"
-    " has. It is over all networks, and where one hyperparameter alone differs,"
-    " between means over seeds.",
+    _describe_scores(found),
     (
       "measure",
       "score",
@@ -343,6 +324,34 @@ def prediction(lab: Laboratory) -> Study:
     ],
     lambda path: plots.draw_scores(scores, random, path),
     "Score against m, with 95% intervals; grey: random measures.",
+  )
+
+
+def _describe_scores(found: measures.Scores) -> str:
+  """What was scored, and how; how the score goes with m, from the numbers."""
+  random, num_seeds = found.random, len(found.scores[SCORED_MS[0]])
+  means = [-values.mean() for values in found.scores.values()]
+  falls = "falls" if _rises(means) else "does not fall"
+  return (
+    "The score of the PGDL competition (section 4.1 of the paper): how much of"
+    " the sign of a difference in generalisation gap the sign of the difference"
+    " in m-sharpness tells, for the worst pair of hyperparameters. Networks of"
+    f" SGD with widths {_list(measures.WIDTHS)}, learning rates"
+    f" {_list(measures.LEARNING_RATES)} and weight decays"
+    f" {_list(measures.WEIGHT_DECAYS)}, {num_seeds} seeds of each on one"
+    " split of the data; m-sharpness of the training set with rho ="
+    f" {measures.RHO}. Scores of all networks together, less their bias, with"
+    f" intervals by the jackknife over seeds. Of {len(random)} random measures"
+    f" the mean score is {np.mean(random):.3f}, the highest"
+    f" {np.max(random):.3f}. The paper's scores, of larger networks, are"
+    " between .03 and .17, and fall as m grows; here the mean score"
+    f" {falls} steadily, and is highest with m ="
+    f" {SCORED_MS[np.argmin(means)]}.\n\n"
+    "The score ignores the sign: it says that m-sharpness is informative, not"
+    " that flatter networks generalise better. Kendall's tau has the sign: 1"
+    " where a sharper network always has the larger gap, -1 where it never"
+    " has. It is over all networks, and where one hyperparameter alone differs,"
+    " between means over seeds."
   )
 
 

@@ -224,7 +224,7 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
   _check_relations(config)
   _check_batches(config, num_devices)
   try:
-    models.image_size(config.model.name)
+    models.image_size(config.model.name)  # looks the name up, builds nothing
   except ValueError as error:
     raise ConfigError(f"config.model.name: {error}") from error
   try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -97,7 +98,7 @@ def environment_of_one(environment: Mapping[str, str]) -> dict[str, str]:
   return {k: v for k, v in environment.items() if k not in left_out}
 
 
-def check_same(config: ConfigDict, workdir: str) -> None:
+def check_same(config: ConfigDict, workdir: epath.PathLike) -> None:
   """Checks that the processes of a run were started for the same run.
 
   All of them must call it. Without it they would train networks that drift
@@ -115,7 +116,7 @@ def check_same(config: ConfigDict, workdir: str) -> None:
   values = {f"config.{name}": v for name, v in flatten(config.to_dict())}
   for name in _FIELDS_OF_A_HOST:
     del values[f"config.{name}"]
-  values["--workdir"] = workdir
+  values["--workdir"] = os.fspath(workdir)
   codes = [zlib.crc32(f"{k}={v!r}".encode()) for k, v in values.items()]
   whole = zlib.crc32(np.array(codes, np.uint32).tobytes())
   counts, wholes = _gather([len(codes), whole]).T

@@ -1,15 +1,21 @@
 """Small files of a workdir, written so that a crash leaves old or new."""
 
 import json
+import os
+import socket
 from typing import Any
 
 from etils import epath
 
 
 def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
-  """Writes a file under another name, and renames it into place."""
+  """Writes a file under another name, and renames it into place.
+
+  Processes that write the same file do not get in each other's way.
+  """
   path = epath.Path(path)
-  temporary = path.parent / f".{path.name}.tmp"
+  writer = f"{socket.gethostname()}.{os.getpid()}"
+  temporary = path.parent / f".{path.name}.{writer}.tmp"
   if isinstance(data, bytes):
     temporary.write_bytes(data)
   else:

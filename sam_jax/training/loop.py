@@ -18,8 +18,8 @@ from sam_jax.datasets.catalog import STREAM
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
 from sam_jax.datasets.streaming import StreamingDataset, load_streaming
 from sam_jax.models.pretrained import load_pretrained, read_checkpoint
+from sam_jax.training import distributed, stopping
 from sam_jax.training import metrics as metrics_lib
-from sam_jax.training import stopping
 from sam_jax.training import workdir as workdir_lib
 from sam_jax.training.checkpoints import Checkpoints
 from sam_jax.training.config import (
@@ -60,6 +60,7 @@ def train_and_evaluate(
     DivergedError: Loss or gradient is not finite any more.
     WorkdirLostError: The workdir was removed, or the disk is full.
   """
+  distributed.check_same(config, workdir)
   validate_config(config, jax.device_count())
   with workdir_lib.claim(workdir, config) as workdir:
     if not workdir_lib.has_begun(workdir):
@@ -89,18 +90,15 @@ def create_dataset(config: ConfigDict) -> Dataset:
     "data_dir": config.dataset.data_dir,
     "validation_size": config.dataset.validation_size,
     "labels_path": config.dataset.label_file,
+    "noise_rate": noise.rate,
+    "noise_kind": noise.kind,
+    "noise_seed": noise.seed,
     "batch_size": config.batch_size,
     "eval_batch_size": config.eval_batch_size or config.batch_size,
     "seed": config.seed,
     "process_index": jax.process_index(),
     "process_count": jax.process_count(),
   }
-  if noise.rate > 0:
-    fields |= {
-      "noise_rate": noise.rate,
-      "noise_kind": noise.kind,
-      "noise_seed": noise.seed,
-    }
   if spec.storage == STREAM:
     # The official release crops in any case. The paper fine-tunes without.
     crops = config.augment.policy not in ("none", "aa-only")

@@ -70,9 +70,7 @@ def toy_data(monkeypatch):
 
   def toy_stream(spec, crops_at_random, **fields):
     del crops_at_random
-    return in_memory.load_in_memory(
-      spec, noise_rate=0.0, noise_kind="symmetric", noise_seed=0, **fields
-    )
+    return in_memory.load_in_memory(spec, **fields)
 
   monkeypatch.setattr(decoded, "load_split", toy_split)
   monkeypatch.setattr(loop, "load_streaming", toy_stream)

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import re
 import threading
 
 import archives
@@ -79,3 +80,11 @@ def test_small_sets_are_decoded_at_once(tmp_path):
   run(tmp_path, "digits")
   decoded = tmp_path / "sam_jax_cache" / "decoded" / "digits"
   assert {path.name for path in decoded.iterdir()} == {"train", "test"}
+
+
+def test_help_names_the_files_that_users_must_have():
+  for name in catalog.known_datasets():
+    spec = catalog.dataset_spec(name)
+    assert bool(spec.manual_files) == (f"\n  {name} " in prepare.__doc__)
+    for file in re.findall(r"[\w-]+\.\w+|birdsnap/images", spec.manual_files):
+      assert file in prepare.__doc__
