@@ -15,9 +15,9 @@ Words after the colon, in any order; the first of each line is the default:
 For example --config=configs/cifar.py:pyramidnet,cifar100,autoaugment,sam.
 """
 
-from sam_jax.training.config import default_config
-from sam_jax.training.paper import name_cell, table_runs
-from sam_jax.training.variants import Variants
+from sam_jax.config.paper_tables import name_cell, table_runs
+from sam_jax.config.schema import default_config
+from sam_jax.config.variants import Variants
 
 AUGMENTATIONS = ("basic", "cutout", "autoaugment")
 

@@ -3,8 +3,8 @@
 Variants: configs/digits.py:sam (the default) and configs/digits.py:sgd.
 """
 
-from sam_jax.training.config import default_config
-from sam_jax.training.variants import Variants
+from sam_jax.config.schema import default_config
+from sam_jax.config.variants import Variants
 
 VARIANTS = Variants(method=("sam", "sgd"))
 

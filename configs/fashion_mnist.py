@@ -9,9 +9,9 @@ Words after the colon, in any order; the first of each line is the default:
   tune            evaluate on 6,000 training examples held out
 """
 
-from sam_jax.training.config import default_config
-from sam_jax.training.paper import name_cell, table_runs
-from sam_jax.training.variants import Variants
+from sam_jax.config.paper_tables import name_cell, table_runs
+from sam_jax.config.schema import default_config
+from sam_jax.config.variants import Variants
 
 VARIANTS = Variants(
   model=("wrn28_10", "shake_shake"),

@@ -13,13 +13,13 @@ There is no word for twice the epochs: [M] the paper says of training from
 scratch only that a baseline is the better of N and 2N.
 
 The weights to start from are expected under checkpoints/, as an official file
-or as converted by scripts/convert_efficientnet.py; or set --config.pretrained.
+or as converted by sam_jax.convert; or set --config.pretrained.
 """
 
 from sam_jax import models
-from sam_jax.training.config import default_config
-from sam_jax.training.paper import RHO_GRID, name_cell, table_runs
-from sam_jax.training.variants import Variants
+from sam_jax.config.paper_tables import RHO_GRID, name_cell, table_runs
+from sam_jax.config.schema import default_config
+from sam_jax.config.variants import Variants
 
 # Name in the catalog; training examples; table 3: error of b7 with SAM and
 # without, and of L2 with SAM and without, in percent.

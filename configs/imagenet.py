@@ -16,9 +16,9 @@ SAM code has a part, tensorflow/tpu's EfficientNet the rest.
 """
 
 from sam_jax import models
-from sam_jax.training.config import default_config
-from sam_jax.training.paper import name_cell, table_runs
-from sam_jax.training.variants import Variants
+from sam_jax.config.paper_tables import name_cell, table_runs
+from sam_jax.config.schema import default_config
+from sam_jax.config.variants import Variants
 
 RESNETS = ("resnet50", "resnet101", "resnet152")
 EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(8))

@@ -8,9 +8,9 @@ A shard also has its own batch statistics, as on a device of its own; the sweep
 therefore trains without SAM at every m, too.
 """
 
-from sam_jax.training.config import default_config
-from sam_jax.training.paper import SEEDS
-from sam_jax.training.variants import Variants
+from sam_jax.config.paper_tables import SEEDS
+from sam_jax.config.schema import default_config
+from sam_jax.config.variants import Variants
 
 VARIANTS = Variants(method=("sam", "sgd"))
 

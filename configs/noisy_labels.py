@@ -12,9 +12,9 @@ Words after the colon, in any order; the first of each line is the default:
                   first network, from labels/noise20_sam_tune_rho0.1.npy
 """
 
-from sam_jax.training.config import default_config
-from sam_jax.training.paper import RHO_GRID, name_cell, table_runs
-from sam_jax.training.variants import Variants
+from sam_jax.config.paper_tables import RHO_GRID, name_cell, table_runs
+from sam_jax.config.schema import default_config
+from sam_jax.config.variants import Variants
 
 VARIANTS = Variants(
   noise=("noise20", "noise40", "noise60", "noise80"),

@@ -13,7 +13,8 @@ import sys
 
 from absl import app, flags
 
-from sam_jax.training import command_line, logs
+from sam_jax.config import cli as command_line
+from sam_jax.runs import logs
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -49,11 +50,12 @@ def main(argv: list[str]) -> None:
   # Imported late: a mistyped flag is reported without waiting for JAX.
   import jax
 
+  from sam_jax.config.schema import ConfigError
   from sam_jax.datasets.catalog import DatasetError
-  from sam_jax.training import loop, recipe
-  from sam_jax.training.config import ConfigError
-  from sam_jax.training.stopping import DivergedError
-  from sam_jax.training.workdir import WorkdirLostError
+  from sam_jax.runs.preemption import DivergedError
+  from sam_jax.runs.workdir import WorkdirLostError
+  from sam_jax.training import build as recipe
+  from sam_jax.training import loop
 
   _cache_compiled_programs(jax, _CONFIG.value.compilation_cache_dir)
   _join_other_processes(jax)
@@ -76,7 +78,7 @@ def main(argv: list[str]) -> None:
 
 def _join_other_processes(jax) -> None:
   """Connects the processes of the run, of which the first one talks."""
-  from sam_jax.training import distributed
+  from sam_jax.runs import distributed
 
   try:
     distributed.initialize(

@@ -15,9 +15,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from matplotlib import pyplot as plt
 
-from sam_jax.analysis import runs
+from sam_jax.analysis import trained_run as runs
 from sam_jax.analysis.sharpness import m_sharpness
-from sam_jax.training.config import ConfigError
+from sam_jax.config.schema import ConfigError
 
 _OUTPUT = flags.DEFINE_string(
   "output", None, "Picture to write; default: curves.png beside the first run."

@@ -4,7 +4,7 @@ import gc
 import os
 import pathlib
 
-import processes
+from tests import processes
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (

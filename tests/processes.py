@@ -18,7 +18,7 @@ QUICK_COMPILATION = (
 # `python -m sam_jax.train`, except that a lost process is noticed sooner.
 TRAIN = """
 import runpy, sys
-from sam_jax.training import distributed
+from sam_jax.runs import distributed
 distributed._HEARTBEAT_SECONDS = 8
 sys.argv[0] = "train"
 runpy.run_module("sam_jax.train", run_name="__main__", alter_sys=True)

@@ -12,10 +12,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from processes import REPOSITORY, finish, read_metrics, wait_for_step
 
-from sam_jax.training import loop, stopping, workdir
-from sam_jax.training.config import ConfigError, default_config
+from sam_jax.config.schema import ConfigError, default_config
+from sam_jax.runs import preemption as stopping
+from sam_jax.runs import workdir
+from sam_jax.training import loop
+from tests.processes import REPOSITORY, finish, read_metrics, wait_for_step
 
 # 11 steps an epoch.
 SMALL = (

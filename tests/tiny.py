@@ -3,10 +3,10 @@
 import numpy as np
 from flax import linen as nn
 
+from sam_jax.config.schema import default_config
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.models.layers import LayerSettings
-from sam_jax.training.config import default_config
 
 
 class Perceptron(nn.Module):
@@ -23,7 +23,7 @@ class Perceptron(nn.Module):
 
 
 def create_model(*_):
-  """In the place of `sam_jax.training.recipe.create_model`."""
+  """In the place of `sam_jax.training.build.create_model`."""
   return Perceptron()
 
 

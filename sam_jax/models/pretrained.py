@@ -205,7 +205,7 @@ def _unknown_layout(path: str | os.PathLike, tree: Any) -> ValueError:
   return ValueError(
     f"{path} is no checkpoint of a known layout: it holds {found}, not "
     "(params, state), an official training state or a converted file. Give a "
-    "file that the official release or scripts/convert_efficientnet.py wrote."
+    "file that the official release or sam_jax.convert wrote."
   )
 
 

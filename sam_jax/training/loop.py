@@ -13,23 +13,24 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sam_jax.analysis.during_training import AnalysisDuringTraining
-from sam_jax.datasets.catalog import STREAM
-from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
-from sam_jax.datasets.streaming import StreamingDataset, load_streaming
-from sam_jax.models.pretrained import load_pretrained, read_checkpoint
-from sam_jax.training import distributed, stopping
-from sam_jax.training import metrics as metrics_lib
-from sam_jax.training import workdir as workdir_lib
-from sam_jax.training.checkpoints import Checkpoints
-from sam_jax.training.config import (
+from sam_jax.analysis.hook import AnalysisDuringTraining
+from sam_jax.config.schema import (
   ConfigError,
   check_pretrained,
   validate_config,
 )
-from sam_jax.training.devices import LocalDevices
-from sam_jax.training.profiling import Profiler
-from sam_jax.training.recipe import create_recipe, input_spec
+from sam_jax.datasets.catalog import STREAM
+from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
+from sam_jax.datasets.streaming import StreamingDataset, load_streaming
+from sam_jax.models.pretrained import load_pretrained, read_checkpoint
+from sam_jax.runs import distributed
+from sam_jax.runs import logging as metrics_lib
+from sam_jax.runs import preemption as stopping
+from sam_jax.runs import workdir as workdir_lib
+from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.runs.profiling import Profiler
+from sam_jax.training.build import create_recipe, input_spec
+from sam_jax.training.parallel import LocalDevices
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import create_state
 

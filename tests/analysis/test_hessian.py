@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sam_jax.analysis import analysis_plots, hessian
+from sam_jax.analysis import hessian
+from sam_jax.analysis import plots as analysis_plots
 from sam_jax.analysis.objective import Objective
 
 SPECTRA = {

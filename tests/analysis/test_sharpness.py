@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sam_jax.analysis import runs
+from sam_jax.analysis import trained_run as runs
 from sam_jax.analysis.objective import Objective
 from sam_jax.analysis.sharpness import (
   group_sharpness,
@@ -13,7 +13,7 @@ from sam_jax.analysis.sharpness import (
   m_sharpness_fn,
   sharpness,
 )
-from sam_jax.training.config import ConfigError
+from sam_jax.config.schema import ConfigError
 
 CURVATURE = np.diag([1.0, 2.0, 5.0]).astype(np.float32)
 W = np.array([1.0, -1.0, 0.5], np.float32)

@@ -6,15 +6,18 @@ import pathlib
 import numpy as np
 import pytest
 
-from sam_jax.datasets import decoded, in_memory
-from sam_jax.datasets.catalog import dataset_spec
-from sam_jax.m_sharpness import m_sharpness_layout
-from sam_jax.training import loop, paper, recipe, workdir
-from sam_jax.training.config import (
+from sam_jax.config import paper_tables as paper
+from sam_jax.config.schema import (
   ConfigError,
   default_config,
   validate_config,
 )
+from sam_jax.datasets import decoded, in_memory
+from sam_jax.datasets.catalog import dataset_spec
+from sam_jax.m_sharpness import m_sharpness_layout
+from sam_jax.runs import workdir
+from sam_jax.training import build as recipe
+from sam_jax.training import loop
 
 DIRECTORY = pathlib.Path(__file__).parents[2] / "configs"
 FILES = sorted(path.stem for path in DIRECTORY.glob("*.py"))

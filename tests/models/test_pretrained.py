@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from flax import serialization
-from golden_models import GOLDEN, Golden, flattened, quick_variables
 
 from sam_jax.models import create_model
 from sam_jax.models.pretrained import (
@@ -19,9 +18,15 @@ from sam_jax.models.pretrained import (
   read_checkpoint,
   save_pretrained,
 )
+from tests.models.golden_models import (
+  GOLDEN,
+  Golden,
+  flattened,
+  quick_variables,
+)
 
 OFFICIAL = GOLDEN / "ckpt_tiny" / "checkpoint_0"
-SCRIPT = pathlib.Path(__file__).parents[2] / "scripts/convert_efficientnet.py"
+SCRIPT = pathlib.Path(__file__).parents[2] / "sam_jax/convert.py"
 
 
 @functools.cache

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 
+from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.models.pretrained import read_checkpoint
+from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.training import loop
 from sam_jax.training import step as step_lib
-from sam_jax.training.checkpoints import Checkpoints
-from sam_jax.training.config import ConfigError, default_config
-from sam_jax.training.recipe import create_recipe
+from sam_jax.training.build import create_recipe
 from sam_jax.training.step import AXIS
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden/ckpt_tiny/checkpoint_0"

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sam_jax.config.schema import ConfigError, default_config, validate_config
 from sam_jax.training import losses
-from sam_jax.training.config import ConfigError, default_config, validate_config
-from sam_jax.training.devices import LocalDevices
-from sam_jax.training.recipe import create_recipe, input_spec
+from sam_jax.training.build import create_recipe, input_spec
+from sam_jax.training.parallel import LocalDevices
 from sam_jax.training.step import METRICS, NOISE_METRICS, create_state
 
 RANDOM = np.random.default_rng(0)

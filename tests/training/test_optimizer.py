@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from sam_jax import create_model
+from sam_jax.config.schema import default_config
 from sam_jax.training import optimizer
-from sam_jax.training.config import default_config
 
 STEPS_PER_EPOCH, EPOCHS = 390, 200
 

@@ -14,13 +14,13 @@ from flax import linen as nn
 from flax import traverse_util
 
 from sam_jax import create_model
+from sam_jax.config.schema import default_config
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.m_sharpness import m_sharpness_layout
 from sam_jax.models import layers
 from sam_jax.training import losses
 from sam_jax.training import step as step_lib
-from sam_jax.training.config import default_config
-from sam_jax.training.recipe import create_recipe
+from sam_jax.training.build import create_recipe
 from sam_jax.training.step import AXIS
 
 BATCH = 32

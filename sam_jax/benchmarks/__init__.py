@@ -1,1 +1,0 @@
-"""What a training step, its input and the loop around it cost."""

@@ -1,0 +1,1 @@
+"""Configs: fields, rules, command line, variants, the paper's tables."""

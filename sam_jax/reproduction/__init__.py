@@ -1,1 +1,0 @@
-"""The paper in miniature: many small networks on handwritten digits."""

@@ -1,0 +1,1 @@
+"""Experiments on the package and scripts for machines, outside the wheel."""

@@ -1,0 +1,1 @@
+"""Tests; they mirror sam_jax/ and scripts/."""

@@ -1,0 +1,125 @@
+"""What goes to gs:// goes there by etils' paths and TensorFlow's files.
+
+TensorFlow's real file operations are used, on a local directory behind gs://.
+Checkpoints are not tried: Orbax goes to Google's servers by itself.
+"""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from etils import epath
+from etils.epath import backend
+
+from sam_jax.config.schema import ConfigError, default_config
+from sam_jax.datasets import array_cache, label_file
+from sam_jax.models import pretrained
+from sam_jax.runs import workdir
+from sam_jax.runs.logging import MetricsWriter
+from sam_jax.runs.profiling import Profiler
+
+BUCKET = "gs://bucket"
+
+
+class LocalBucket:
+  """The operations of a path on gs://bucket, done in a local directory."""
+
+  def __init__(self, directory):
+    self._directory = directory
+
+  def __getattr__(self, name):
+    operation = getattr(self.backend, name)
+    return lambda *words, **options: operation(
+      *[str(word).replace(BUCKET, str(self._directory)) for word in words],
+      **options,
+    )
+
+  backend = backend.tf_backend
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """The local directory behind gs://bucket."""
+  monkeypatch.setattr(backend, "tf_backend", LocalBucket(tmp_path / "bucket"))
+  monkeypatch.chdir(tmp_path)
+  yield tmp_path / "bucket"
+  assert not (tmp_path / "gs:").exists()  # where open() would have put a file
+
+
+def test_workdir(bucket):
+  remote = f"{BUCKET}/runs/a"
+  for first_step in (0, 2):
+    with workdir.claim(remote, default_config()) as path:
+      writer = MetricsWriter(path, first_step)
+      writer.scalars(first_step + 1, "train", {"loss": 0.5})
+      writer.scalars(first_step + 3, "train", {"loss": 0.25})
+      writer.close()
+  workdir.write_result(path, {"error_rate": 0.5})
+
+  assert os.fspath(path) == remote
+  lines = (bucket / "runs/a/metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [1, 3, 5]
+  events = list((bucket / "runs/a").glob("events.out.tfevents.*"))
+  assert len(events) == 2
+  assert all(file.stat().st_size > 100 for file in events)
+  assert json.loads((bucket / "runs/a/result.json").read_text())
+  config = default_config()
+  config.seed = 1
+  with (
+    pytest.raises(ConfigError, match=f"{remote} holds a run with another"),
+    workdir.claim(remote, config),
+  ):
+    pass
+
+
+def test_unreachable_workdir_is_one_message(monkeypatch):
+  def fail(*args, **kwargs):
+    raise RuntimeError("no such bucket")  # TensorFlow's errors are no OSErrors
+
+  monkeypatch.setattr(LocalBucket, "backend", None)
+  monkeypatch.setattr(LocalBucket, "__getattr__", lambda *_: fail)
+  monkeypatch.setattr(backend, "tf_backend", LocalBucket(None))
+  message = f"--workdir={BUCKET}/a can't be written: no such bucket. Choose"
+  with (
+    pytest.raises(ConfigError, match=message),
+    workdir.claim(f"{BUCKET}/a", default_config()),
+  ):
+    pass
+
+
+def test_trace(bucket):
+  with Profiler("0:1", 1, epath.Path(f"{BUCKET}/run")) as profiler:
+    profiler.reach(0, ())
+    profiler.reach(1, ())
+  files = (bucket / "run/plugins/profile/steps_0-1").iterdir()
+  assert any(file.name.endswith(".xplane.pb") for file in files)
+
+
+def test_arrays_and_labels(bucket, caplog):
+  arrays = {"image": np.arange(24, dtype=np.uint8).reshape(2, 3, 4)}
+  cache = array_cache.cache_dir(BUCKET, "decoded", "name")
+  assert array_cache.read_arrays(cache) is None
+  array_cache.write_arrays(cache, arrays)
+  np.testing.assert_array_equal(
+    array_cache.read_arrays(cache)["image"], arrays["image"]
+  )
+  file = bucket / "sam_jax_cache/decoded/name/image.npy"
+  file.write_bytes(file.read_bytes()[:-1])
+  assert array_cache.read_arrays(cache) is None
+  assert "damaged" in caplog.text
+
+  labels = np.array([3, 1, 2])
+  label_file.write_labels(f"{BUCKET}/labels/a.npy", labels)
+  read = label_file.read_labels(f"{BUCKET}/labels/a.npy", 3, 4)
+  np.testing.assert_array_equal(read, labels)
+
+
+def test_pretrained_checkpoint(bucket):
+  bucket.mkdir()
+  params = {"params": {"kernel": np.ones((2, 3), np.float32)}}
+  pretrained.save_pretrained(bucket / "checkpoint", params)
+  read = pretrained.read_checkpoint(f"{BUCKET}/checkpoint")
+  assert list(read.params) == ["kernel"]
+  with pytest.raises(ValueError, match=f"{BUCKET} is a directory"):
+    pretrained.read_checkpoint(BUCKET)

@@ -1,0 +1,80 @@
+"""A workdir belongs to one config, and to one process at a time."""
+
+import errno
+import os
+import re
+import shutil
+
+import pytest
+
+from sam_jax.config.schema import ConfigError, default_config
+from sam_jax.runs import workdir
+
+
+def claim(path, config=None):
+  """Claims a workdir, and lets it go."""
+  with workdir.claim(path, config or default_config()):
+    pass
+
+
+def test_workdir_belongs_to_one_config(tmp_path):
+  config = default_config()
+  config.seed = 2
+  claim(tmp_path / "run", config)
+  config.seed = 0
+  claim(tmp_path / "run", config)  # the other run never began
+  (tmp_path / "run/checkpoints/11").mkdir(parents=True)
+  claim(tmp_path / "run", config)  # going on is fine
+  config.dataset.data_dir = "/elsewhere"  # and so are other places
+  config.profile = "3:4"
+  claim(tmp_path / "run", config)
+  config.sam.rho, config.seed = 0.3, 1
+  with pytest.raises(ConfigError) as error:
+    claim(tmp_path / "run", config)
+  assert "sam.rho was 0.05 and is now 0.3" in str(error.value)
+  assert "seed was 0 and is now 1" in str(error.value)
+
+
+def test_workdir_that_is_a_file(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ConfigError, match="can't be written: Not a directory"):
+    claim(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("text", ["[]", "{"])
+def test_damaged_config_is_named(text, tmp_path):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(ConfigError, match=r"config\.json .*; remove it"):
+    claim(tmp_path)
+
+
+def test_workdir_in_use_names_the_process(tmp_path):
+  with workdir.claim(tmp_path, default_config()):
+    user = f"in use by process {os.getpid()} on "
+    with pytest.raises(ConfigError, match=re.escape(user)):
+      claim(tmp_path)
+  claim(tmp_path)
+
+
+def test_removed_workdir_is_named_with_a_remedy(tmp_path):
+  path = tmp_path / "run"
+  message = r"can't be written any more: .*metrics\.jsonl.*The same command"
+  with (
+    pytest.raises(workdir.WorkdirLostError, match=message),
+    workdir.claim(path, default_config()),
+  ):
+    shutil.rmtree(path)
+    (path / "metrics.jsonl").open("a")
+
+
+def test_full_disk_is_named_and_other_errors_are_left_alone(tmp_path):
+  with (
+    pytest.raises(workdir.WorkdirLostError, match="No space left"),
+    workdir.claim(tmp_path, default_config()),
+  ):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  with (
+    pytest.raises(FileNotFoundError),
+    workdir.claim(tmp_path, default_config()),
+  ):
+    os.stat("/elsewhere/file")

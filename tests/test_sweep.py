@@ -1,0 +1,237 @@
+"""Sweeps: which runs they plan, and what becomes of real ones."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+from etils.epath import backend
+
+from tests.in_process import load_script, run_script
+from tests.processes import REPOSITORY, wait_for_step
+from tests.runs.test_remote_paths import BUCKET, LocalBucket
+
+# As srun starts two tasks.
+OF_SRUN = {
+  "SLURM_JOB_ID": "4242",
+  "SLURM_NTASKS": "2",
+  "SLURM_STEP_NUM_TASKS": "2",
+  "SLURM_STEP_NODELIST": "localhost",
+  "SLURM_PROCID": "0",
+  "SLURM_LOCALID": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def script():
+  """What the script defines, by name."""
+  return load_script("sweep")
+
+
+@pytest.fixture
+def sweep(capsys, monkeypatch):
+  """Runs the script in this process; its exit code and what it said."""
+  monkeypatch.setattr(signal, "SIG_DFL", signal.getsignal(signal.SIGPIPE))
+
+  def run(*arguments):
+    code = 0
+    try:
+      run_script("sweep", *map(str, arguments))
+    except SystemExit as end:
+      code = end.code or 0
+    return code, *capsys.readouterr()
+
+  return run
+
+
+@pytest.fixture
+def planned(sweep):
+  """Workdirs and other arguments of the runs that a dry run prints."""
+
+  def run(*arguments):
+    code, said, error = sweep("--dry_run", *arguments)
+    assert code == 0, error
+    commands = [shlex.split(line) for line in said.splitlines()]
+    python = [sys.executable, "-m", "sam_jax.train"]
+    assert all(command[:3] == python for command in commands)
+    return {command[3]: command[4:] for command in commands}
+
+  return run
+
+
+def test_grid_makes_all_combinations_and_a_shard_its_part(planned, tmp_path):
+  arguments = (
+    "--config=configs/digits.py:sam",
+    f"--root={tmp_path}",
+    "--grid=sam.rho=0.02,0.1",
+    "--grid=seed=0,1,2",
+  )
+  runs = planned(*arguments, "--", "--config.num_epochs=2")
+  assert list(runs)[:2] == [
+    f"--workdir={tmp_path}/sam.rho=0.02,seed=0",
+    f"--workdir={tmp_path}/sam.rho=0.02,seed=1",
+  ]
+  assert list(runs.values())[5] == [
+    "--config=configs/digits.py:sam",
+    "--config.sam.rho=0.1",
+    "--config.seed=2",
+    "--config.num_epochs=2",
+  ]
+  shards = [planned(*arguments, f"--shard={i}/4") for i in range(4)]
+  assert [len(shard) for shard in shards] == [2, 2, 1, 1]
+  assert {name for shard in shards for name in shard} == set(runs)
+  assert not list(tmp_path.iterdir())
+
+
+def test_sweep_of_a_config(planned, tmp_path):
+  words = "wrn28_10,200_epochs,cifar10,basic,sam"
+  runs = planned(f"--config=configs/cifar.py:{words}", f"--root={tmp_path}")
+  assert len(runs) == 5
+  assert runs[f"--workdir={tmp_path}/{words},seed=4"] == [
+    f"--config=configs/cifar.py:{words}",
+    "--config.seed=4",
+  ]
+
+
+BAD_ARGUMENTS = {
+  "no config": (["--config="], "--config is missing"),
+  "file": (["--config=configs/cifra.py"], "configs/cifra.py"),
+  "variant": (["--config=configs/digits.py:adam"], "Known: sam, sgd"),
+  "field": (
+    ["--grid=sam.roh=0.1"],
+    "Unknown field --config.sam.roh. Did you mean --config.sam.rho?",
+  ),
+  "value": (["--grid=sam.rho=__import__('os')"], "sam.rho"),
+  "number": (["--grid=sam.rho=-1,0"], "sam.rho=-1: config.sam.rho = -1.0 must"),
+  "m": (["--grid=sam.m=7,8"], "sam.m=7: config.sam.m: m = 7 does not fit"),
+  "axis": (["--grid=seed"], "--grid=seed must look like"),
+  "twice": (["--grid=seed=0", "--grid=seed=1"], "'seed' twice"),
+  "same": (["--grid=seed=1,1"], "would be called 'seed=1'"),
+  "shard": (["--shard=2/2"], "--shard=2/2 must be i/n"),
+  "flag": (["--girds=1"], "girds"),
+  "extra": (["--", "--config.sam.roh=1"], "--config.sam.roh"),
+  "word": (["--", "seed=1"], "seed=1 is no flag"),
+  "root": (["--root=/proc/none"], "--root: /proc/none can't be written"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
+def test_bad_arguments_give_one_line_and_exit_code_2(name, sweep, tmp_path):
+  arguments, message = BAD_ARGUMENTS[name]
+  code, said, error = sweep(
+    "--config=configs/digits.py", f"--root={tmp_path}", *arguments
+  )
+  assert (code, said) == (2, "")
+  (line,) = error.splitlines()
+  assert line.startswith("error: ")
+  assert message in line
+
+
+def test_shards_on_the_hosts_of_a_pod_are_refused(sweep, tmp_path, monkeypatch):
+  monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-0,host-1")
+  code, _, error = sweep(
+    "--config=configs/digits.py", f"--root={tmp_path}", "--shard=0/2"
+  )
+  assert code == 2
+  assert error.startswith("error: --shard must be left out: the hosts of a TPU")
+
+
+def test_names_of_planned_runs_are_kept(script, tmp_path):
+  config = str(REPOSITORY / "configs/digits.py")
+
+  def record(*seeds):
+    grid = [f"seed={','.join(seeds)}"]
+    root = str(tmp_path / "runs")
+    runs = script["plan"](config, root, grid, [])
+    script["record"](runs, root)
+    return (tmp_path / "runs/sweep.json").read_text()
+
+  record("2", "1")
+  text = record("0", "2")
+  assert json.loads(text) == {"runs": ["seed=0", "seed=1", "seed=2"]}
+  assert [file.name for file in (tmp_path / "runs").iterdir()] == ["sweep.json"]
+  (tmp_path / "runs/sweep.json").write_text(text[:-9])
+  with pytest.raises(script["SweepError"], match=r"sweep\.json is damaged"):
+    record("0")
+
+
+def test_remote_runs_leave_their_output_here(script, tmp_path, monkeypatch):
+  monkeypatch.setattr(backend, "tf_backend", LocalBucket(tmp_path / "bucket"))
+  monkeypatch.chdir(tmp_path)
+  config = str(REPOSITORY / "configs/digits.py")
+  runs = script["plan"](config, f"{BUCKET}/a", ["seed=0"], [])
+  script["record"](runs, f"{BUCKET}/a")
+  assert (tmp_path / "bucket/a/sweep.json").exists()
+  (run,) = runs
+  assert f"--workdir={BUCKET}/a/seed=0" in run.command
+  assert run.log.parts[-4:] == ("bucket", "a", "seed=0", "log.txt")
+  assert "gs:" not in run.log.parts
+  assert not script["conflict"](run)
+  assert not script["is_finished"](run)
+  assert [file.name for file in tmp_path.iterdir()] == ["bucket"]
+
+
+def test_failed_interrupted_resumed_and_finished_runs(
+  sweep, tmp_path, data_dir, monkeypatch
+):
+  one_device = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
+  cache = os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
+  arguments = [
+    "--config=configs/digits.py:sgd",
+    f"--root={tmp_path}",
+    "--grid=dataset.name=cifar10,cifar100,digits",
+    "--shard=0/2",
+    "--",
+    *("--config.model.name=wrn10_1", "--config.augment.policy=basic"),
+    *("--config.num_epochs=20", "--config.log_every_steps=1"),
+    *("--config.batch_size=32", "--config.dataset.validation_size=1346"),
+    "--config.eval_every_epochs=10",
+    f"--config.dataset.data_dir={data_dir}",
+    f"--config.compilation_cache_dir={cache}",
+  ]
+  failing, other, good = (
+    tmp_path / f"dataset.name={name}"
+    for name in ("cifar10", "cifar100", "digits")
+  )
+
+  # A failing run does not stop the rest; a terminal that closes does, with a
+  # checkpoint. None of them waits for srun's other task.
+  process = subprocess.Popen(
+    [sys.executable, "-m", "sam_jax.sweep", *arguments],
+    cwd=REPOSITORY,
+    env=os.environ | {"XLA_FLAGS": one_device} | OF_SRUN,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  wait_for_step(good, 3)
+  for _ in range(2):  # the shell's and the kernel's
+    process.send_signal(signal.SIGHUP)
+  said, _ = process.communicate(timeout=300)
+  assert process.returncode == 130
+  assert "failed with exit code 2" in said
+  assert said.endswith("Interrupted. The same command goes on from here.\n")
+  (stopped,) = [int(p.name) for p in (good / "checkpoints").iterdir()]
+  assert "Stopped at step" in (good / "log.txt").read_text()
+  assert not other.exists()
+  names = json.loads((tmp_path / "sweep.json").read_text())["runs"]
+  assert set(names) == {failing.name, other.name, good.name}
+
+  monkeypatch.setenv("XLA_FLAGS", one_device)
+  code, said, _ = sweep(*arguments)
+  assert code == 1
+  assert "1 of 2 runs are finished." in said
+  assert f"failed with exit code 2, see {failing}/log.txt" in said
+  assert "sam_jax.datasets.prepare" in (failing / "log.txt").read_text()
+  log = (good / "log.txt").read_text()
+  assert f"Going on from the checkpoint at step {stopped}" in log
+
+  only_good = [a.replace("cifar10,cifar100,", "") for a in arguments]
+  code, said, _ = sweep(*only_good)
+  assert code == 0
+  assert "finished before" in said
+  code, said, _ = sweep(*only_good, "--config.seed=1")
+  assert code == 1
+  assert "another config: seed was 0 and is now 1" in said
