@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import sam_jax
-from sam_jax.sam import dual_direction
+from sam_jax.sam import dual_vector
 
 RHO = 0.1
 CURVATURE = np.diag([1.0, 2.0, 5.0]).astype(np.float32)
@@ -49,7 +49,7 @@ def p_norm(x, p):
 @pytest.mark.parametrize("p", [1.0, 1.01, 1.5, 2.0, 3.0, 50.0, math.inf])
 def test_direction_is_the_dual_vector(p):
   g = random_tree(0)
-  direction = flat(dual_direction(g, p))
+  direction = flat(dual_vector(g, p))
   q = math.inf if p == 1 else 1.0 if p == math.inf else p / (p - 1)
   assert p_norm(direction, p) == pytest.approx(1, rel=1e-5)
   # Hoelder's inequality holds with equality only for the maximiser.
@@ -63,21 +63,21 @@ def test_direction_is_equation_2_of_the_paper(p):
   paper = np.sign(g) * np.abs(g) ** (q - 1)
   paper /= (np.abs(g) ** q).sum() ** (1 / p)
   np.testing.assert_allclose(
-    flat(dual_direction(random_tree(1), p)), paper, rtol=2e-5
+    flat(dual_vector(random_tree(1), p)), paper, rtol=2e-5
   )
 
 
 def test_one_norm_shares_the_radius_among_equal_entries():
   g = np.array([2.0, -2.0, 1.0])
-  np.testing.assert_array_equal(dual_direction(g, 1.0), [0.5, -0.5, 0])
+  np.testing.assert_array_equal(dual_vector(g, 1.0), [0.5, -0.5, 0])
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, math.inf])
 @pytest.mark.parametrize("scale", [1e-18, 1e18])
 def test_direction_does_not_depend_on_the_gradients_length(p, scale):
   np.testing.assert_allclose(
-    flat(dual_direction(random_tree(2, scale), p)),
-    flat(dual_direction(random_tree(2), p)),
+    flat(dual_vector(random_tree(2, scale), p)),
+    flat(dual_vector(random_tree(2), p)),
     rtol=1e-5,
   )
 
@@ -496,8 +496,8 @@ def test_other_outputs_of_grad_fn_are_named(has_value):
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
 def test_empty_leaves_change_nothing(p):
   gradient = {"empty": jnp.zeros((0, 2)), "w": W}
-  direction = dual_direction(gradient, p)
-  np.testing.assert_array_equal(direction["w"], dual_direction(W, p))
+  direction = dual_vector(gradient, p)
+  np.testing.assert_array_equal(direction["w"], dual_vector(W, p))
 
 
 def test_works_inside_inject_hyperparams():
