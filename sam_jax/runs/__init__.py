@@ -1,0 +1,1 @@
+"""Runs: workdirs, checkpoints, logs, processes, preemption, sweeps."""
