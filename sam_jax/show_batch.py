@@ -15,11 +15,10 @@ from absl import app, flags
 from PIL import Image, ImageDraw
 
 from sam_jax.config import cli as command_line
-from sam_jax.config.schema import ConfigError, validate_config
+from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog
 from sam_jax.runs import logs
-from sam_jax.training.loop import create_dataset
-from sam_jax.training.parallel import LocalDevices
+from sam_jax.training import build, input_pipeline
 
 _CONFIG = command_line.define_config()
 _OUTPUT = flags.DEFINE_string("output", "batch.png", "The PNG file to write.")
@@ -44,13 +43,12 @@ def main(argv: list[str]) -> None:
   logs.show_on_stderr()
   config, step = _CONFIG.value, _STEP.value
   try:
-    validate_config(config, jax.device_count())
-    dataset = create_dataset(config)
-    batch = next(dataset.train_batches(step))
+    config = build.validate(config, jax.device_count())
+    dataset = input_pipeline.create_dataset(config)
   except (ConfigError, catalog.DatasetError) as error:
     command_line.refuse(str(error))
-  augment = LocalDevices().augment_fn(config, dataset.spec)
-  batch = jax.device_get(augment(step, batch))
+  _, batch = next(input_pipeline.train_batches(config, dataset, step, step + 1))
+  batch = jax.device_get(batch)
   batch = {k: np.concatenate(v)[: _COUNT.value] for k, v in batch.items()}
   names = class_names(dataset.spec, config.dataset.data_dir)
   texts = describe(batch, names)

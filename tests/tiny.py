@@ -23,7 +23,7 @@ class Perceptron(nn.Module):
 
 
 def create_model(*_):
-  """In the place of `sam_jax.training.build.create_model`."""
+  """Stand in for `sam_jax.training.build.model`."""
   return Perceptron()
 
 
@@ -37,7 +37,7 @@ def create_config():
 
 
 def create_dataset(config):
-  """In the place of `sam_jax.training.loop.create_dataset`: random digits."""
+  """Stand in for `input_pipeline.create_dataset`: random digits."""
   random = np.random.default_rng(0)
   images = random.integers(256, size=(64, 8, 8, 1), dtype=np.uint8)
   examples = images, random.integers(10, size=64, dtype=np.int32)

@@ -8,7 +8,6 @@ only read, so a run has the same weights with these measurements as without.
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from sam_jax.analysis.hessian import probe_hessian
 from sam_jax.analysis.objective import (
@@ -19,32 +18,44 @@ from sam_jax.analysis.objective import (
 from sam_jax.analysis.sharpness import m_sharpness_fn, sharpness
 from sam_jax.config.schema import ConfigError
 from sam_jax.training.build import preprocess_fn
-from sam_jax.training.step import Recipe
+from sam_jax.training.hooks import LogMetrics, RunContext
+from sam_jax.training.state import TrainState
 
 
-class AnalysisDuringTraining:
-  """Measures what `config.analysis` asks for."""
+class AnalysisHook:
+  """Measures and logs what `config.analysis` asks for."""
 
-  def __init__(self, config: ConfigDict, recipe: Recipe, dataset: Any):
-    """Takes the first training examples; nothing is compiled yet.
+  def __init__(self, run: RunContext, log: LogMetrics):
+    """Take the first training examples; nothing is compiled yet.
 
     Args:
-      config: Config of the run.
-      recipe: Its recipe.
-      dataset: Its data set, this host's view.
+      run: The run.
+      log: Its log lines.
 
     Raises:
       ConfigError: The data set has fewer than m examples.
     """
-    self._config, self._seed = config.analysis, config.seed
-    examples = first_examples(dataset, "train", self._config.num_examples)
-    losses = network_losses(recipe.model, preprocess_fn(dataset.spec))
-    batch_size = config.batch_size // jax.process_count()
+    self._run, self._log = run, log
+    self._config = run.config.analysis
+    spec = run.dataset.spec
+    examples = first_examples(run.dataset, "train", self._config.num_examples)
+    losses = network_losses(run.parts.model, preprocess_fn(spec))
+    batch_size = run.config.batch_size // jax.process_count()
     self._objective = Objective(losses, examples, batch_size)
     try:
       self._m_sharpness = m_sharpness_fn(losses, examples, self._config.m)
     except ValueError as error:
       raise ConfigError(f"config.analysis.m: {error}") from error
+
+  def __call__(
+    self, step: int, state: TrainState, metrics: Any, is_last: bool
+  ) -> None:
+    """Measure every few epochs."""
+    del metrics, is_last
+    if self._run.is_epoch(step, self._config.every_epochs):
+      with self._log.paused():
+        values = self.measure(state.eval_variables())
+        self._run.write(step, "analysis", values)
 
   def measure(self, variables: dict[str, Any]) -> dict[str, float]:
     """Looks at a network in evaluation mode.
@@ -62,7 +73,10 @@ class AnalysisDuringTraining:
     rho = self._config.rho
     together = sharpness(self._objective.value_and_grad, variables, rho)
     probe = probe_hessian(
-      self._objective, variables, self._config.lanczos_steps, self._seed
+      self._objective,
+      variables,
+      self._config.lanczos_steps,
+      self._run.config.seed,
     )
     return {
       "loss": together.loss,

@@ -20,11 +20,10 @@ from sam_jax.config.schema import (
 )
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.workdir import read_config
-from sam_jax.training.build import create_recipe, preprocess_fn
-from sam_jax.training.loop import create_dataset
-from sam_jax.training.parallel import LocalDevices
+from sam_jax.training import build, parallel
+from sam_jax.training.input_pipeline import create_dataset
 from sam_jax.training.state import TrainState
-from sam_jax.training.step import Recipe, create_state
+from sam_jax.training.step import Parts, create_state
 
 
 class TrainedRun(NamedTuple):
@@ -58,7 +57,7 @@ class RestoredRun(NamedTuple):
 
   config: ConfigDict
   dataset: Any
-  recipe: Recipe
+  parts: Parts
   state: TrainState
 
 
@@ -88,11 +87,11 @@ def restore_run(
     raise _no_checkpoints(workdir)
   dataset = create_dataset(config)
   # Its m, which evaluation does not use, fits a single device at any rate.
-  recipe = create_recipe(
+  parts = build.parts(
     config, dataset.spec, dataset.steps_per_epoch, num_devices=1
   )
   checkpoints = Checkpoints(workdir / "checkpoints")
-  template = create_state(recipe, dataset.spec.image_shape)
+  template = create_state(parts, dataset.spec.image_shape, config.seed)
   if step is None:
     state = checkpoints.restore_latest(template)
   elif step in checkpoints.steps():
@@ -105,7 +104,7 @@ def restore_run(
   checkpoints.close()
   if state is None:
     raise _no_checkpoints(workdir)
-  return RestoredRun(config, dataset, recipe, state)
+  return RestoredRun(config, dataset, parts, state)
 
 
 def _no_checkpoints(workdir: epath.Path) -> ConfigError:
@@ -127,13 +126,13 @@ def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
   Raises:
     ConfigError: There is no run, or it has no such checkpoint.
   """
-  config, dataset, recipe, state = restore_run(workdir, step)
+  config, dataset, parts, state = restore_run(workdir, step)
   return TrainedRun(
     epath.Path(workdir),
     config,
     int(state.step),
     dataset,
-    network_losses(recipe.model, preprocess_fn(dataset.spec)),
+    network_losses(parts.model, build.preprocess_fn(dataset.spec)),
     state.eval_variables(),
   )
 
@@ -144,21 +143,21 @@ def predicted_labels(run: RestoredRun) -> np.ndarray:
   Returns:
     int32 [N], in the order of the training set.
   """
-  preprocess = preprocess_fn(run.dataset.spec)
+  preprocess = build.preprocess_fn(run.dataset.spec)
 
   def predict(variables, images):
-    logits = run.recipe.model.apply(variables, preprocess(images), train=False)
+    logits = run.parts.model.apply(variables, preprocess(images), train=False)
     return jnp.argmax(logits, axis=-1)
 
-  predict = jax.pmap(predict, in_axes=(None, 0))
-  devices, variables = LocalDevices(), run.state.eval_variables()
+  predict = parallel.map_over_devices(predict, in_axes=(None, 0), out_axes=0)
+  variables = run.state.eval_variables()
   labels = []
   for batch in run.dataset.eval_batches("train"):
     images, mask = batch["image"], batch["mask"]
     # The run may have had another number of devices, that the batch divides by.
     padding = -len(images) % jax.local_device_count()
     padded = np.pad(images, [(0, padding)] + [(0, 0)] * (images.ndim - 1))
-    shards = devices.shard({"image": padded})["image"]
+    shards = parallel.shard(padded)
     guesses = np.concatenate(jax.device_get(predict(variables, shards)))
     labels.append(guesses[: len(mask)][mask > 0])
   return np.concatenate(labels).astype(np.int32)

@@ -43,6 +43,7 @@ def default_config() -> ConfigDict:
       "pretrained": placeholder(str),
       "model": {
         "name": "wrn28_10",
+        "options": {},
         "dtype": "float32",  # of activations: float32 or bfloat16
         # Examples that share batch statistics: "m", those that share a
         # perturbation; "device", those of a device; "all", the whole batch;
@@ -87,6 +88,9 @@ def default_config() -> ConfigDict:
         "translate_const": placeholder(int),
       },
       "sam": {
+        "method": "sam",
+        "options": {},
+        "adaptive_mask": "weights",
         "rho": 0.05,  # radius of the neighbourhood; 0: no SAM
         "rho_min": placeholder(float),  # set: rho follows the learning rate
         "m": placeholder(int),  # examples sharing a perturbation; None: device
@@ -100,6 +104,7 @@ def default_config() -> ConfigDict:
         "second_order": False,  # with the Hessian term that SAM drops
       },
       "optimizer": {
+        "options": {},
         "name": "sgd",  # sgd, rmsprop, adamw
         "learning_rate": 0.1,
         "schedule": "cosine",  # cosine, exponential, constant
@@ -273,7 +278,7 @@ def _check_choices(config: ConfigDict) -> None:
     "augment.policy": pipeline.POLICIES,
     "augment.cutout": pipeline.CUTOUTS,
     "sam.mask": MASKS,
-    "optimizer.name": optimizer.OPTIMIZERS,
+    "optimizer.name": ("sgd", "rmsprop", "adamw"),
     "optimizer.schedule": optimizer.SCHEDULES,
     "optimizer.weight_decay_kind": DECAY_KINDS,
   }

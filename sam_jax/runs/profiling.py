@@ -47,6 +47,13 @@ class Profiler:
     if self._draft is not None:
       self._stop()
 
+  def __call__(
+    self, step: int, state: Any, metrics: Any, is_last: bool
+  ) -> None:
+    """Start or end the trace after a step, as a hook of the loop."""
+    del state, is_last
+    self.reach(step, metrics)
+
   def reach(self, step: int, arrays: Any) -> None:
     """Starts or ends the trace, if it is time to.
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from sam_jax.runs import files
 from sam_jax.config.schema import ConfigError
+from sam_jax.runs import files
 
 FILE = "sweep.json"
 

@@ -13,8 +13,8 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax.runs import files
 from sam_jax.config.schema import ConfigError, flatten
+from sam_jax.runs import files
 
 try:
   import fcntl

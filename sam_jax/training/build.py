@@ -1,29 +1,60 @@
-"""From a config to what a step does."""
+"""From a config to the parts of a run: the one place that takes it apart."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from sam_jax import models
+from sam_jax import methods, models
 from sam_jax.augment.pipeline import Augmentation, normalise
 from sam_jax.augment.resize import resize_bicubic
-from sam_jax.config.schema import validate_config
-from sam_jax.datasets.catalog import STREAM, DatasetSpec, dataset_spec
+from sam_jax.config import schema
+from sam_jax.config.schema import ConfigError
+from sam_jax.datasets import catalog
+from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
 from sam_jax.models.summary import model_summary
-from sam_jax.sam import sharpness_aware
-from sam_jax.training import optimizer
-from sam_jax.training.step import AXIS, Recipe
+from sam_jax.sam import scales_weights, sharpness_aware
+from sam_jax.training import losses
+from sam_jax.training import optimizer as optimizer_lib
+from sam_jax.training.parallel import AXIS
+from sam_jax.training.step import Parts, random_stream
 
 
-def create_recipe(
+def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
+  """Check a config before any compilation or data work.
+
+  Args:
+    config: A config with the fields of the schema.
+    num_devices: Devices of the run, over all hosts.
+
+  Returns:
+    The config with `sam.m` as the number that it stands for: a run that resumes
+    on other devices is the same run.
+
+  Raises:
+    ConfigError: A field breaks a rule, or names a method, optimizer or network
+      that does not take its options.
+  """
+  schema.validate_config(config, num_devices)
+  config = config.copy_and_resolve_references()
+  config.sam.m = layout(config, num_devices).m
+  parts(config, dataset_spec(config), 1, num_devices)
+  return config
+
+
+def parts(
   config: ConfigDict, spec: DatasetSpec, steps_per_epoch: int, num_devices: int
-) -> Recipe:
-  """Builds the network, SAM, and the optimizer that a config asks for.
+) -> Parts:
+  """Build the parts of the training step.
 
   Args:
     config: A valid config.
@@ -31,73 +62,147 @@ def create_recipe(
     steps_per_epoch: Optimizer steps in an epoch.
     num_devices: Devices of the run, over all hosts.
 
-  Returns:
-    The recipe of its training step.
+  Raises:
+    ConfigError: The method, optimizer or network does not take its options.
   """
-  layout = m_sharpness_layout(
-    config.sam.m, config.batch_size // num_devices, num_devices
-  )
-  schedule = optimizer.learning_rate_schedule(
+  shards = layout(config, num_devices)
+  learning_rate = optimizer_lib.learning_rate_schedule(
     config.optimizer, steps_per_epoch, config.num_epochs
   )
-  is_in_loss = config.optimizer.weight_decay_kind == "l2"
-  return Recipe(
-    model=create_model(config, spec, layout),
-    sharpness=sharpness_aware(
-      optimizer.rho_schedule(config, schedule),
-      p=config.sam.p,
-      adaptive=config.sam.adaptive,
-      eta=config.sam.eta,
-      ascent_steps=config.sam.ascent_steps,
-      sync=layout.sync(AXIS),
-      every=config.sam.every,
-      mask=optimizer.perturbation_mask(config.sam.mask),
-      surrogate_gap=config.sam.surrogate_gap,
-      second_order=config.sam.second_order,
-      has_value=True,
-    ),
-    optimizer=optimizer.create_optimizer(config.optimizer, schedule),
-    schedule=schedule,
-    seed=config.seed,
-    uses_sam=config.sam.rho > 0,
-    ascent_steps=config.sam.ascent_steps,
-    sam_every=config.sam.every,
+  update_ema = None
+  if config.ema.decay > 0:
+    update_ema = functools.partial(optimizer_lib.update_ema, **config.ema)
+  return Parts(
+    model=model(config, spec, shards),
+    loss_fn=loss_fn(config),
+    sharpness=sharpness(config, learning_rate, shards),
+    optimizer=optimizer(config, learning_rate),
+    learning_rate=learning_rate,
+    dropout_key=random_stream(config.seed, "dropout"),
+    ascent_steps=config.sam.ascent_steps if config.sam.rho > 0 else 0,
+    every=config.sam.every,
+    num_microbatches=shards.micro_shards,
     freezes_batch_stats=batch_norm_scope(config) == "frozen",
-    micro_shards=layout.micro_shards,
-    label_smoothing=config.label_smoothing,
-    bootstrap=config.bootstrap.kind,
-    bootstrap_beta=config.bootstrap.beta,
-    noisy_labels=spec.noisy_labels,
-    l2=config.optimizer.weight_decay if is_in_loss else 0.0,
-    l2_on_norm=config.optimizer.weight_decay_on_norm,
-    ema_decay=config.ema.decay,
-    ema_warmup_steps=config.ema.warmup_steps,
+    update_ema=update_ema,
     log_every_steps=config.log_every_steps,
   )
 
 
-def input_spec(config: ConfigDict) -> DatasetSpec:
-  """Describes the data set of a config as its network sees it.
+def layout(config: ConfigDict, num_devices: int) -> MSharpnessLayout:
+  """Return the layout of the examples that share a perturbation."""
+  return m_sharpness_layout(
+    config.sam.m, config.batch_size // num_devices, num_devices
+  )
+
+
+def loss_fn(
+  config: ConfigDict,
+) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+  """Build the objective of training.
+
+  Returns:
+    (params, logits [N, classes], targets [N, classes]) -> the objective, and
+    its part without regularization, float32 ().
+  """
+  weight_decay = config.optimizer.weight_decay
+  if config.optimizer.weight_decay_kind != "l2":
+    weight_decay = 0.0
+
+  def loss_and_penalty(params, logits, targets):
+    targets = losses.smooth_labels(targets, config.label_smoothing)
+    targets = losses.bootstrap_targets(logits, targets, **config.bootstrap)
+    loss = jnp.mean(losses.cross_entropy(logits, targets))
+    mask = None
+    if not config.optimizer.weight_decay_on_norm:
+      mask = optimizer_lib.spares_norm_and_bias(params)
+    return loss + losses.l2_penalty(params, weight_decay, mask), loss
+
+  return loss_and_penalty
+
+
+def sharpness(
+  config: ConfigDict, learning_rate: optax.Schedule, shards: MSharpnessLayout
+) -> optax.GradientTransformationExtraArgs:
+  """Build the transformation that `config.sam` describes, for one shard.
+
+  A method is a function (rho, **arguments) -> transformation. It gets
+  `has_value`, `sync` and `mask`, arguments of `sharpness_aware` whose fields
+  are not at their defaults, and `config.sam.options`.
 
   Raises:
-    DatasetError: The data set lacks what the config asks for.
+    ConfigError: There is no such method, or it does not take its arguments.
   """
-  spec = dataset_spec(config.dataset.name)
-  size = config.dataset.image_size
-  if size is None and spec.storage == STREAM:
-    size = models.image_size(config.model.name)
-  if size is not None:
-    spec = spec.with_image_size(size)
-  if config.dataset.label_column is not None:
-    spec = spec.with_label_column(config.dataset.label_column)
-  return spec
+  fields, default = config.sam, schema.default_config().sam
+  given = {
+    name: fields[name]
+    for name in ("p", "eta", "ascent_steps", "every", "surrogate_gap")
+    if fields[name] != default[name]
+  }
+  if fields.adaptive:
+    given["adaptive"] = {
+      "weights": scales_weights,
+      "kernels": optimizer_lib.spares_norm_and_bias,
+      "all": lambda params: jax.tree.map(lambda _: True, params),
+    }[fields.adaptive_mask]
+  if fields.second_order:
+    given["second_order"] = True
+  rho = optimizer_lib.rho_schedule(config, learning_rate)
+  given |= {
+    "has_value": True,
+    "sync": shards.sync(AXIS),
+    "mask": optimizer_lib.perturbation_mask(fields.mask),
+  }
+  given |= config.sam.options.to_dict()
+  with _errors_of("sam.method", fields.method):
+    method = _find_method(fields.method)
+    inspect.signature(method).bind(rho, **given)
+    return method(rho, **given)
+
+
+def _find_method(name: str) -> Callable[..., Any]:
+  """Return the function that a name in `methods` or "module:function" means."""
+  module_name, colon, function = name.rpartition(":")
+  if not colon:
+    known = {"sam": sharpness_aware, **vars(methods)}
+    known = {n: known[n] for n in ("sam", *methods.__all__)}
+    if name not in known:
+      raise ValueError(schema.did_you_mean(name, known))
+    return known[name]
+  try:
+    return getattr(importlib.import_module(module_name), function)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+      f"{error}. Give package.module:function, and put its directory on"
+      " PYTHONPATH."
+    ) from error
+
+
+@contextlib.contextmanager
+def _errors_of(field: str, value: Any) -> Iterator[None]:
+  """Raise ConfigErrors that name a field for errors of what it names."""
+  try:
+    yield
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"config.{field} = {value!r}: {error}") from error
+
+
+def optimizer(
+  config: ConfigDict, learning_rate: optax.Schedule
+) -> optax.GradientTransformation:
+  """Build the transformation that `config.optimizer` describes.
+
+  Raises:
+    ConfigError: The optimizer has no such option.
+  """
+  with _errors_of("optimizer.name", config.optimizer.name):
+    return optimizer_lib.create_optimizer(config.optimizer, learning_rate)
 
 
 def batch_norm_scope(config: ConfigDict) -> str:
-  """Returns who shares batch statistics, see `model.batch_norm`.
+  """Return who shares batch statistics, see `model.batch_norm`.
 
   Unless the config says it, the official release does: with a checkpoint to
-  start from nobody, in EfficientNets all devices.
+  start from no examples do, in EfficientNets all devices.
   """
   if config.model.batch_norm is not None:
     return config.model.batch_norm
@@ -108,33 +213,37 @@ def batch_norm_scope(config: ConfigDict) -> str:
   return "m"
 
 
-def create_model(
-  config: ConfigDict, spec: DatasetSpec, layout: MSharpnessLayout
+def model(
+  config: ConfigDict, spec: DatasetSpec, shards: MSharpnessLayout
 ) -> nn.Module:
-  """Builds the network, its batch statistics shared as the config says."""
-  scope = batch_norm_scope(config)
-  create = functools.partial(
-    models.create_model,
-    config.model.name,
-    spec.num_classes,
-    dtype=jnp.dtype(config.model.dtype),
-    dropout_rate=config.model.dropout_rate,
-    remat=config.model.remat,
-    additional_skips=config.model.additional_skips,
-    normalisation=config.model.normalisation,
-  )
-  if scope == "frozen":
-    return create(freeze_batch_norm=True)
+  """Build the network; its batch statistics are shared as the config says.
+
+  Raises:
+    ConfigError: The network has no such option.
+  """
+  scope, axis, groups = batch_norm_scope(config), None, None
   if scope == "all":
-    return create(batch_norm_axis=AXIS)
-  if scope == "m" and layout.devices_per_shard > 1:
-    groups = layout.axis_index_groups
-    return create(batch_norm_axis=AXIS, batch_norm_groups=groups)
-  return create()
+    axis = AXIS
+  elif scope == "m" and shards.devices_per_shard > 1:
+    axis, groups = AXIS, shards.axis_index_groups
+  with _errors_of("model.name", config.model.name):
+    return models.create_model(
+      config.model.name,
+      spec.num_classes,
+      dtype=jnp.dtype(config.model.dtype),
+      batch_norm_axis=axis,
+      batch_norm_groups=groups,
+      freeze_batch_norm=scope == "frozen",
+      remat=config.model.remat,
+      dropout_rate=config.model.dropout_rate,
+      additional_skips=config.model.additional_skips,
+      normalisation=config.model.normalisation,
+      **config.model.options,
+    )
 
 
 def summary(config: ConfigDict, num_devices: int) -> str:
-  """Returns a table of the network's parameters, their number, and FLOPs.
+  """Return a table of the network's parameters, their number, and FLOPs.
 
   Args:
     config: The config of a run.
@@ -143,17 +252,31 @@ def summary(config: ConfigDict, num_devices: int) -> str:
   Raises:
     ConfigError: The config breaks a rule.
   """
-  validate_config(config, num_devices)
-  spec = input_spec(config)
-  layout = m_sharpness_layout(
-    config.sam.m, config.batch_size // num_devices, num_devices
-  )
-  model = create_model(config, spec, layout)
-  return model_summary(model, spec.image_shape)
+  config = validate(config, num_devices)
+  spec = dataset_spec(config)
+  network = model(config, spec, layout(config, num_devices))
+  return model_summary(network, spec.image_shape)
 
 
-def create_augmentation(config: ConfigDict, spec: DatasetSpec) -> Augmentation:
-  """Describes the part of the input pipeline that runs on the device."""
+def dataset_spec(config: ConfigDict) -> DatasetSpec:
+  """Return the description of a data set as the network sees it.
+
+  Raises:
+    DatasetError: The data set lacks what the config asks for.
+  """
+  spec = catalog.dataset_spec(config.dataset.name)
+  size = config.dataset.image_size
+  if size is None and spec.storage == catalog.STREAM:
+    size = models.image_size(config.model.name)
+  if size is not None:
+    spec = spec.with_image_size(size)
+  if config.dataset.label_column is not None:
+    spec = spec.with_label_column(config.dataset.label_column)
+  return spec
+
+
+def augmentation(config: ConfigDict, spec: DatasetSpec) -> Augmentation:
+  """Return the part of the input pipeline that runs on the device."""
   return Augmentation(
     num_classes=spec.num_classes,
     mean=spec.mean,
@@ -166,10 +289,11 @@ def create_augmentation(config: ConfigDict, spec: DatasetSpec) -> Augmentation:
 
 
 def preprocess_fn(spec: DatasetSpec) -> Callable[[jax.Array], jax.Array]:
-  """Returns what evaluation does to images on the device.
+  """Build the preprocessing of evaluation, which runs on the device.
 
-  The function takes uint8 [N, h, w, C] and returns normalised float32 images
-  of the shape that the network sees.
+  Returns:
+    uint8 [N, h, w, C] -> normalized float32 images of the shape that the
+    network sees.
   """
   height, width, _ = spec.image_shape
 

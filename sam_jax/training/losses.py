@@ -1,38 +1,38 @@
-"""Losses and error rates, one value per example.
+"""Losses and error rates, one value per example."""
 
-Every function takes a whole batch and returns one float32 per example, so that
-padding is masked and shards are averaged in one place: `masked_mean`.
-"""
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-BOOTSTRAPS = {"none": 1.0, "soft": 0.95, "hard": 0.8}  # with Reed et al.'s beta
+# Kinds of bootstrapping, with the beta of Reed et al. (2015).
+BOOTSTRAPS = {"none": 1.0, "soft": 0.95, "hard": 0.8}
 
 
 def smooth_labels(targets: jax.Array, smoothing: float) -> jax.Array:
-  """Mixes target distributions [N, classes] with the uniform distribution."""
+  """Mix target distributions [N, classes] with the uniform distribution."""
   return (1 - smoothing) * targets + smoothing / targets.shape[-1]
 
 
 def bootstrap_targets(
   logits: jax.Array, targets: jax.Array, kind: str, beta: float | None
 ) -> jax.Array:
-  """Mixes labels that may be wrong with what the network makes of them.
+  """Mix labels that may be wrong with the predictions of the network.
 
-  Reed et al. (ICLR 2015 workshop), equations 6 and 7. The soft loss is
-  beta * cross-entropy + (1 - beta) * entropy of the prediction, and its
-  gradient goes through both; a decision has no gradient.
+  The soft loss is beta * cross-entropy + (1 - beta) * entropy of the
+  prediction, and its gradient flows through both; a decision has no gradient.
 
   Args:
     logits: [N, classes].
     targets: Target distributions [N, classes].
-    kind: "none"; "soft" mixes in the predicted distribution; "hard", one-hot,
-      the most probable class.
-    beta: Weight of the targets; None for the paper's.
+    kind: "none"; "soft" mixes in the predicted distribution; "hard" mixes in
+      the most probable class, one-hot.
+    beta: Weight of the targets; None for that of the paper.
 
   Returns:
     Target distributions [N, classes].
+
+  Reference: Reed et al. (ICLR 2015 workshop), equations 6 and 7.
   """
   if kind == "none":
     return targets
@@ -45,58 +45,52 @@ def bootstrap_targets(
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Cross-entropy of each example.
+  """Return the cross-entropy of each example.
 
   Args:
     logits: [N, classes].
-    targets: Target distributions [N, classes]; one-hot labels are one case.
+    targets: Target distributions [N, classes], one-hot labels for example.
 
   Returns:
-    [N] float32, in nats.
+    float32 [N], in nats.
   """
   log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
   return -jnp.sum(targets * log_probabilities, axis=-1)
 
 
 def top_k_error(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-  """Whether the label is not among the k largest logits.
+  """Return 1 for each example whose label is not among the k largest logits.
 
   Ties go against the prediction of a later class, as with `argmax`.
 
   Args:
     logits: [N, classes].
-    labels: [N] integers.
-    k: How many guesses are allowed.
+    labels: int [N].
+    k: Number of guesses allowed.
 
   Returns:
-    [N] float32 of 0 and 1.
+    float32 [N] of 0 and 1.
   """
   _, guesses = jax.lax.top_k(logits, k)
   is_hit = jnp.any(guesses == labels[:, None], axis=-1)
   return 1.0 - is_hit.astype(jnp.float32)
 
 
-def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-  """Mean of values [N] where mask [N] is 1; 0 if it is nowhere."""
-  return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
-
-
-def l2_penalty(params, weight_decay: float, on_norm: bool = True) -> jax.Array:
-  """The term weight_decay / 2 * ||w||_2^2 of the paper's objective.
+def l2_penalty(params: Any, weight_decay: float, mask: Any = None) -> jax.Array:
+  """Return weight_decay / 2 * ||w||_2^2, the regularization of the paper.
 
   Args:
     params: Tree of parameters.
-    weight_decay: Its coefficient.
-    on_norm: False leaves out every tensor of at most one dimension, that is
-      normalisation parameters and biases (`--no_weight_decay_on_bn` of
-      google-research/sam).
+    weight_decay: Coefficient of the term.
+    mask: Tree of bools like `params`, the leaves that count; None for all.
 
   Returns:
-    Scalar float32.
+    float32 ().
   """
-  squares = [
-    jnp.sum(jnp.square(w.astype(jnp.float32)))
-    for w in jax.tree.leaves(params)
-    if on_norm or w.ndim > 1
-  ]
-  return 0.5 * weight_decay * sum(squares)
+  mask = jax.tree.map(lambda _: True, params) if mask is None else mask
+  squares = jax.tree.map(
+    lambda w, m: jnp.sum(jnp.square(w.astype(jnp.float32))) if m else 0.0,
+    params,
+    mask,
+  )
+  return 0.5 * weight_decay * sum(jax.tree.leaves(squares))

@@ -1,8 +1,9 @@
-"""The descent: learning-rate schedules, optimizers, weight averages.
+"""The descent: learning-rate schedules, optimizers, masks, weight averages.
 
-What descends is the (sharpness-aware) gradient, averaged over all shards.
+The descent direction is the sharpness-aware gradient, averaged over all shards.
 """
 
+import inspect
 import math
 from typing import Any
 
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from sam_jax import arguments
+
 SCHEDULES = ("cosine", "exponential", "constant")
-OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 
 # The exponential schedule ends at this fraction of the initial learning rate,
 # as in google-research/sam, after the EfficientNet paper.
@@ -22,7 +24,7 @@ EXPONENTIAL_END = 0.012
 def learning_rate_schedule(
   config: ConfigDict, steps_per_epoch: int, num_epochs: float
 ) -> optax.Schedule:
-  """Learning rate as a function of the step, equal to google-research/sam's.
+  """Return the learning rate as a function of the step, as google-research/sam.
 
   "cosine" is lr/2 (1 + cos(pi t/T)) and "exponential" lr 0.012^(t/T) over the
   T steps of the run, "constant" is lr. A warm-up of w > 0 epochs multiplies any
@@ -34,7 +36,7 @@ def learning_rate_schedule(
     num_epochs: Epochs of the whole run.
 
   Returns:
-    step -> float32 scalar.
+    step -> float32 ().
   """
   base = config.learning_rate
   total = num_epochs * steps_per_epoch
@@ -55,101 +57,140 @@ def learning_rate_schedule(
 
 
 def rho_schedule(
-  config: ConfigDict, schedule: optax.Schedule
+  config: ConfigDict, learning_rate: optax.Schedule
 ) -> optax.ScalarOrSchedule:
-  """Radius of the neighbourhood: constant, or GSAM's, tied to learning rate.
+  """Return the radius: constant, or GSAM's, which follows the learning rate.
 
   With `rho_min` set, rho_t = rho_min + (rho - rho_min) * lr_t / lr_max (Zhuang
   et al., ICLR 2022, with a learning rate that ends at 0).
 
   Args:
     config: The whole config.
-    schedule: Learning rate by step.
-
-  Returns:
-    A float or a schedule.
+    learning_rate: Learning rate by step.
   """
   rho, rho_min = config.sam.rho, config.sam.rho_min
   peak = config.optimizer.learning_rate
   if rho_min is None or rho_min == rho or peak == 0:  # 0: nothing is trained
     return rho
-  return lambda step: rho_min + (rho - rho_min) * schedule(step) / peak
+  return lambda step: rho_min + (rho - rho_min) * learning_rate(step) / peak
 
 
 def create_optimizer(
-  config: ConfigDict, schedule: optax.Schedule
+  config: ConfigDict, learning_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Builds clip -> direction -> decoupled decay -> learning rate.
+  """Build clip -> direction -> decoupled decay -> learning rate.
 
-  "sgd" is momentum SGD, by default Nesterov's; "rmsprop" is the variant of
-  TensorFlow and google-research/sam: second moments start at 1, eps sits inside
+  "sgd" is momentum SGD, by default Nesterov's. "rmsprop" is the variant of
+  TensorFlow and google-research/sam: second moments start at 1, eps is inside
   the root, and the learning rate multiplies the momentum buffer on its way
-  out; "adamw" is Adam with decoupled decay (Loshchilov & Hutter, 2019).
+  out. "adamw" is Adam with decoupled decay (Loshchilov & Hutter, 2019). Any
+  other name is that of a function of optax, with its own hyperparameters in
+  `config.options`.
 
   Args:
     config: `config.optimizer`.
-    schedule: Learning rate by step.
+    learning_rate: Learning rate by step.
 
   Returns:
     The transformation from an averaged gradient to updates.
+
+  Raises:
+    ValueError: The optimizer has no such option.
   """
   parts = []
   if config.gradient_clipping > 0:
     parts.append(optax.clip_by_global_norm(config.gradient_clipping))
+  is_decoupled = config.weight_decay_kind == "decoupled"
+  mask = None if config.weight_decay_on_norm else spares_norm_and_bias
+  options = config.options.to_dict()
   if config.name == "sgd":
-    parts.append(optax.trace(config.momentum, nesterov=config.nesterov))
+    fields = {"decay": config.momentum, "nesterov": config.nesterov}
+    parts.append(_call(optax.trace, fields | options))
   elif config.name == "rmsprop":
-    parts.append(
-      optax.scale_by_rms(
-        decay=config.rmsprop_decay,
-        eps=config.rmsprop_eps,
-        initial_scale=1.0,
-        eps_in_sqrt=True,
-      )
-    )
+    fields = {
+      "decay": config.rmsprop_decay,
+      "eps": config.rmsprop_eps,
+      "initial_scale": 1.0,
+      "eps_in_sqrt": True,
+    }
+    parts.append(_call(optax.scale_by_rms, fields | options))
     parts.append(optax.trace(config.momentum))
+  elif config.name == "adamw":
+    parts.append(_call(optax.scale_by_adam, options))
   else:
-    parts.append(optax.scale_by_adam())
-  if config.weight_decay > 0 and config.weight_decay_kind == "decoupled":
-    mask = None if config.weight_decay_on_norm else _has_several_dimensions
+    fields = {"learning_rate": learning_rate}
+    if config.weight_decay > 0 and is_decoupled:
+      fields |= {"weight_decay": config.weight_decay}
+      fields |= {} if mask is None else {"mask": mask}
+    factory = getattr(optax, config.name)
+    return optax.chain(*parts, _call(factory, fields | options))
+  if config.weight_decay > 0 and is_decoupled:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask))
-  parts.append(optax.scale_by_learning_rate(schedule))
+  parts.append(optax.scale_by_learning_rate(learning_rate))
   return optax.chain(*parts)
 
 
+def _call(factory: Any, options: dict[str, Any]) -> Any:
+  """Call a function of optax with options of a config.
+
+  Raises:
+    ValueError: It does not take them; the message says which it takes.
+  """
+  takes = list(inspect.signature(factory).parameters)
+  for option in options:
+    if option not in takes:
+      raise ValueError(
+        f"optax.{factory.__name__} has no argument {option!r}; it takes"
+        f" {', '.join(takes)}."
+      )
+  return factory(**options)
+
+
 def perturbation_mask(name: str) -> Any:
-  """Which parameters SAM perturbs.
+  """Return the mask of the parameters that SAM perturbs.
 
   Args:
-    name: "all"; "norm": only normalisation parameters (SAM-ON, Mueller et al.,
+    name: "all"; "norm": only normalization parameters (SAM-ON, Mueller et al.,
       NeurIPS 2023); "no_norm": all but them and biases.
 
   Returns:
     The `mask` of `sharpness_aware`.
   """
-  if name == "all":
-    return None
-  if name == "no_norm":
-    return _has_several_dimensions
-  return lambda params: jax.tree_util.tree_map_with_path(
-    lambda path, _: _is_norm(path, params), params
+  return {"all": None, "norm": is_norm, "no_norm": spares_norm_and_bias}[name]
+
+
+def is_norm(params: Any) -> Any:
+  """Return the mask of normalization layers: their modules have a `scale`."""
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  modules = {
+    words[:-1]
+    for words in (arguments.names(path) for path, _ in leaves)
+    if words[-1:] == ("scale",)
+  }
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: arguments.names(path)[:-1] in modules, params
   )
 
 
-def _is_norm(path, params) -> bool:
-  """A normalisation layer's module has a `scale` beside its `bias`."""
-  module = params
-  for key in path[:-1]:
-    module = module[key.key]
-  return "scale" in module
+def spares_norm_and_bias(params: Any) -> Any:
+  """Return the mask of all but normalization parameters and biases.
+
+  Equal to the rule of google-research/sam, more than one dimension, for its
+  networks; biases of attention heads have two.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, w, norm: (
+      w.ndim > 1 and not norm and arguments.names(path)[-1:] != ("bias",)
+    ),
+    params,
+    is_norm(params),
+  )
 
 
-def _has_several_dimensions(params):
-  return jax.tree.map(lambda w: w.ndim > 1, params)
-
-
-def update_ema(ema, values, step, decay: float, warmup_steps: int):
-  """Moves an exponential moving average of parameters and batch statistics.
+def update_ema(
+  ema: Any, values: Any, step: jax.Array, *, decay: float, warmup_steps: int
+) -> Any:
+  """Move an exponential moving average of parameters and batch statistics.
 
   With d = step - warmup_steps the decay is 0 for d < 0 and
   min(decay, (1 + d) / (10 + d)) from there, as in google-research/sam.
@@ -159,7 +200,7 @@ def update_ema(ema, values, step, decay: float, warmup_steps: int):
     values: Tree of values like it.
     step: int32 (), counted from 1.
     decay: Final decay.
-    warmup_steps: Steps in which the average just follows.
+    warmup_steps: Steps in which the average equals the values.
 
   Returns:
     The new averages.

@@ -6,37 +6,6 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from sam_jax.sam import SharpnessAwareState
-
-
-class TrainState(flax.struct.PyTreeNode):
-  """State of training, unstacked and the same on every device.
-
-  With the seed of the config it decides all that follows, so that a checkpoint
-  of it resumes a run exactly, in mid-epoch and between two log lines.
-  """
-
-  step: jax.Array  # int32 (); optimizer steps taken
-  params: Any  # float32 tree
-  batch_stats: Any  # float32 tree; {} for networks without batch norm
-  sam_state: SharpnessAwareState
-  opt_state: Any
-  ema: Any  # {"params", "batch_stats"} averages, or {} if off
-  metrics: Any  # running sums since the last log line, see `Metrics`
-
-  def eval_variables(self) -> dict[str, Any]:
-    """The variables to evaluate: the averages where there are any."""
-    if self.ema:
-      return dict(self.ema)
-    return {"params": self.params, "batch_stats": self.batch_stats}
-
-  def with_variables(self, variables: dict[str, Any]) -> "TrainState":
-    """The same state with other parameters and batch statistics."""
-    params, batch_stats = variables["params"], variables["batch_stats"]
-    averages = {"params": params, "batch_stats": batch_stats}
-    ema = averages if self.ema else {}
-    return self.replace(params=params, batch_stats=batch_stats, ema=ema)
-
 
 class Metrics(flax.struct.PyTreeNode):
   """Weighted sums of a step's scalars over the steps of a log interval."""
@@ -47,7 +16,7 @@ class Metrics(flax.struct.PyTreeNode):
 
   @classmethod
   def empty(cls, names: tuple[str, ...]) -> "Metrics":
-    """No steps yet, for the named scalars."""
+    """Return sums over no steps, for scalars of these names."""
     zeros = {name: jnp.zeros((), jnp.float32) for name in names}
     return cls(zeros, dict(zeros), jnp.full((), -1, jnp.int32))
 
@@ -57,13 +26,13 @@ class Metrics(flax.struct.PyTreeNode):
     values: dict[str, jax.Array],
     is_measured: dict[str, jax.Array],
   ) -> "Metrics":
-    """Adds the scalars of one step.
+    """Add the scalars of one step.
 
     Args:
-      step: int32 (), the step they belong to.
+      step: int32 (), the step that they belong to.
       values: float32 () by name.
-      is_measured: bool () for those that some steps do not measure; the others
-        are always measured and must be finite.
+      is_measured: bool () for scalars that some steps do not measure; the
+        others are always measured and must be finite.
 
     Returns:
       The new sums.
@@ -81,8 +50,37 @@ class Metrics(flax.struct.PyTreeNode):
     return Metrics(sums, weights, diverged_at)
 
   def means(self) -> dict[str, jax.Array]:
-    """Mean of each scalar over the steps that measured it; nan if none did."""
+    """Return means over the steps that measured a scalar; nan if none did."""
     return {
       name: self.sums[name] / self.weights[name]  # 0 / 0: not measured
       for name in self.sums
     }
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """State of training, unstacked and the same on every device.
+
+  Together with the config it decides all later steps: its checkpoint resumes a
+  run exactly, in the middle of an epoch and of a log interval.
+  """
+
+  step: jax.Array  # int32 (); optimizer steps taken
+  params: Any  # float32 tree
+  batch_stats: Any  # float32 tree; {} for networks without batch norm
+  sam_state: Any  # of the method in `config.sam`
+  opt_state: Any
+  ema: Any  # {"params", "batch_stats"} averages, or {} if off
+  metrics: Metrics  # since the last log line
+
+  def eval_variables(self) -> dict[str, Any]:
+    """Return the variables to evaluate: averages if there are any."""
+    if self.ema:
+      return dict(self.ema)
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
+  def with_variables(self, variables: dict[str, Any]) -> "TrainState":
+    """Return the same state with other parameters and batch statistics."""
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    averages = {"params": params, "batch_stats": batch_stats}
+    ema = averages if self.ema else {}
+    return self.replace(params=params, batch_stats=batch_stats, ema=ema)

@@ -1,6 +1,6 @@
-"""One training step and one evaluation step, seen from one device.
+"""One training step and one evaluation step, as one device sees them.
 
-Both are pure functions against the axis *name* `AXIS`, so that `jax.pmap`,
+Both are pure functions against the axis name `AXIS`: `jax.pmap`,
 `jax.shard_map(check_vma=False)` and `jax.vmap` run them alike.
 """
 
@@ -13,319 +13,348 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from sam_jax.sam import is_sam_step
 from sam_jax.training import losses
-from sam_jax.training.optimizer import update_ema
+from sam_jax.training.parallel import AXIS
 from sam_jax.training.state import Metrics, TrainState
 
-AXIS = "batch"
-METRICS = (
+Batch = dict[str, jax.Array]
+
+# Metrics of every step. They must be finite.
+_ALWAYS = (
   "loss",
   "error_rate",
-  "sam_loss",
-  "sharpness",
-  "gradient_norm",
   "sam_gradient_norm",
-  "perturbation_norm",
-  "gradient_cosine",
   "param_norm",
   "learning_rate",
 )
-
-# Of data sets whose training labels may be wrong: the error on the labels as
-# given, where they are right and where they are not.
-NOISE_METRICS = ("error_rate_on_correct_labels", "error_rate_on_wrong_labels")
-
-Batch = dict[str, jax.Array]
+# Metrics that some steps, methods or data sets do not have: nan.
+_SOMETIMES = (
+  "sam_loss",
+  "sharpness",
+  "gradient_norm",
+  "perturbation_norm",
+  "gradient_cosine",
+  # The error on the given labels, where they are right and where not.
+  "error_rate_on_correct_labels",
+  "error_rate_on_wrong_labels",
+)
+METRICS = _ALWAYS + _SOMETIMES
 
 _STREAMS = ("init", "dropout", "augment")
 
 
 def random_stream(seed: int, purpose: str) -> jax.Array:
-  """Returns the random key of a purpose: "init", "dropout" or "augment"."""
+  """Return the random key of a purpose: "init", "dropout" or "augment"."""
   return jax.random.fold_in(jax.random.key(seed), _STREAMS.index(purpose))
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-  """What a step does, as opposed to the state that it does it to."""
+class Parts:
+  """The functions that a training step consists of; `build.parts` makes them.
+
+  Attributes:
+    model: The network.
+    loss_fn: (params, logits, targets) -> the objective and its part without
+      regularization, float32 ().
+    sharpness: The gradient of one shard -> its sharpness-aware gradient.
+    optimizer: The mean over all shards -> updates.
+    learning_rate: Step -> learning rate, for the logs.
+    ascent_steps: Steps of ascent; 0 without SAM.
+    every: SAM perturbs every `every`-th step.
+    num_microbatches: Shards of each device.
+    dropout_key: Random key of the run's dropout.
+    freezes_batch_stats: Batch statistics never change.
+    update_ema: (averages, values, step) -> averages; None for no averages.
+    log_every_steps: Steps over which metrics are averaged.
+  """
 
   model: nn.Module
+  loss_fn: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
   sharpness: optax.GradientTransformationExtraArgs
   optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
-  seed: int
-  uses_sam: bool
+  learning_rate: optax.Schedule
+  dropout_key: jax.Array
   ascent_steps: int = 1
-  sam_every: int = 1
+  every: int = 1
+  num_microbatches: int = 1
   freezes_batch_stats: bool = False
-  micro_shards: int = 1
-  label_smoothing: float = 0.0
-  bootstrap: str = "none"
-  bootstrap_beta: float | None = None
-  noisy_labels: bool = False  # batches tell labels that are wrong
-  l2: float = 0.0  # weight decay inside the loss
-  l2_on_norm: bool = True
-  ema_decay: float = 0.0
-  ema_warmup_steps: int = 0
+  update_ema: Callable[[Any, Any, jax.Array], Any] | None = None
   log_every_steps: int = 1
 
 
-def create_state(recipe: Recipe, image_shape: tuple[int, ...]) -> TrainState:
-  """Initialises the state of a run from the recipe's seed.
+def create_state(
+  parts: Parts, image_shape: tuple[int, ...], seed: int
+) -> TrainState:
+  """Return the state at step 0.
 
   Args:
-    recipe: The recipe.
+    parts: The parts of the step.
     image_shape: (height, width, channels) of an example.
-
-  Returns:
-    The state at step 0.
+    seed: Seed of the run.
   """
 
   @jax.jit
   def init(key):
     images = jnp.zeros((1, *image_shape))
-    variables = recipe.model.init({"params": key}, images, train=False)
+    variables = parts.model.init({"params": key}, images, train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     averaged = {"params": params, "batch_stats": batch_stats}
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       batch_stats=batch_stats,
-      sam_state=recipe.sharpness.init(params),
-      opt_state=recipe.optimizer.init(params),
-      ema=averaged if recipe.ema_decay > 0 else {},
-      metrics=Metrics.empty(_metric_names(recipe)),
+      sam_state=parts.sharpness.init(params),
+      opt_state=parts.optimizer.init(params),
+      ema=averaged if parts.update_ema else {},
+      metrics=Metrics.empty(METRICS),
     )
 
-  return init(random_stream(recipe.seed, "init"))
+  return init(random_stream(seed, "init"))
 
 
 def train_step(
-  state: TrainState, batch: Batch, recipe: Recipe
+  state: TrainState, batch: Batch, parts: Parts
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """Takes one optimizer step.
+  """Take one optimizer step.
+
+  This is the chain sharpness_aware -> mean_across -> optimizer of
+  `sam_jax.sam`, except that a device may have several shards, and that batch
+  statistics and metrics are averaged in the same all-reduce as the gradient.
 
   Args:
     state: The same on every device.
     batch: This device's `image` float [N, H, W, C] and `target` float
-      [N, classes]; N is a multiple of the micro-shards. With noisy labels
-      also `clean_label` int [N].
-    recipe: The recipe.
+      [N, classes]; N is a multiple of the microbatches. With labels that may be
+      wrong also `clean_label` int [N].
+    parts: The parts of the step.
 
   Returns:
     The new state and the means of the metrics since the last log line (and
     `diverged_at`), both the same on every device.
   """
-  sam_states, shard = _mean_over_micro_shards(
-    lambda shard_batch, index: _shard_gradient(
-      state, shard_batch, index, recipe
-    ),
+  shard = _mean_over_microbatches(
+    lambda microbatch, index: _shard_step(state, microbatch, index, parts),
     batch,
-    recipe.micro_shards,
+    parts.num_microbatches,
   )
   # The mean of running averages is the running average of means: statistics
-  # travel with the gradient, in one all-reduce.
-  shard = jax.lax.pmean(shard, AXIS)
-  updates, opt_state = recipe.optimizer.update(
+  # travel with the gradient.
+  shard = _map_floats(lambda floats: jax.lax.pmean(floats, AXIS), shard)
+  # Clip after averaging, inside the optimizer.
+  updates, opt_state = parts.optimizer.update(
     shard["gradient"], state.opt_state, state.params
   )
   params = optax.apply_updates(state.params, updates)
   batch_stats = shard["batch_stats"]
-  if recipe.freezes_batch_stats:  # to the last bit, which a mean may change
+  if parts.freezes_batch_stats:  # to the last bit, which a mean may change
     batch_stats = state.batch_stats
-  sam_state = sam_states._replace(**shard["sam_scalars"])
-  metrics = _accumulate(state, shard, sam_state, params, recipe)
+  ema = {}
+  if parts.update_ema:
+    averaged = {"params": params, "batch_stats": batch_stats}
+    ema = parts.update_ema(state.ema, averaged, state.step + 1)
+  metrics = _accumulate(state, shard, params, parts)
   new_state = TrainState(
     step=state.step + 1,
     params=params,
     batch_stats=batch_stats,
-    sam_state=sam_state,
+    sam_state=shard["sam_state"],
     opt_state=opt_state,
-    ema=_new_ema(state, params, batch_stats, recipe),
+    ema=ema,
     metrics=metrics,
   )
   return new_state, {**metrics.means(), "diverged_at": metrics.diverged_at}
 
 
-def _shard_gradient(state, batch, index, recipe):
-  """Sharpness-aware gradient of one shard: the examples of one perturbation.
+def _shard_step(state, batch, index, parts):
+  """Return the sharpness-aware gradient of one shard, and what goes with it.
 
-  Batch statistics and metrics are those of the first pass, at w; the second
-  pass, at w + eps, sees the same batch, the same random key and the same
-  incoming statistics, and leaves nothing but its gradient and loss.
-
-  Returns:
-    The new state of the transformation, and a tree of floats to average.
+  A shard is the examples of one perturbation. Batch statistics and metrics are
+  those of the first pass, at w; the second pass, at w + eps, sees the same
+  batch, the same random key and the same incoming statistics, and leaves only
+  its gradient and loss.
   """
-  stream = random_stream(recipe.seed, "dropout")
-  step_key = jax.random.fold_in(stream, state.step)
-  position = jax.lax.axis_index(AXIS) * recipe.micro_shards + index
-  key = jax.random.fold_in(step_key, position)
+  step_key = jax.random.fold_in(parts.dropout_key, state.step)
+  shard = jax.lax.axis_index(AXIS) * parts.num_microbatches + index
+  key = jax.random.fold_in(step_key, shard)
 
-  def loss_fn(params, true_gradient):
-    logits, updated = recipe.model.apply(
+  def loss_fn(params, is_ascent):
+    logits, updated = parts.model.apply(
       {"params": params, "batch_stats": state.batch_stats},
       batch["image"],
       train=True,
-      true_gradient=true_gradient,
+      # SAM climbs along the true gradient of shake layers, and descends along
+      # the random one that trains them.
+      true_gradient=is_ascent,
       rngs={"dropout": key},
       mutable=["batch_stats"],
     )
-    targets = losses.smooth_labels(batch["target"], recipe.label_smoothing)
-    targets = losses.bootstrap_targets(
-      logits, targets, recipe.bootstrap, recipe.bootstrap_beta
-    )
-    loss = jnp.mean(losses.cross_entropy(logits, targets))
-    penalty = losses.l2_penalty(params, recipe.l2, recipe.l2_on_norm)
-    return loss + penalty, (loss, logits, updated.get("batch_stats", {}))
+    objective, loss = parts.loss_fn(params, logits, batch["target"])
+    return objective, (loss, logits, updated.get("batch_stats", {}))
 
-  gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-  def sam_loss_and_gradient(params, ascent_step):
-    # Every pass draws the same masks. All but the last one look for a maximum
-    # of the loss; the last one's gradient is the one to descend along.
-    climbs = ascent_step < recipe.ascent_steps - 1
-    (_, (loss, _, _)), gradient = gradient_fn(params, climbs)
+  def grad_fn(params, ascent_step):
+    # Only the gradient of the last pass is one to descend along.
+    is_ascent = ascent_step < parts.ascent_steps - 1
+    (_, (loss, _, _)), gradient = value_and_grad(params, is_ascent)
     return loss, gradient
 
-  (_, (loss, logits, batch_stats)), gradient = _first_pass(
-    gradient_fn, state, recipe
+  is_ascent = parts.ascent_steps > 0 and is_sam_step(state.step, parts.every)
+  (_, (loss, logits, batch_stats)), gradient = _either(
+    is_ascent, lambda is_ascent: value_and_grad(state.params, is_ascent)
   )
-  gradient, sam_state = recipe.sharpness.update(
-    gradient, state.sam_state, state.params, grad_fn=sam_loss_and_gradient
+  gradient, sam_state = parts.sharpness.update(
+    gradient, state.sam_state, state.params, grad_fn=grad_fn
   )
   labels = jnp.argmax(batch["target"], axis=-1)
   errors = losses.top_k_error(logits, labels, 1)
-  wrong = jnp.zeros_like(errors)
-  if recipe.noisy_labels:
-    wrong = (labels != batch["clean_label"]).astype(jnp.float32)
-  scalars = sam_state._asdict()
-  del scalars["count"]
-  return sam_state, {
+  results = {
     "gradient": gradient,
     "batch_stats": batch_stats,
-    "sam_scalars": scalars,
+    "sam_state": sam_state,
     "loss": loss,
     "error_rate": jnp.mean(errors),
-    "wrong_rate": jnp.mean(wrong),
-    "error_rate_if_wrong": jnp.mean(errors * wrong),
   }
+  if "clean_label" in batch:
+    wrong = (labels != batch["clean_label"]).astype(jnp.float32)
+    results["wrong_rate"] = jnp.mean(wrong)
+    results["error_rate_if_wrong"] = jnp.mean(errors * wrong)
+  return results
 
 
-def _first_pass(gradient_fn, state, recipe):
-  """The pass at w: of the true gradient where SAM climbs along it."""
-  if not recipe.uses_sam or recipe.sam_every == 1:
-    return gradient_fn(state.params, recipe.uses_sam)
-  return jax.lax.cond(
-    state.sam_state.count % recipe.sam_every == 0,
-    lambda: gradient_fn(state.params, True),
-    lambda: gradient_fn(state.params, False),
-  )
+def _either(condition, fn):
+  """Return fn(True) or fn(False), with one of them traced if that is known."""
+  if isinstance(condition, bool):
+    return fn(condition)
+  return jax.lax.cond(condition, lambda: fn(True), lambda: fn(False))
 
 
-def _mean_over_micro_shards(
-  shard_fn: Callable[[Batch, Any], tuple[Any, Any]], batch: Batch, count: int
-) -> tuple[Any, Any]:
-  """Runs `shard_fn` on `count` equal parts of a batch, and averages.
+def _mean_over_microbatches(
+  shard_fn: Callable[[Batch, Any], Any], batch: Batch, count: int
+) -> Any:
+  """Run `shard_fn` on `count` equal parts of a batch, and average.
 
   Returns:
-    The first result of the last part, and the mean of the second results.
+    The mean of floating-point results; of others, such as step counts, the
+    last one.
   """
   if count == 1:
     return shard_fn(batch, 0)
   parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+  first_part = jax.tree.map(lambda x: x[0], parts)
+  shapes = jax.eval_shape(shard_fn, first_part, 0)
+  structure = jax.tree.structure(shapes)
 
   def accumulate(sums, part_and_index):
-    first, second = shard_fn(*part_and_index)
-    return jax.tree.map(jnp.add, sums, second), first
+    floats, others = _partition(shard_fn(*part_and_index))
+    return [s + x for s, x in zip(sums, floats, strict=True)], others
 
-  shapes = jax.eval_shape(
-    lambda parts: shard_fn(jax.tree.map(lambda x: x[0], parts), 0)[1], parts
-  )
-  sums, firsts = jax.lax.scan(
+  sums, others = jax.lax.scan(
     accumulate,
-    jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
+    [jnp.zeros(x.shape, x.dtype) for x in _partition(shapes)[0]],
     (parts, jnp.arange(count)),
     # XLA runs convolutions inside a loop about 8 times slower on CPU.
     unroll=jax.default_backend() == "cpu",
   )
-  last = jax.tree.map(lambda x: x[-1], firsts)
-  return last, jax.tree.map(lambda x: x / count, sums)
+  means = iter(x / count for x in sums)
+  last = iter(x[-1] for x in others)
+  return structure.unflatten(
+    next(means if _is_float(x) else last) for x in jax.tree.leaves(shapes)
+  )
 
 
-def _accumulate(state, shard, sam_state, params, recipe) -> Metrics:
-  """Adds this step's scalars to those since the last log line."""
-  starts_anew = state.step % recipe.log_every_steps == 0
-  empty = Metrics.empty(_metric_names(recipe))
+def _map_floats(fn: Callable[[list[Any]], list[Any]], tree: Any) -> Any:
+  """Apply `fn` to the list of floating-point leaves; keep the others."""
+  floats, others = map(iter, _partition(tree))
+  floats = iter(fn(list(floats)))
+  return jax.tree.map(lambda x: next(floats if _is_float(x) else others), tree)
+
+
+def _partition(tree):
+  leaves = jax.tree.leaves(tree)
+  return [[x for x in leaves if _is_float(x) == want] for want in (True, False)]
+
+
+def _is_float(x) -> bool:
+  return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _accumulate(state, shard, params, parts) -> Metrics:
+  """Add this step's scalars to those since the last log line."""
+  is_new_interval = state.step % parts.log_every_steps == 0
+  empty = Metrics.empty(METRICS)
   empty = empty.replace(diverged_at=state.metrics.diverged_at)
   metrics = jax.tree.map(
-    lambda new, old: jnp.where(starts_anew, new, old), empty, state.metrics
+    lambda new, old: jnp.where(is_new_interval, new, old), empty, state.metrics
   )
-  sam_loss = sam_state.perturbed_value
-  is_perturbed = ~jnp.isnan(sam_loss)
   values = {
     "loss": shard["loss"],
     "error_rate": shard["error_rate"],
-    "sam_loss": sam_loss,
-    "sharpness": sam_loss - shard["loss"],
-    "gradient_norm": sam_state.gradient_norm,
     "sam_gradient_norm": optax.tree.norm(shard["gradient"]),
-    "perturbation_norm": sam_state.perturbation_norm,
-    "gradient_cosine": sam_state.cosine,
     "param_norm": optax.tree.norm(params),
-    "learning_rate": recipe.schedule(state.step),
+    "learning_rate": parts.learning_rate(state.step),
+    **_perturbation_metrics(shard),
+    **_noise_metrics(shard),
   }
-  is_measured = dict.fromkeys(
-    ("sam_loss", "sharpness", "perturbation_norm", "gradient_cosine"),
-    is_perturbed,
-  )
-  if recipe.noisy_labels:
-    wrong, errors = shard["wrong_rate"], shard["error_rate_if_wrong"]
-    correct = 1 - wrong
-    values |= {
-      NOISE_METRICS[0]: (shard["error_rate"] - errors) / correct,
-      NOISE_METRICS[1]: errors / wrong,
-    }
-    is_measured |= {NOISE_METRICS[0]: correct > 0, NOISE_METRICS[1]: wrong > 0}
+  is_measured = {name: ~jnp.isnan(values[name]) for name in _SOMETIMES}
   return metrics.add(state.step, values, is_measured)
 
 
-def _metric_names(recipe: Recipe) -> tuple[str, ...]:
-  return METRICS + (NOISE_METRICS if recipe.noisy_labels else ())
+def _perturbation_metrics(shard):
+  """Read the scalars that a method keeps in its state, whatever its type.
+
+  Of several states in a chain, the first that has a scalar counts.
+  """
+  nan = jnp.full((), jnp.nan, jnp.float32)
+
+  def scalar(name, default=nan):
+    found = optax.tree.get_all_with_path(shard["sam_state"], name)
+    return jnp.asarray(found[0][1], jnp.float32) if found else default
+
+  loss = scalar("perturbed_value")
+  # A plain step between those of SAM has no perturbation to average.
+  is_plain = jnp.isnan(scalar("perturbed_value", jnp.zeros(())))
+  return {
+    "sam_loss": loss,
+    "sharpness": loss - shard["loss"],
+    "gradient_norm": scalar("gradient_norm"),
+    "perturbation_norm": jnp.where(is_plain, nan, scalar("perturbation_norm")),
+    "gradient_cosine": jnp.where(is_plain, nan, scalar("cosine")),
+  }
 
 
-def _new_ema(state, params, batch_stats, recipe):
-  if recipe.ema_decay == 0:
-    return {}
-  return update_ema(
-    state.ema,
-    {"params": params, "batch_stats": batch_stats},
-    state.step + 1,
-    recipe.ema_decay,
-    recipe.ema_warmup_steps,
-  )
+def _noise_metrics(shard):
+  """Return the error rates on the training labels that are right and wrong."""
+  error, nan = shard["error_rate"], jnp.full((), jnp.nan, jnp.float32)
+  wrong = shard.get("wrong_rate", nan)
+  error_if_wrong = shard.get("error_rate_if_wrong", nan)
+  return {
+    "error_rate_on_correct_labels": (error - error_if_wrong) / (1 - wrong),
+    "error_rate_on_wrong_labels": error_if_wrong / wrong,
+  }
 
 
 def eval_step(
   variables: dict[str, Any],
   batch: Batch,
   model: nn.Module,
-  normalise: Callable[[jax.Array], jax.Array],
+  preprocess: Callable[[jax.Array], jax.Array],
 ) -> dict[str, jax.Array]:
-  """Sums of loss and errors over the examples of all devices.
+  """Sum loss and errors over the examples of all devices.
 
   Args:
     variables: {"params", "batch_stats"}, the same on every device.
     batch: This device's `image` uint8 [N, H, W, C], `label` int [N] and `mask`
       float [N]: 1 for examples, 0 for padding.
     model: The network.
-    normalise: uint8 images -> float images.
+    preprocess: uint8 images -> float images.
 
   Returns:
     float32 scalars `count`, `loss`, `error_rate` and, with more than 5 classes,
     `top_5_error_rate`: sums, to be divided by the total count.
   """
-  logits = model.apply(variables, normalise(batch["image"]), train=False)
+  logits = model.apply(variables, preprocess(batch["image"]), train=False)
   num_classes = logits.shape[-1]
   labels, mask = batch["label"], batch["mask"]
   targets = jax.nn.one_hot(labels, num_classes)

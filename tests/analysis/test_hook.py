@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from sam_jax.analysis.hook import AnalysisDuringTraining
+from sam_jax.analysis.hook import AnalysisHook
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.training import loop
-from sam_jax.training.build import create_recipe
+from sam_jax.training import build, input_pipeline, loop
+from sam_jax.training.hooks import RunContext
 from sam_jax.training.step import create_state
 
 SPEC = dataclasses.replace(
@@ -46,17 +46,19 @@ def tiny_dataset(config=None):
 
 def train(workdir, config):
   """Returns the run's lines of metrics, and its last state."""
-  loop.train_and_evaluate(config, workdir)
+  hooks = [AnalysisHook] if config.analysis.every_epochs else []
+  loop.train_and_evaluate(config, workdir, hooks)
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   checkpoints = Checkpoints(workdir / "checkpoints")
-  template = create_state(create_recipe(config, SPEC, 2, 8), SPEC.image_shape)
+  parts = build.parts(config, SPEC, 2, 8)
+  template = create_state(parts, SPEC.image_shape, 0)
   state = checkpoints.restore_latest(template)
   checkpoints.close()
   return [json.loads(line) for line in lines], state
 
 
 def test_run_is_measured_and_not_changed(tmp_path, monkeypatch):
-  monkeypatch.setattr(loop, "create_dataset", tiny_dataset)
+  monkeypatch.setattr(input_pipeline, "create_dataset", tiny_dataset)
   lines, state = train(tmp_path / "with", tiny_config(every_epochs=1))
   measured = [line for line in lines if "analysis/loss" in line]
   assert [line["step"] for line in measured] == [2, 4]
@@ -72,6 +74,7 @@ def test_run_is_measured_and_not_changed(tmp_path, monkeypatch):
 def test_groups_must_exist():
   config = tiny_config(every_epochs=1)
   config.analysis.update(num_examples=500, m=400)
-  recipe = create_recipe(config, SPEC, 2, 8)
+  parts = build.parts(config, SPEC, 2, 8)
+  run = RunContext(config, None, tiny_dataset(), parts, None, None)
   with pytest.raises(ConfigError, match=r"config.analysis.m: m = 400 makes no"):
-    AnalysisDuringTraining(config, recipe, tiny_dataset())
+    AnalysisHook(run, None)

@@ -14,7 +14,8 @@ from sam_jax.analysis import trained_run as runs
 from sam_jax.config.schema import default_config
 from sam_jax.datasets import catalog, decoded
 from sam_jax.training.build import preprocess_fn
-from sam_jax.training.loop import create_dataset, train_and_evaluate
+from sam_jax.training.input_pipeline import create_dataset
+from sam_jax.training.loop import train_and_evaluate
 from tests.datasets import archives
 
 # Training and test examples that the archives hold.

@@ -21,7 +21,7 @@ from sam_jax.datasets import (
   streaming,
 )
 from sam_jax.datasets.streaming import load_streaming
-from sam_jax.training.loop import create_dataset
+from sam_jax.training.input_pipeline import create_dataset
 from tests.datasets import archives
 
 SPEC = catalog.dataset_spec("fgvc_aircraft").with_image_size(8)

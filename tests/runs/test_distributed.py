@@ -15,10 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from jax._src.clusters.slurm_cluster import SlurmCluster
-from tests.processes import REPOSITORY, finish, read_metrics, wait_for_step
 
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.runs import distributed
+from tests.processes import REPOSITORY, finish, read_metrics, wait_for_step
 
 # 3 steps an epoch; the checkpoint after the first one is kept. With larger
 # steps or perturbations ReLUs amplify the order of sums.

@@ -14,10 +14,9 @@ from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.models.pretrained import read_checkpoint
 from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.training import loop
+from sam_jax.training import build, input_pipeline, loop, parallel
 from sam_jax.training import step as step_lib
-from sam_jax.training.build import create_recipe
-from sam_jax.training.step import AXIS
+from sam_jax.training.parallel import AXIS
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden/ckpt_tiny/checkpoint_0"
 SPEC = dataclasses.replace(
@@ -46,13 +45,10 @@ def make_config(name, dtype="float32"):
 
 def take_step(config):
   """Returns the states before and after one step, and its metrics."""
-  recipe = create_recipe(config, SPEC, 4, 8)
-  before = jax.device_get(step_lib.create_state(recipe, SPEC.image_shape))
-  step = jax.pmap(
-    functools.partial(step_lib.train_step, recipe=recipe),
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=(None, None),
+  parts = build.parts(config, SPEC, 4, 8)
+  before = jax.device_get(step_lib.create_state(parts, SPEC.image_shape, 0))
+  step = parallel.map_train_step(
+    functools.partial(step_lib.train_step, parts=parts)
   )
   random = np.random.default_rng(0)
   batch = {
@@ -94,23 +90,21 @@ def test_bfloat16_keeps_everything_but_activations_in_float32():
 
 def test_batch_statistics_are_shared_as_officially():
   config = make_config("efficientnet_tiny")
-  settings = create_recipe(config, SPEC, 4, 8).model.settings
+  settings = build.parts(config, SPEC, 4, 8).model.settings
   assert (settings.batch_norm_axis, settings.batch_norm_groups) == (AXIS, None)
   config.pretrained = str(CHECKPOINT)
-  recipe = create_recipe(config, SPEC, 4, 8)
-  assert recipe.model.settings.freeze_batch_norm
-  assert recipe.freezes_batch_stats
+  parts = build.parts(config, SPEC, 4, 8)
+  assert parts.model.settings.freeze_batch_norm
+  assert parts.freezes_batch_stats
   config = make_config("resnet18")
-  assert (
-    create_recipe(config, SPEC, 4, 8).model.settings.batch_norm_axis is None
-  )
+  assert build.parts(config, SPEC, 4, 8).model.settings.batch_norm_axis is None
 
 
 def test_networks_without_normalisation_have_no_batch_statistics():
   config = make_config("wrn10_1")
   config.model.normalisation = False
-  recipe = create_recipe(config, SPEC, 4, 8)
-  create = functools.partial(step_lib.create_state, recipe, SPEC.image_shape)
+  parts = build.parts(config, SPEC, 4, 8)
+  create = functools.partial(step_lib.create_state, parts, SPEC.image_shape, 0)
   assert jax.eval_shape(create).batch_stats == {}
 
 
@@ -130,12 +124,17 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
       seed=0,
     )
 
-  monkeypatch.setattr(loop, "create_dataset", toy_dataset)
+  monkeypatch.setattr(input_pipeline, "create_dataset", toy_dataset)
   config = make_config("efficientnet_tiny")
   config.pretrained = str(shutil.copy(CHECKPOINT, tmp_path / "official"))
   config.augment.policy = "none"
-  run = loop.Run(config, tmp_path / "run", toy_dataset(config))
-  state = jax.device_get(run._initial_state())
+  dataset = toy_dataset(config)
+  parts = build.parts(config, SPEC, dataset.steps_per_epoch, 8)
+  checkpoints = Checkpoints(tmp_path / "none")
+  state = jax.device_get(
+    loop.initial_state(config, dataset, parts, checkpoints)
+  )
+  checkpoints.close()
   official = read_checkpoint(CHECKPOINT)
   stem = official.params["Stem_0/conv2d/kernel"]
   np.testing.assert_array_equal(

@@ -13,6 +13,7 @@ from flax import traverse_util
 from sam_jax import create_model
 from sam_jax.m_sharpness import m_sharpness_layout
 from sam_jax.sam import sharpness_aware
+from sam_jax.training import losses, parallel
 from sam_jax.training import step as step_lib
 from sam_jax.training.state import Metrics, TrainState
 
@@ -46,54 +47,57 @@ def tree(recorded, prefix):
   )
 
 
-def create_recipe(model, config, num_devices):
+def create_parts(model, config, num_devices):
   rho = 0.0 if config == "sgd" else 0.05
   m = BATCH if config == "sam_sync" else None
   layout = m_sharpness_layout(m, BATCH // num_devices, num_devices)
   schedule = optax.constant_schedule(0.1)
-  return step_lib.Recipe(
+  return step_lib.Parts(
     model=model,
     sharpness=sharpness_aware(
-      rho, sync=layout.sync(step_lib.AXIS), has_value=True
+      rho, sync=layout.sync(parallel.AXIS), has_value=True
     ),
     optimizer=optax.chain(
       optax.clip_by_global_norm(5.0),
       optax.sgd(schedule, momentum=0.9, nesterov=True),
     ),
-    schedule=schedule,
-    seed=0,
-    uses_sam=rho > 0,
-    l2=5e-4,
+    learning_rate=schedule,
+    loss_fn=loss_fn,
+    dropout_key=step_lib.random_stream(0, "dropout"),
+    ascent_steps=int(rho > 0),
   )
 
 
-def run_steps(recipe, params, batch_stats, batch, num_devices, steps):
+def loss_fn(params, logits, targets):
+  loss = jnp.mean(losses.cross_entropy(logits, targets))
+  return loss + losses.l2_penalty(params, 5e-4), loss
+
+
+def run_steps(parts, params, batch_stats, batch, num_devices, steps):
   """Yields (state, metrics) after each step."""
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     batch_stats=batch_stats,
-    sam_state=recipe.sharpness.init(params),
-    opt_state=recipe.optimizer.init(params),
+    sam_state=parts.sharpness.init(params),
+    opt_state=parts.optimizer.init(params),
     ema={},
     metrics=Metrics.empty(step_lib.METRICS),
   )
-  parts = {
+  batch = {
     "image": batch["image"],
     "target": np.eye(10, dtype=np.float32)[batch["labels"]],
   }
-  parts = {
-    k: v.reshape(num_devices, -1, *v.shape[1:]) for k, v in parts.items()
+  batch = {
+    k: v.reshape(num_devices, -1, *v.shape[1:]) for k, v in batch.items()
   }
-  step = jax.pmap(
-    functools.partial(step_lib.train_step, recipe=recipe),
-    axis_name=step_lib.AXIS,
-    in_axes=(None, 0),
-    out_axes=(None, None),
-    devices=jax.devices()[:num_devices],
+  step = parallel.map_train_step(
+    functools.partial(step_lib.train_step, parts=parts),
+    jax.devices()[:num_devices],
   )
+  state = parallel.replicate(state, jax.devices()[:num_devices])
   for _ in range(steps):
-    state, metrics = step(state, parts)
+    state, metrics = step(state, batch)
     yield jax.device_get(state), jax.device_get(metrics)
 
 
@@ -113,9 +117,9 @@ def relative_l2(actual, expected):
 def test_three_steps_of_a_smooth_network(golden, config, num_devices):
   recorded = dict(golden("sam_step.npz"))
   params = tree(recorded, "smooth/init/params/")
-  recipe = create_recipe(SmoothNet(), config, num_devices)
+  parts = create_parts(SmoothNet(), config, num_devices)
   runs = run_steps(
-    recipe,
+    parts,
     params,
     tree(recorded, "smooth/init/state/"),
     tree(recorded, "smooth/batch/"),
@@ -157,9 +161,9 @@ def test_one_step_of_a_wide_resnet(golden, config, num_devices):
   recorded = dict(golden("sam_step.npz"))
   initial = dict(golden("wide_resnet_mini.npz"))
   params = tree(initial, "params/")
-  recipe = create_recipe(create_model("wrn_mini", 10), config, num_devices)
+  parts = create_parts(create_model("wrn_mini", 10), config, num_devices)
   ((state, metrics),) = run_steps(
-    recipe,
+    parts,
     params,
     tree(initial, "state/"),
     tree(recorded, "wrn/batch/"),

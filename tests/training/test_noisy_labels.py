@@ -1,15 +1,19 @@
 """What training makes of labels that may be wrong."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sam_jax.config.schema import ConfigError, default_config, validate_config
-from sam_jax.training import losses
-from sam_jax.training.build import create_recipe, input_spec
-from sam_jax.training.parallel import LocalDevices
-from sam_jax.training.step import METRICS, NOISE_METRICS, create_state
+from sam_jax.training import build, losses, parallel
+from sam_jax.training.step import METRICS, create_state, train_step
+
+ON_CORRECT, ON_WRONG = (
+  f"error_rate_on_{kind}_labels" for kind in ("correct", "wrong")
+)
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(6, 4)).astype(np.float32)
@@ -75,10 +79,8 @@ def test_errors_on_correct_and_on_wrong_labels(micro_shards):
   config.dataset.image_size = 8
   config.batch_size, config.sam.m = 32, 4 // micro_shards
   config.sam.rho, config.optimizer.learning_rate = 0.0, 0.0
-  spec = input_spec(config)
-  spec = spec.__class__(**{**vars(spec), "noisy_labels": True})
-  recipe = create_recipe(config, spec, 10, 8)
-  devices = LocalDevices()
+  spec = build.dataset_spec(config)
+  parts = build.parts(config, spec, 10, 8)
   labels = RANDOM.integers(10, size=32)
   wrong = np.arange(32) % 9 > 5
   images = RANDOM.normal(size=(32, 8, 8, 3)).astype(np.float32)
@@ -87,11 +89,11 @@ def test_errors_on_correct_and_on_wrong_labels(micro_shards):
     "target": np.eye(10, dtype=np.float32)[labels],
     "clean_label": (labels + wrong) % 10,
   }
-  state = create_state(recipe, spec.image_shape)
+  state = create_state(parts, spec.image_shape, 0)
   # Batch statistics are those of a shard.
   shards = images.reshape(-1, 4 // micro_shards, 8, 8, 3)
   logits = [
-    recipe.model.apply(
+    parts.model.apply(
       {"params": state.params, "batch_stats": state.batch_stats},
       shard,
       train=True,
@@ -101,11 +103,9 @@ def test_errors_on_correct_and_on_wrong_labels(micro_shards):
     for shard in shards
   ]
   errors = np.concatenate(logits).argmax(-1) != labels
-  step = devices.train_step_fn(recipe)
-  _, metrics = step(devices.replicate(state), devices.shard(batch))
-  assert set(metrics) == {*METRICS, *NOISE_METRICS, "diverged_at"}
-  assert float(metrics[NOISE_METRICS[0]]) == pytest.approx(
-    errors[~wrong].mean()
-  )
-  assert float(metrics[NOISE_METRICS[1]]) == pytest.approx(errors[wrong].mean())
+  step = parallel.map_train_step(functools.partial(train_step, parts=parts))
+  _, metrics = step(parallel.replicate(state), parallel.shard(batch))
+  assert set(metrics) == {*METRICS, "diverged_at"}
+  assert float(metrics[ON_CORRECT]) == pytest.approx(errors[~wrong].mean())
+  assert float(metrics[ON_WRONG]) == pytest.approx(errors[wrong].mean())
   assert float(metrics["error_rate"]) == pytest.approx(errors.mean())

@@ -112,7 +112,9 @@ def test_ema_equals_the_official_release(golden, warmup, name):
   for step, target, expected in zip(
     recorded["steps"], recorded["targets"], recorded[name], strict=True
   ):
-    ema = optimizer.update_ema(ema, target, jnp.int32(step), decay, warmup)
+    ema = optimizer.update_ema(
+      ema, target, jnp.int32(step), decay=decay, warmup_steps=warmup
+    )
     np.testing.assert_allclose(ema, expected, rtol=1e-6, atol=1e-7)
 
 

@@ -18,10 +18,9 @@ from sam_jax.config.schema import default_config
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.m_sharpness import m_sharpness_layout
 from sam_jax.models import layers
-from sam_jax.training import losses
+from sam_jax.training import build, losses, parallel
 from sam_jax.training import step as step_lib
-from sam_jax.training.build import create_recipe
-from sam_jax.training.step import AXIS
+from sam_jax.training.parallel import AXIS
 
 BATCH = 32
 
@@ -58,9 +57,13 @@ def make_config(**sam_fields):
   return config
 
 
-def make_recipe(config, num_devices, model=None):
-  recipe = create_recipe(config, dataset_spec("digits"), 10, num_devices)
-  return recipe if model is None else dataclasses.replace(recipe, model=model)
+def make_parts(config, num_devices, model=None):
+  parts = build.parts(config, dataset_spec("digits"), 10, num_devices)
+  return parts if model is None else dataclasses.replace(parts, model=model)
+
+
+def create_state(parts):
+  return jax.device_get(step_lib.create_state(parts, (8, 8, 1), seed=0))
 
 
 def make_batch(step=0):
@@ -74,20 +77,15 @@ def split(batch, num_devices):
   return jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch)
 
 
-def mapped(recipe, num_devices):
-  return jax.pmap(
-    functools.partial(step_lib.train_step, recipe=recipe),
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=(None, None),
-    devices=jax.devices()[:num_devices],
-  )
+def mapped(parts, num_devices):
+  step = functools.partial(step_lib.train_step, parts=parts)
+  return parallel.map_train_step(step, jax.devices()[:num_devices])
 
 
-def train_steps(recipe, num_devices, steps):
+def train_steps(parts, num_devices, steps):
   """Returns the last state, and the metrics after each step."""
-  state = jax.device_get(step_lib.create_state(recipe, (8, 8, 1)))
-  step = mapped(recipe, num_devices)
+  state = create_state(parts)
+  step = mapped(parts, num_devices)
   metrics = []
   for i in range(steps):
     state, now = step(state, split(make_batch(i), num_devices))
@@ -95,9 +93,9 @@ def train_steps(recipe, num_devices, steps):
   return jax.device_get((state, metrics))
 
 
-def train(recipe, num_devices, steps=3):
+def train(parts, num_devices, steps=3):
   """Returns the state and the metrics after some steps."""
-  state, metrics = train_steps(recipe, num_devices, steps)
+  state, metrics = train_steps(parts, num_devices, steps)
   return state, metrics[-1]
 
 
@@ -125,8 +123,8 @@ def test_same_m_trains_the_same_network_on_any_number_of_devices(m, devices):
       groups=groups and tuple(map(tuple, groups)),
       dropout_rate=0.3 if m <= BATCH // 8 else 0.0,
     )
-    recipe = make_recipe(make_config(m=m), num_devices, model)
-    state, metrics = train(recipe, num_devices)
+    parts = make_parts(make_config(m=m), num_devices, model)
+    state, metrics = train(parts, num_devices)
     return (state.params, state.batch_stats), metrics
 
   one, metrics = run(1, m)
@@ -143,13 +141,13 @@ def test_config_shares_batch_statistics_as_m_says():
   """The wide ResNet's statistics of a shard that spans devices."""
   stats = []
   for num_devices in (4, 8):
-    recipe = make_recipe(make_config(m=8, rho=0.0), num_devices)
-    state, _ = train(recipe, num_devices, steps=1)
+    parts = make_parts(make_config(m=8, rho=0.0), num_devices)
+    state, _ = train(parts, num_devices, steps=1)
     stats.append(state.batch_stats)
   assert distance(*stats) < 1e-6
   config = make_config(m=8, rho=0.0)
   config.model.batch_norm = "device"
-  state, _ = train(make_recipe(config, 8), 8, steps=1)
+  state, _ = train(make_parts(config, 8), 8, steps=1)
   assert distance(stats[0], state.batch_stats) > 1e-3
 
 
@@ -164,9 +162,9 @@ def test_dropout_differs_between_shards_and_steps():
   seen = []
   for m, num_devices in ((4, 8), (4, 1)):
     config = make_config(m=m, rho=0.0)
-    recipe = make_recipe(config, num_devices, Noise())
-    state = step_lib.create_state(recipe, (8, 8, 1))
-    step = mapped(recipe, num_devices)
+    parts = make_parts(config, num_devices, Noise())
+    state = create_state(parts)
+    step = mapped(parts, num_devices)
     batch = split(make_batch(), num_devices)
     seen.append([])
     for _ in range(2):
@@ -176,10 +174,10 @@ def test_dropout_differs_between_shards_and_steps():
   assert seen[0][0] != pytest.approx(seen[0][1])
 
 
-def compiled_text(recipe, num_devices):
-  state = step_lib.create_state(recipe, (8, 8, 1))
+def compiled_text(parts, num_devices):
+  state = create_state(parts)
   batch = split(make_batch(), num_devices)
-  return mapped(recipe, num_devices).lower(state, batch).compile().as_text()
+  return mapped(parts, num_devices).lower(state, batch).compile().as_text()
 
 
 def count_all_reduces(text):
@@ -188,36 +186,36 @@ def count_all_reduces(text):
 
 @pytest.mark.parametrize(("rho", "m"), [(0.0, None), (0.05, None), (0.05, 2)])
 def test_one_all_reduce_a_step(rho, m):
-  recipe = make_recipe(make_config(rho=rho, m=m), 8)
-  assert count_all_reduces(compiled_text(recipe, 8)) == 1
+  parts = make_parts(make_config(rho=rho, m=m), 8)
+  assert count_all_reduces(compiled_text(parts, 8)) == 1
 
 
 @pytest.mark.parametrize("m", [8, 32])
 def test_one_more_all_reduce_where_m_spans_devices(m):
   config = make_config(m=m)
   config.model.batch_norm = "device"
-  text = compiled_text(make_recipe(config, 8), 8)
+  text = compiled_text(make_parts(config, 8), 8)
   assert count_all_reduces(text) == 2
 
 
-def plain_sgd(recipe, state, batch):
+def plain_sgd(parts, state, batch):
   """SGD written by hand, that knows nothing of SAM."""
 
   def loss_fn(params):
-    logits, updated = recipe.model.apply(
+    logits, updated = parts.model.apply(
       {"params": params, "batch_stats": state.batch_stats},
       batch["image"],
       train=True,
       mutable=["batch_stats"],
     )
     cross_entropy = optax.softmax_cross_entropy(logits, batch["target"])
-    return jnp.mean(cross_entropy) + losses.l2_penalty(params, recipe.l2), (
+    return jnp.mean(cross_entropy) + losses.l2_penalty(params, 5e-4), (
       updated["batch_stats"]
     )
 
   gradient, batch_stats = jax.grad(loss_fn, has_aux=True)(state.params)
   gradient, batch_stats = jax.lax.pmean((gradient, batch_stats), AXIS)
-  updates, opt_state = recipe.optimizer.update(
+  updates, opt_state = parts.optimizer.update(
     gradient, state.opt_state, state.params
   )
   params = optax.apply_updates(state.params, updates)
@@ -225,18 +223,15 @@ def plain_sgd(recipe, state, batch):
 
 
 def test_no_rho_is_the_plain_sgd_step():
-  recipe = make_recipe(make_config(rho=0.0), 8)
-  state = step_lib.create_state(recipe, (8, 8, 1))
+  parts = make_parts(make_config(rho=0.0), 8)
+  state = create_state(parts)
   batch = split(make_batch(), 8)
-  by_hand = jax.pmap(
-    functools.partial(plain_sgd, recipe),
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
+  by_hand = parallel.map_over_devices(
+    functools.partial(plain_sgd, parts), in_axes=(None, 0), out_axes=None
   )
-  step = mapped(recipe, 8)
+  step = mapped(parts, 8)
   texts, flops = [], []
-  for fn in (by_hand, step, mapped(make_recipe(make_config(), 8), 8)):
+  for fn in (by_hand, step, mapped(make_parts(make_config(), 8), 8)):
     compiled = fn.lower(state, batch).compile()
     texts.append(compiled.as_text())
     flops.append(compiled.cost_analysis()["flops"])
@@ -254,8 +249,7 @@ def test_no_rho_is_the_plain_sgd_step():
 def test_statistics_and_metrics_are_those_of_the_first_pass():
   """A SAM step moves batch statistics exactly as an SGD step does."""
   results = [
-    train(make_recipe(make_config(rho=rho), 8), 8, steps=1)
-    for rho in (0.0, 0.5)
+    train(make_parts(make_config(rho=rho), 8), 8, steps=1) for rho in (0.0, 0.5)
   ]
   (sgd, sgd_metrics), (sam, sam_metrics) = results
   assert distance(sgd.batch_stats, sam.batch_stats) < 1e-6
@@ -298,12 +292,12 @@ class ShakeNet(nn.Module):
 def test_sam_climbs_along_the_true_gradient_and_descends_along_the_other(
   fields, expected
 ):
-  recipe = make_recipe(make_config(**fields), 1, ShakeNet())
-  state = step_lib.create_state(recipe, (8, 8, 1))
+  parts = make_parts(make_config(**fields), 1, ShakeNet())
+  state = create_state(parts)
   passes = []
   model = ShakeNet(note=passes.append)
   step = functools.partial(
-    step_lib.train_step, recipe=dataclasses.replace(recipe, model=model)
+    step_lib.train_step, parts=dataclasses.replace(parts, model=model)
   )
   mapped = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=AXIS)
   jax.eval_shape(mapped, state, split(make_batch(), 1))
@@ -311,8 +305,8 @@ def test_sam_climbs_along_the_true_gradient_and_descends_along_the_other(
 
 
 def test_steps_between_those_of_sam_are_those_of_sgd():
-  sam = make_recipe(make_config(every=2), 1, ShakeNet())
-  sgd = make_recipe(make_config(rho=0.0), 1, ShakeNet())
+  sam = make_parts(make_config(every=2), 1, ShakeNet())
+  sgd = make_parts(make_config(rho=0.0), 1, ShakeNet())
   state, _ = train(sam, 1, steps=1)
   batch = split(make_batch(1), 1)
   (plain, _), (expected, _) = (mapped(r, 1)(state, batch) for r in (sam, sgd))
@@ -321,10 +315,10 @@ def test_steps_between_those_of_sam_are_those_of_sgd():
 
 
 def test_metrics_are_means_since_the_last_log_line():
-  recipe = make_recipe(make_config(every=2), 2, SmoothNet())
-  each = dataclasses.replace(recipe, log_every_steps=1)
+  parts = make_parts(make_config(every=2), 2, SmoothNet())
+  each = dataclasses.replace(parts, log_every_steps=1)
   _, singles = train_steps(each, 2, 6)
-  _, means = train_steps(dataclasses.replace(recipe, log_every_steps=3), 2, 6)
+  _, means = train_steps(dataclasses.replace(parts, log_every_steps=3), 2, 6)
   expected = np.mean([s["loss"] for s in singles[3:]])
   assert means[5]["loss"] == pytest.approx(expected, rel=1e-5)
   # Of the steps 3, 4, 5 only the one in the middle perturbs.
@@ -335,10 +329,10 @@ def test_metrics_are_means_since_the_last_log_line():
 
 @pytest.mark.parametrize("bad_step", [0, 1])
 def test_first_non_finite_step_is_remembered(bad_step):
-  recipe = make_recipe(make_config(), 1, SmoothNet())
-  recipe = dataclasses.replace(recipe, log_every_steps=2)
-  state = step_lib.create_state(recipe, (8, 8, 1))
-  step = mapped(recipe, 1)
+  parts = make_parts(make_config(), 1, SmoothNet())
+  parts = dataclasses.replace(parts, log_every_steps=2)
+  state = create_state(parts)
+  step = mapped(parts, 1)
   for i in range(4):
     batch = make_batch(i)
     if i == bad_step:
@@ -350,9 +344,9 @@ def test_first_non_finite_step_is_remembered(bad_step):
 def test_ema_follows_parameters_and_statistics():
   config = make_config()
   config.ema.decay, config.ema.warmup_steps = 0.5, 0
-  recipe = make_recipe(config, 2, SmoothNet())
-  before = jax.device_get(step_lib.create_state(recipe, (8, 8, 1)))
-  after, _ = train(recipe, 2, steps=1)
+  parts = make_parts(config, 2, SmoothNet())
+  before = create_state(parts)
+  after, _ = train(parts, 2, steps=1)
   decay = 2 / 11  # min(0.5, (1 + 1) / (10 + 1))
   for name in ("params", "batch_stats"):
     expected = jax.tree.map(
@@ -391,17 +385,13 @@ def test_evaluation_equals_the_official_release(golden, kind):
     "label": recorded["labels"],
     "mask": mask.astype(np.float32),
   }
-  sums = jax.pmap(
-    functools.partial(
-      step_lib.eval_step,
-      model=create_model("wrn_mini", 10),
-      normalise=lambda images: images,
-    ),
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
-    devices=jax.devices()[:4],
-  )(variables, split(batch, 4))
+  step = functools.partial(
+    step_lib.eval_step,
+    model=create_model("wrn_mini", 10),
+    preprocess=lambda images: images,
+  )
+  eval_step = parallel.map_eval_step(step, jax.devices()[:4])
+  sums = eval_step(variables, split(batch, 4))
   assert sums["count"] == mask.sum()
   np.testing.assert_allclose(sums["loss"], recorded[f"{kind}/loss"], rtol=1e-5)
   np.testing.assert_allclose(

@@ -1,0 +1,3 @@
+"""Follow-up methods of SAM."""
+
+__all__: list[str] = []

@@ -1,0 +1,271 @@
+"""Actions around training steps: log, evaluate, save.
+
+The loop calls every hook after every step, in order. Hooks that take time act
+within `LogMetrics.paused()`: pending log lines come first, and the time does
+not count as training.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.runs.logging import MetricsWriter, log_line
+from sam_jax.training import build, parallel
+from sam_jax.training.input_pipeline import Dataset
+from sam_jax.training.state import TrainState
+from sam_jax.training.step import Parts, eval_step
+
+logger = logging.getLogger(__name__)
+
+# (steps done, state, metrics of the last step, no step follows)
+Hook = Callable[[int, TrainState, dict[str, jax.Array], bool], None]
+
+# Steps that the host may run ahead of the devices: enough to keep them busy,
+# few enough to answer a preemption at once.
+_RUN_AHEAD = 2
+
+
+class DivergedError(FloatingPointError):
+  """Loss or gradient is no longer finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+  """The things that hooks need of a run."""
+
+  config: ConfigDict
+  workdir: epath.Path
+  dataset: Dataset
+  parts: Parts
+  checkpoints: Checkpoints
+  writer: MetricsWriter | None  # of process 0
+
+  @property
+  def total_steps(self) -> int:
+    """Optimizer steps of the whole run."""
+    return self.config.num_epochs * self.dataset.steps_per_epoch
+
+  def is_epoch(self, step: int, every: float) -> bool:
+    """Return True if `step` ends an epoch, or a fraction, to act at."""
+    return step % max(round(every * self.dataset.steps_per_epoch), 1) == 0
+
+  def write(
+    self,
+    step: int,
+    prefix: str,
+    values: dict[str, float],
+    **line: float,
+  ) -> None:
+    """Write scalars to the logs, and a line to the console."""
+    if self.writer:
+      self.writer.scalars(step, prefix, values)
+      self.writer.flush()
+    epoch = step / self.dataset.steps_per_epoch
+    log_line(step, self.total_steps, epoch, prefix, values, **line)
+
+
+class LogMetrics:
+  """Writes the metrics of steps, and keeps the host near the devices.
+
+  A line is written as soon as the devices have finished its step, a few steps
+  after the host has started it: waiting for it at once would let them idle.
+  """
+
+  def __init__(self, run: RunContext):
+    self._run = run
+    self._in_flight: collections.deque[Any] = collections.deque()
+    self._throughput = Throughput(run.config.batch_size, run.total_steps)
+
+  def __call__(
+    self, step: int, state: TrainState, metrics: Any, is_last: bool
+  ) -> None:
+    """Wait for the step before the last ones, and log it if it is due."""
+    del state
+    self._in_flight.append((step, metrics))
+    if not self._throughput.is_running:  # the first step, which is compiled
+      self._finish_all()
+      self._throughput.resume(step)
+    while len(self._in_flight) > _RUN_AHEAD:
+      self._finish_oldest()
+    if is_last:
+      self._finish_all()
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Finish and log all steps; do not count the time in the context."""
+    last = self._in_flight[-1] if self._in_flight else None
+    self._finish_all()
+    if last:
+      self._check_finite(*last)
+    with self._throughput.paused():
+      yield
+
+  def _finish_all(self) -> None:
+    while self._in_flight:
+      self._finish_oldest()
+
+  def _finish_oldest(self) -> None:
+    step, metrics = self._in_flight.popleft()
+    jax.block_until_ready(metrics)
+    every, total = self._run.config.log_every_steps, self._run.total_steps
+    if step % every and step != total:
+      return
+    self._check_finite(step, metrics)
+    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    del values["diverged_at"]
+    rate, seconds_left = self._throughput.read(step)
+    self._run.write(
+      step,
+      "train",
+      {**values, "images_per_second": rate},
+      images_per_second=rate,
+      seconds_left=seconds_left,
+    )
+    if self._run.writer and (memory := parallel.memory()):
+      self._run.writer.scalars(step, "memory", memory)
+
+  def _check_finite(self, step: int, metrics: Any) -> None:
+    since = int(metrics["diverged_at"])
+    if since < 0:
+      return
+    kept = self._run.checkpoints.steps()
+    raise DivergedError(
+      f"Loss or gradient is not finite since step {since} (noticed at {step}):"
+      f" learning rate {float(metrics['learning_rate']):.4g}, config.sam.rho ="
+      f" {self._run.config.sam.rho}. Last checkpoint: step"
+      f" {kept[-1] if kept else 'none'}. Try a lower learning rate or rho, or"
+      " gradient clipping, in a new workdir."
+    )
+
+
+class Throughput:
+  """Images per second and the time that remains, of training alone."""
+
+  def __init__(
+    self,
+    batch_size: int,
+    total_steps: int,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    self._batch_size, self._total_steps = batch_size, total_steps
+    self._clock = clock
+    self._since: float | None = None  # None: not running
+    self._seconds = 0.0  # before that
+    self._first_step = 0
+    self._last = (0.0, 0)  # seconds and step of the last reading
+
+  @property
+  def is_running(self) -> bool:
+    """Return True after `resume`."""
+    return self._since is not None
+
+  def resume(self, step: int) -> None:
+    """Start to count at a step that is done."""
+    self._since = self._clock()
+    self._first_step, self._last = step, (0.0, step)
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Do not count the time in the context."""
+    self._seconds = self._elapsed()
+    self._since, was_running = None, self.is_running
+    try:
+      yield
+    finally:
+      if was_running:
+        self._since = self._clock()
+
+  def read(self, step: int) -> tuple[float, float]:
+    """Read the clock when a step is done.
+
+    Returns:
+      Images per second since the last reading, and an estimate of the seconds
+      that remain; nan before there is anything to measure.
+    """
+    seconds, (last_seconds, last_step) = self._elapsed(), self._last
+    self._last = seconds, step
+    if step <= last_step or seconds <= last_seconds:
+      return math.nan, math.nan
+    images = self._batch_size * (step - last_step)
+    seconds_per_step = seconds / (step - self._first_step)
+    seconds_left = seconds_per_step * (self._total_steps - step)
+    return images / (seconds - last_seconds), seconds_left
+
+  def _elapsed(self) -> float:
+    if self._since is None:
+      return self._seconds
+    return self._seconds + self._clock() - self._since
+
+
+class Evaluate:
+  """Evaluates on the test set and, if asked to, on the training set."""
+
+  def __init__(self, run: RunContext, log: LogMetrics):
+    self._run, self._log = run, log
+    self._eval_step = parallel.map_eval_step(
+      lambda variables, batch: eval_step(
+        variables,
+        batch,
+        run.parts.model,
+        build.preprocess_fn(run.dataset.spec),
+      )
+    )
+    self.result: dict[str, float] | None = None  # the last one of the test set
+
+  def __call__(
+    self, step: int, state: TrainState, metrics: Any, is_last: bool
+  ) -> None:
+    """Evaluate after every few epochs, and at the end of the run."""
+    del metrics, is_last
+    every = self._run.config.eval_every_epochs
+    if step == self._run.total_steps or self._run.is_epoch(step, every):
+      with self._log.paused():
+        self.evaluate(step, state)
+
+  def evaluate(self, step: int, state: TrainState) -> None:
+    """Evaluate and log."""
+    variables = state.eval_variables()
+    values = self._mean(variables, "test")
+    self._run.write(step, "test", values)
+    self.result = {"step": step, **values}
+    if self._run.config.eval_on_train:
+      self._run.write(step, "clean_train", self._mean(variables, "train"))
+
+  def _mean(self, variables: Any, split: str) -> dict[str, float]:
+    """Return means over every example of a split."""
+    sums = [
+      self._eval_step(variables, parallel.shard(batch))
+      for batch in self._run.dataset.eval_batches(split)
+    ]
+    totals = jax.tree.map(lambda *x: math.fsum(x), *jax.device_get(sums))
+    count = totals.pop("count")
+    return {name: total / count for name, total in totals.items()}
+
+
+class SaveCheckpoint:
+  """Saves the state every few epochs, where asked to, and at the end."""
+
+  def __init__(self, run: RunContext, log: LogMetrics):
+    self._run, self._log = run, log
+
+  def __call__(
+    self, step: int, state: TrainState, metrics: Any, is_last: bool
+  ) -> None:
+    """Save the state, after everything before it is in the logs."""
+    del metrics
+    config, run = self._run.config, self._run
+    epochs, rest = divmod(step, run.dataset.steps_per_epoch)
+    is_kept = rest == 0 and epochs in config.keep_checkpoints_at_epochs
+    if is_last or is_kept or run.is_epoch(step, config.checkpoint_every_epochs):
+      with self._log.paused():
+        run.checkpoints.save(state)

@@ -1,0 +1,119 @@
+"""The data of a run, from the config to augmented batches on the devices."""
+
+import collections
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from sam_jax.augment import pipeline
+from sam_jax.augment.resize import resize_bicubic
+from sam_jax.datasets.catalog import STREAM
+from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
+from sam_jax.datasets.streaming import StreamingDataset, load_streaming
+from sam_jax.training import build, parallel
+from sam_jax.training.step import random_stream
+
+Dataset = InMemoryDataset | StreamingDataset
+
+_PREPARED_AHEAD = 2  # batches that wait on the devices
+
+
+def create_dataset(config: ConfigDict) -> Dataset:
+  """Load the data set of a config, this host's view of it.
+
+  Raises:
+    DatasetError: It is missing, or the config asks for what it lacks.
+  """
+  spec, noise = build.dataset_spec(config), config.dataset.label_noise
+  fields = {
+    "data_dir": config.dataset.data_dir,
+    "validation_size": config.dataset.validation_size,
+    "labels_path": config.dataset.label_file,
+    "noise_rate": noise.rate,
+    "noise_kind": noise.kind,
+    "noise_seed": noise.seed,
+    "batch_size": config.batch_size,
+    "eval_batch_size": config.eval_batch_size or config.batch_size,
+    "seed": config.seed,
+    "process_index": jax.process_index(),
+    "process_count": jax.process_count(),
+  }
+  if spec.storage == STREAM:
+    # The official release always crops. The paper fine-tunes without crops.
+    crops = config.augment.policy not in ("none", "aa-only")
+    return load_streaming(spec, crops_at_random=crops, **fields)
+  return load_in_memory(spec, **fields)
+
+
+def create_dataset_on_all_hosts(config: ConfigDict) -> Dataset:
+  """Load the data set; process 0 prepares what the others then find on disk."""
+  if jax.process_count() == 1:
+    return create_dataset(config)
+  if jax.process_index() == 0:
+    dataset = create_dataset(config)
+  multihost_utils.sync_global_devices("data set prepared")
+  return dataset if jax.process_index() == 0 else create_dataset(config)
+
+
+def train_batches(
+  config: ConfigDict, dataset: Dataset, first_step: int, total_steps: int
+) -> Iterator[tuple[int, Any]]:
+  """Yield (step, augmented batch on the devices), prepared two steps ahead.
+
+  Yields:
+    The step, from `first_step` to `total_steps` - 1, and its `image` float32
+    [devices, n, H, W, C] and `target` float32 [devices, n, classes].
+  """
+  augment = parallel.map_over_devices(
+    augment_fn(config, dataset.spec), in_axes=(0, None), out_axes=0
+  )
+  ready: collections.deque[tuple[int, Any]] = collections.deque()
+  batches = dataset.train_batches(first_step)
+  for step in range(first_step, total_steps):
+    batch = parallel.shard(next(batches))
+    # A NumPy scalar: creating a jnp scalar would dispatch a separate program.
+    ready.append((step, augment(batch, np.int32(step))))
+    if len(ready) > _PREPARED_AHEAD:
+      yield ready.popleft()
+  yield from ready
+
+
+def augment_fn(config: ConfigDict, spec: Any) -> Callable[[Any, Any], Any]:
+  """Build the augmentation of one device, (batch, step) -> batch."""
+  augmentation = build.augmentation(config, spec)
+
+  def augment(batch, step):
+    key = jax.random.fold_in(random_stream(config.seed, "augment"), step)
+    per_device = batch["label"].shape[0]
+    images, targets = pipeline.augment(
+      batch["image"],
+      batch["label"],
+      key,
+      jax.lax.axis_index(parallel.AXIS) * per_device,
+      augmentation=augmentation,
+      axis_name=parallel.AXIS,
+    )
+    # Last, as in google-research/sam: it augments images of their own size.
+    images = resize_bicubic(images, *spec.image_shape[:2])
+    rest = {k: v for k, v in batch.items() if k not in ("image", "label")}
+    return {"image": images, "target": targets, **rest}
+
+  return augment
+
+
+def preview_images(
+  config: ConfigDict, dataset: Dataset, count: int = 64
+) -> np.ndarray:
+  """Return augmented images of the first step, uint8 [count, H, W, C].
+
+  All hosts must call it: they run the program together.
+  """
+  _, batch = next(train_batches(config, dataset, 0, 1))
+  images = np.concatenate(jax.device_get(batch["image"]))[:count]
+  spec = dataset.spec
+  pixels = (images * np.array(spec.std) + np.array(spec.mean)) * 255
+  return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
