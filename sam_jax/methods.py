@@ -1,3 +1,0 @@
-"""Follow-up methods of SAM."""
-
-__all__: list[str] = []
