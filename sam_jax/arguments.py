@@ -23,6 +23,8 @@ def is_narrow(x: jax.Array) -> bool:
 
 def names(path: Sequence[Any]) -> tuple[str, ...]:
   """Return the keys of a leaf's path as words, such as ("Dense_0", "bias")."""
+  if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+    path = path[:-1]  # the array in a variable of flax.nnx
   return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 

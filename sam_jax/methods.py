@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sam_jax import arguments
+from sam_jax import masks
 from sam_jax.sam import SharpnessAwareState, sharpness_aware
 
 __all__ = [
@@ -97,7 +97,7 @@ def sam_on(
   mueller-mp/SAM-ON, sam_on.py.
   """
   _refuse("sam_on", kwargs, mask=None)
-  return sharpness_aware(rho, **{**kwargs, "mask": _normalization_parameters})
+  return sharpness_aware(rho, **{**kwargs, "mask": _normalization})
 
 
 @_spell_out_kwargs
@@ -341,24 +341,14 @@ def _divide(a, b):
   return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
-def _normalization_parameters(params):
-  """Return the mask of the leaves next to a leaf named "scale"."""
-
-  def names(path):
-    keys = arguments.names(path)
-    return keys[:-1] if keys[-1:] == ("value",) else keys  # of flax.nnx
-
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  paths = [names(path) for path, _ in leaves]
-  modules = [path[:-1] for path in paths if path[-1:] == ("scale",)]
-  if not modules:
+def _normalization(params):
+  mask = masks.normalization(params)
+  if not any(jax.tree.leaves(mask)):
     raise ValueError(
       "sam_on perturbs normalization layers, and no module of params has a"
       " `scale`: choose a network with such layers, or another method."
     )
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: names(path)[:-1] in modules, params
-  )
+  return mask
 
 
 def _check(name: str, value: Any, below: float = math.inf) -> None:

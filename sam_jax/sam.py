@@ -48,7 +48,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sam_jax import arguments
+from sam_jax import arguments, masks
 
 # `grad_fn(params, ascent_step) -> gradient`, as in `optax.contrib.sam`.
 GradFn = Callable[[optax.Params, int], Any]
@@ -291,7 +291,7 @@ class _Ball(NamedTuple):
     """Take one ascent step from u = eps / T; return w + eps, eps, the new u."""
     mask = True if self.mask is None else self.mask
     mask = arguments.broadcast_mask(mask, params)
-    adaptive = scales_weights if self.adaptive is True else self.adaptive
+    adaptive = masks.weights if self.adaptive is True else self.adaptive
     t = jax.tree.map(
       lambda w, is_scaled: (
         jnp.abs(w.astype(jnp.float32)) + self.eta if is_scaled else 1.0
@@ -369,13 +369,6 @@ def _norm(tree, p=2):
   if p == math.inf:
     return largest
   return largest * _sum([_divide(x, largest) ** p for x in leaves]) ** (1 / p)
-
-
-def scales_weights(params: optax.Params) -> Any:
-  """Return the mask of every leaf that is not named "bias", as in ASAM."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: arguments.names(path)[-1:] != ("bias",), params
-  )
 
 
 def _divide(a, b):

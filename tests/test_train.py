@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from sam_jax.config.schema import ConfigError, default_config
-from sam_jax.runs import preemption as stopping
+from sam_jax.runs import preemption
 from sam_jax.runs import workdir
 from sam_jax.training import loop
 from tests.processes import REPOSITORY, finish, read_metrics, wait_for_step
@@ -94,7 +94,7 @@ def check_outputs(path, metrics):
 
 
 def test_signals_that_ask_to_stop():
-  with stopping.StopRequest() as stop:
+  with preemption.StopRequest() as stop:
     assert not stop.is_due(1)
     for _ in range(2):  # as the shell and the kernel do for a closed terminal
       signal.raise_signal(signal.SIGHUP)
@@ -103,7 +103,7 @@ def test_signals_that_ask_to_stop():
       signal.raise_signal(signal.SIGINT)
   previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
   try:
-    with stopping.StopRequest() as stop:
+    with preemption.StopRequest() as stop:
       signal.raise_signal(signal.SIGHUP)
       assert not stop.is_due(1)
       signal.raise_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from sam_jax import methods, models
+from sam_jax import masks, methods, models
 from sam_jax.augment.pipeline import Augmentation, normalise
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.config import schema
@@ -21,12 +22,17 @@ from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog
 from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
+from sam_jax.models.pretrained import load_pretrained, read_checkpoint
 from sam_jax.models.summary import model_summary
-from sam_jax.sam import scales_weights, sharpness_aware
+from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.sam import sharpness_aware
 from sam_jax.training import losses
 from sam_jax.training import optimizer as optimizer_lib
 from sam_jax.training.parallel import AXIS
-from sam_jax.training.step import Parts, random_stream
+from sam_jax.training.state import TrainState
+from sam_jax.training.step import Parts, create_state, random_stream
+
+logger = logging.getLogger(__name__)
 
 
 def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
@@ -114,7 +120,7 @@ def loss_fn(
     loss = jnp.mean(losses.cross_entropy(logits, targets))
     mask = None
     if not config.optimizer.weight_decay_on_norm:
-      mask = optimizer_lib.spares_norm_and_bias(params)
+      mask = masks.kernels(params)
     return loss + losses.l2_penalty(params, weight_decay, mask), loss
 
   return loss_and_penalty
@@ -140,9 +146,9 @@ def sharpness(
   }
   if fields.adaptive:
     given["adaptive"] = {
-      "weights": scales_weights,
-      "kernels": optimizer_lib.spares_norm_and_bias,
-      "all": lambda params: jax.tree.map(lambda _: True, params),
+      "weights": masks.weights,
+      "kernels": masks.kernels,
+      "all": masks.everything,
     }[fields.adaptive_mask]
   if fields.second_order:
     given["second_order"] = True
@@ -150,9 +156,19 @@ def sharpness(
   given |= {
     "has_value": True,
     "sync": shards.sync(AXIS),
-    "mask": optimizer_lib.perturbation_mask(fields.mask),
+    "mask": {
+      "all": None,
+      "norm": masks.normalization,
+      "no_norm": masks.kernels,
+    }[fields.mask],
   }
-  given |= config.sam.options.to_dict()
+  options = config.sam.options.to_dict()
+  for name in options.keys() & {*fields, *given}:
+    raise ConfigError(
+      f"config.sam.options.{name} = {options[name]!r} is set by the field"
+      f" config.sam.{name}, or by training itself. Remove the option."
+    )
+  given |= options
   with _errors_of("sam.method", fields.method):
     method = _find_method(fields.method)
     inspect.signature(method).bind(rho, **given)
@@ -256,6 +272,46 @@ def summary(config: ConfigDict, num_devices: int) -> str:
   spec = dataset_spec(config)
   network = model(config, spec, layout(config, num_devices))
   return model_summary(network, spec.image_shape)
+
+
+def initial_state(
+  config: ConfigDict,
+  spec: DatasetSpec,
+  parts: Parts,
+  checkpoints: Checkpoints,
+) -> TrainState:
+  """Return the state of the newest checkpoint, or a fresh one.
+
+  Raises:
+    ConfigError: The pretrained parameters are not those of the network.
+  """
+  state = create_state(parts, spec.image_shape, config.seed)
+  restored = checkpoints.restore_latest(state)
+  if restored is not None:
+    logger.info("Resuming from the checkpoint at step %d.", restored.step)
+    return restored
+  if config.pretrained:
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    try:
+      checkpoint = read_checkpoint(config.pretrained)
+      variables, report = load_pretrained(checkpoint, variables)
+    except (OSError, ValueError) as error:
+      raise ConfigError(f"config.pretrained: {error}") from error
+    logger.info("%s", report)
+    state = state.with_variables(variables)
+  logger.info(
+    "%s on %s: %s parameters, %d epochs in batches of %d, m = %s, on %d %s"
+    " device(s). Compiling the first step.",
+    config.model.name,
+    config.dataset.name,
+    f"{sum(w.size for w in jax.tree.leaves(state.params)):,}",
+    config.num_epochs,
+    config.batch_size,
+    config.sam.m,
+    jax.device_count(),
+    jax.default_backend(),
+  )
+  return state
 
 
 def dataset_spec(config: ConfigDict) -> DatasetSpec:

@@ -19,8 +19,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.runs.logging import MetricsWriter, log_line
-from sam_jax.training import build, parallel
+from sam_jax.runs.logging import MetricsWriter, image_grid, log_line
+from sam_jax.runs.workdir import to_dict
+from sam_jax.training import build, input_pipeline, parallel
 from sam_jax.training.input_pipeline import Dataset
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import Parts, eval_step
@@ -74,6 +75,32 @@ class RunContext:
     log_line(step, self.total_steps, epoch, prefix, values, **line)
 
 
+def open_writer(
+  config: ConfigDict,
+  workdir: epath.Path,
+  dataset: Dataset,
+  first_step: int,
+) -> MetricsWriter | None:
+  """Open the logs; a new run starts with its config and some images.
+
+  Returns:
+    The writer, or None on other processes than the first, and for a finished
+    run, whose logs are complete.
+  """
+  if first_step == config.num_epochs * dataset.steps_per_epoch:
+    return None
+  images = None
+  if first_step == 0:  # a program that all hosts must run
+    images = input_pipeline.preview_images(config, dataset)
+  if jax.process_index() != 0:
+    return None
+  writer = MetricsWriter(workdir, first_step)
+  if images is not None:
+    writer.config(to_dict(config))
+    writer.image(0, "train/augmented_images", image_grid(images))
+  return writer
+
+
 class LogMetrics:
   """Writes the metrics of steps, and keeps the host near the devices.
 
@@ -84,6 +111,7 @@ class LogMetrics:
   def __init__(self, run: RunContext):
     self._run = run
     self._in_flight: collections.deque[Any] = collections.deque()
+    self._latest: tuple[int, Any] | None = None
     self._throughput = Throughput(run.config.batch_size, run.total_steps)
 
   def __call__(
@@ -91,7 +119,8 @@ class LogMetrics:
   ) -> None:
     """Wait for the step before the last ones, and log it if it is due."""
     del state
-    self._in_flight.append((step, metrics))
+    self._latest = step, metrics
+    self._in_flight.append(self._latest)
     if not self._throughput.is_running:  # the first step, which is compiled
       self._finish_all()
       self._throughput.resume(step)
@@ -103,10 +132,9 @@ class LogMetrics:
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
     """Finish and log all steps; do not count the time in the context."""
-    last = self._in_flight[-1] if self._in_flight else None
     self._finish_all()
-    if last:
-      self._check_finite(*last)
+    if self._latest:
+      self._check_finite(*self._latest)
     with self._throughput.paused():
       yield
 

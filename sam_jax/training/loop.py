@@ -9,12 +9,10 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax.config.schema import ConfigError, check_pretrained
-from sam_jax.models.pretrained import load_pretrained, read_checkpoint
+from sam_jax.config.schema import check_pretrained
 from sam_jax.runs import distributed
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.runs.logging import MetricsWriter, image_grid
 from sam_jax.runs.preemption import StopRequest
 from sam_jax.runs.profiling import Profiler
 from sam_jax.training import build, input_pipeline, parallel
@@ -24,9 +22,9 @@ from sam_jax.training.hooks import (
   LogMetrics,
   RunContext,
   SaveCheckpoint,
+  open_writer,
 )
-from sam_jax.training.state import TrainState
-from sam_jax.training.step import create_state, train_step
+from sam_jax.training.step import train_step
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +76,11 @@ def train_and_evaluate(
     step_fn = parallel.map_train_step(
       functools.partial(train_step, parts=parts)
     )
-    state = initial_state(config, dataset, parts, checkpoints)
+    state = build.initial_state(config, dataset.spec, parts, checkpoints)
     first_step = int(state.step)
     state = parallel.replicate(state)
 
-    writer = open_writer(config, workdir, dataset, first_step, total_steps)
+    writer = open_writer(config, workdir, dataset, first_step)
     if writer:
       stack.callback(writer.close)
     run = RunContext(config, workdir, dataset, parts, checkpoints, writer)
@@ -123,70 +121,3 @@ def train_and_evaluate(
     if jax.process_index() == 0:
       workdir_lib.write_result(workdir, evaluate.result)
     return evaluate.result
-
-
-def initial_state(
-  config: ConfigDict,
-  dataset: input_pipeline.Dataset,
-  parts: build.Parts,
-  checkpoints: Checkpoints,
-) -> TrainState:
-  """Return the state of the newest checkpoint, or a fresh one.
-
-  Raises:
-    ConfigError: The pretrained parameters are not those of the network.
-  """
-  state = create_state(parts, dataset.spec.image_shape, config.seed)
-  restored = checkpoints.restore_latest(state)
-  if restored is not None:
-    logger.info("Resuming from the checkpoint at step %d.", restored.step)
-    return restored
-  if config.pretrained:
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    try:
-      checkpoint = read_checkpoint(config.pretrained)
-      variables, report = load_pretrained(checkpoint, variables)
-    except (OSError, ValueError) as error:
-      raise ConfigError(f"config.pretrained: {error}") from error
-    logger.info("%s", report)
-    state = state.with_variables(variables)
-  logger.info(
-    "%s on %s: %s parameters, %d steps of %d examples, m = %s, on %d %s"
-    " device(s). The first step is compiled now.",
-    config.model.name,
-    config.dataset.name,
-    f"{sum(w.size for w in jax.tree.leaves(state.params)):,}",
-    config.num_epochs * dataset.steps_per_epoch,
-    config.batch_size,
-    config.sam.m,
-    jax.device_count(),
-    jax.default_backend(),
-  )
-  return state
-
-
-def open_writer(
-  config: ConfigDict,
-  workdir: epath.Path,
-  dataset: input_pipeline.Dataset,
-  first_step: int,
-  total_steps: int,
-) -> MetricsWriter | None:
-  """Open the logs; a new run starts with its config and some images.
-
-  Returns:
-    The writer, or None on other processes than the first, and for a finished
-    run, whose logs are complete.
-  """
-  if first_step == total_steps:
-    return None
-  images = None
-  if first_step == 0:  # a program that all hosts must run
-    images = input_pipeline.preview_images(config, dataset)
-  if jax.process_index() != 0:
-    return None
-  writer = MetricsWriter(workdir, first_step)
-  if images is not None:
-    writer.config(workdir_lib.to_dict(config))
-    writer.image(0, "train/augmented_images", image_grid(images))
-  return writer

@@ -1,4 +1,4 @@
-"""The descent: learning-rate schedules, optimizers, masks, weight averages.
+"""The descent: learning-rate schedules, optimizers, weight averages.
 
 The descent direction is the sharpness-aware gradient, averaged over all shards.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from sam_jax import arguments
+from sam_jax import masks
 
 SCHEDULES = ("cosine", "exponential", "constant")
 
@@ -101,7 +101,7 @@ def create_optimizer(
   if config.gradient_clipping > 0:
     parts.append(optax.clip_by_global_norm(config.gradient_clipping))
   is_decoupled = config.weight_decay_kind == "decoupled"
-  mask = None if config.weight_decay_on_norm else spares_norm_and_bias
+  mask = None if config.weight_decay_on_norm else masks.kernels
   options = config.options.to_dict()
   if config.name == "sgd":
     fields = {"decay": config.momentum, "nesterov": config.nesterov}
@@ -144,47 +144,6 @@ def _call(factory: Any, options: dict[str, Any]) -> Any:
         f" {', '.join(takes)}."
       )
   return factory(**options)
-
-
-def perturbation_mask(name: str) -> Any:
-  """Return the mask of the parameters that SAM perturbs.
-
-  Args:
-    name: "all"; "norm": only normalization parameters (SAM-ON, Mueller et al.,
-      NeurIPS 2023); "no_norm": all but them and biases.
-
-  Returns:
-    The `mask` of `sharpness_aware`.
-  """
-  return {"all": None, "norm": is_norm, "no_norm": spares_norm_and_bias}[name]
-
-
-def is_norm(params: Any) -> Any:
-  """Return the mask of normalization layers: their modules have a `scale`."""
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  modules = {
-    words[:-1]
-    for words in (arguments.names(path) for path, _ in leaves)
-    if words[-1:] == ("scale",)
-  }
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: arguments.names(path)[:-1] in modules, params
-  )
-
-
-def spares_norm_and_bias(params: Any) -> Any:
-  """Return the mask of all but normalization parameters and biases.
-
-  Equal to the rule of google-research/sam, more than one dimension, for its
-  networks; biases of attention heads have two.
-  """
-  return jax.tree_util.tree_map_with_path(
-    lambda path, w, norm: (
-      w.ndim > 1 and not norm and arguments.names(path)[-1:] != ("bias",)
-    ),
-    params,
-    is_norm(params),
-  )
 
 
 def update_ema(

@@ -131,9 +131,7 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
   dataset = toy_dataset(config)
   parts = build.parts(config, SPEC, dataset.steps_per_epoch, 8)
   checkpoints = Checkpoints(tmp_path / "none")
-  state = jax.device_get(
-    loop.initial_state(config, dataset, parts, checkpoints)
-  )
+  state = jax.device_get(build.initial_state(config, SPEC, parts, checkpoints))
   checkpoints.close()
   official = read_checkpoint(CHECKPOINT)
   stem = official.params["Stem_0/conv2d/kernel"]

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from sam_jax import create_model
 from sam_jax.config.schema import default_config
 from sam_jax.training import optimizer
 
@@ -135,20 +134,34 @@ def test_constant_rho_stays_a_number():
   assert optimizer.rho_schedule(config, schedule()) == 0.05
 
 
-@pytest.mark.parametrize("name", ["norm", "no_norm"])
-def test_perturbation_masks_tell_normalisation_from_the_rest(name):
-  model = create_model("wrn_mini", 10)
-  images = jnp.zeros((1, 8, 8, 3))
-  params = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), images, train=False)
-  )["params"]
-  mask = optimizer.perturbation_mask(name)(params)
-  paths = jax.tree_util.tree_leaves_with_path(mask)
-  for path, is_perturbed in paths:
-    leaf = jax.tree_util.keystr(path)
-    is_dense = "Dense" in leaf
-    if name == "norm":
-      assert is_perturbed == ("kernel" not in leaf and not is_dense)
-    else:
-      assert is_perturbed == ("kernel" in leaf)
-  assert any(m for _, m in paths)
+def test_any_optimizer_of_optax_with_its_options():
+  params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+  gradients = [
+    jax.tree.map(lambda w: jnp.full_like(w, g), params) for g in (0.3, -0.7)
+  ]
+  ours = create(name="lion", options={"b1": 0.5}, learning_rate=0.02)
+  theirs = optax.lion(0.02, b1=0.5)
+  for got, want in zip(
+    descend(ours, params, gradients),
+    descend(theirs, params, gradients),
+    strict=True,
+  ):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_decoupled_decay_is_the_optimizers_own():
+  params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+  nothing = jax.tree.map(jnp.zeros_like, params)
+  fields = {"weight_decay": 0.5, "weight_decay_kind": "decoupled"}
+  tx = create(name="lion", weight_decay_on_norm=False, **fields)
+  (after,) = descend(tx, params, [nothing])
+  np.testing.assert_allclose(after["kernel"], 1 - 0.1 * 0.5)
+  np.testing.assert_allclose(after["bias"], 1)
+  with pytest.raises(ValueError, match="no argument 'weight_decay'; it takes"):
+    create(name="yogi", **fields)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adamw", "lion"])
+def test_unknown_options_are_reported(name):
+  with pytest.raises(ValueError, match="no argument 'speed'; it takes"):
+    create(name=name, options={"speed": 1.0})
