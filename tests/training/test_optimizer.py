@@ -136,9 +136,7 @@ def test_constant_rho_stays_a_number():
 
 def test_any_optimizer_of_optax_with_its_options():
   params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-  gradients = [
-    jax.tree.map(lambda w: jnp.full_like(w, g), params) for g in (0.3, -0.7)
-  ]
+  gradients = [optax.tree.full_like(params, g) for g in (0.3, -0.7)]
   ours = create(name="lion", options={"b1": 0.5}, learning_rate=0.02)
   theirs = optax.lion(0.02, b1=0.5)
   for got, want in zip(
