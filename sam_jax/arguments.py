@@ -4,6 +4,7 @@ import math
 import sys
 import warnings
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import jax
@@ -237,8 +238,8 @@ def check_update(updates: Any, params: Any, grad_fn: Any) -> tuple[Any, Any]:
 
 
 def _refuse_multi_steps() -> None:
-  frame = sys._getframe()
-  while frame := frame.f_back:
+  frame: FrameType | None = sys._getframe()
+  while frame is not None:
     if frame.f_code is optax.MultiSteps.update.__code__:
       raise ValueError(
         "optax.MultiSteps around sharpness_aware mixes the gradient of all"
@@ -246,3 +247,4 @@ def _refuse_multi_steps() -> None:
         " optax.chain(sharpness_aware(rho), optax.MultiSteps(base,"
         " k).gradient_transformation())."
       )
+    frame = frame.f_back

@@ -64,7 +64,7 @@ class SharpnessAwareState(NamedTuple):
   Average the scalars over the shards before they are logged.
   """
 
-  count: jax.typing.ArrayLike  # shape=(), int32
+  count: jax.typing.ArrayLike  # type: ignore[assignment]  # shape=(), int32
   gradient_norm: jax.typing.ArrayLike  # shape=(), float32; ||g||_2 at w
   perturbation_norm: jax.typing.ArrayLike  # shape=(), float32; ||eps||_p
   cosine: jax.typing.ArrayLike  # shape=(), float32; between eps and g_SAM
@@ -154,10 +154,14 @@ def sharpness_aware(
     return grads, SharpnessAwareState(state.count, *scalars)
 
   def sam_update(grads, state, params, rho_t, grad_fn):
+    def perturb(grads, params, u=None):
+      v = dual_vector(ball.scale(grads, params), p)
+      return ball.move(params, optax.tree.scale(rho_t, v), rho_t, u)
+
     u, sam_grads = None, grads
     for step in range(ascent_steps):
       ascent_grads = _mean(sam_grads, sync)
-      perturbed, eps, u = ball.ascend(params, ascent_grads, rho_t, u)
+      perturbed, eps, u = perturb(ascent_grads, params, u)
       # Behind this barrier XLA may reuse the memory of g and eps: SAM takes one
       # parameter-sized buffer more than SGD.
       perturbed, radius, length = jax.lax.optimization_barrier(
@@ -170,7 +174,7 @@ def sharpness_aware(
     cosine = _divide(inner, length * _norm(sam_grads))
     if second_order:
       sam_grads = _through_perturbation(
-        lambda g, w: ball.ascend(w, g, rho_t)[0],
+        lambda g, w: perturb(g, w)[0],
         lambda w: arguments.split(grad_fn(w, -1), params, has_value)[1],
         *(params, ascent_grads, _mean(sam_grads, sync)),
       )
@@ -287,33 +291,26 @@ class _Ball(NamedTuple):
   eta: float
   mask: Mask | None
 
-  def ascend(self, params, grads, rho, u=None):
-    """Take one ascent step from u = eps / T; return w + eps, eps, the new u."""
-    mask = True if self.mask is None else self.mask
-    mask = arguments.broadcast_mask(mask, params)
-    adaptive = masks.weights if self.adaptive is True else self.adaptive
-    t = jax.tree.map(
-      lambda w, is_scaled: (
-        jnp.abs(w.astype(jnp.float32)) + self.eta if is_scaled else 1.0
-      ),
-      *(params, arguments.broadcast_mask(adaptive, params)),
-    )
-    scaled = jax.tree.map(
+  def scale(self, grads, params):
+    """Return T g, and zeros where the mask is False: the gradient by u."""
+    return jax.tree.map(
       lambda t, g, m: t * g.astype(jnp.float32) if m else jnp.zeros(()),
-      *(t, grads, mask),
+      *(self._t(params), grads, self._mask(params)),
     )
-    step = optax.tree.scale(rho, dual_vector(scaled, self.p))
+
+  def move(self, params, step, rho, u):
+    """Take a step from u = eps / T; return w + eps, eps and the new u."""
     if u is None:
       u = step
     else:  # scale radially back into the ball
       u = optax.tree.add(u, step)
       norm = _norm(u, self.p)
       u = optax.tree.scale(jnp.where(norm > rho, _divide(rho, norm), 1), u)
-    eps = optax.tree.mul(t, u)
+    eps, mask = optax.tree.mul(self._t(params), u), self._mask(params)
     perturbed = jax.tree.map(
       lambda w, e, m: (w + e).astype(w.dtype) if m else w, params, eps, mask
     )
-    # What bfloat16 parameters really move by, rounded, is what to report.
+    # Report the rounded distance that bfloat16 parameters really move by.
     eps = jax.tree.map(
       lambda w, v, e, m: (
         (v - w).astype(jnp.float32) if m and arguments.is_narrow(w) else e
@@ -321,6 +318,17 @@ class _Ball(NamedTuple):
       *(params, perturbed, eps, mask),
     )
     return perturbed, eps, u
+
+  def _t(self, params):
+    is_scaled = masks.weights if self.adaptive is True else self.adaptive
+    return jax.tree.map(
+      lambda w, s: jnp.abs(w.astype(jnp.float32)) + self.eta if s else 1.0,
+      *(params, arguments.broadcast_mask(is_scaled, params)),
+    )
+
+  def _mask(self, params):
+    mask = True if self.mask is None else self.mask
+    return arguments.broadcast_mask(mask, params)
 
 
 def _through_perturbation(move, grad_fn, params, ascent_grads, sam_grads):

@@ -86,7 +86,7 @@ def train_and_evaluate(
     run = RunContext(config, workdir, dataset, parts, checkpoints, writer)
     log = LogMetrics(run)
     evaluate = Evaluate(run, log)
-    hooks = [
+    hooks: list[Hook] = [
       profiler,
       log,
       evaluate,
@@ -118,6 +118,6 @@ def train_and_evaluate(
       if (workdir / "result.json").exists():
         return None
       evaluate.evaluate(total_steps, state)  # killed just before its result
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and evaluate.result:
       workdir_lib.write_result(workdir, evaluate.result)
     return evaluate.result

@@ -93,4 +93,5 @@ def l2_penalty(params: Any, weight_decay: float, mask: Any = None) -> jax.Array:
     params,
     mask,
   )
-  return 0.5 * weight_decay * sum(jax.tree.leaves(squares))
+  total = sum(jax.tree.leaves(squares), jnp.float32(0))
+  return 0.5 * weight_decay * total

@@ -133,11 +133,37 @@ def train_step(
     The new state and the means of the metrics since the last log line (and
     `diverged_at`), both the same on every device.
   """
-  shard = _mean_over_microbatches(
-    lambda microbatch, index: _shard_step(state, microbatch, index, parts),
-    batch,
-    parts.num_microbatches,
-  )
+
+  def shard_step(batch, index):
+    """Return the gradient of one shard, and what else is averaged.
+
+    Batch statistics and metrics are those of the pass at w; the pass at w + eps
+    leaves only its gradient and loss.
+    """
+    value_and_grad = _value_and_grad_fn(state, batch, index, parts)
+
+    def grad_fn(params, ascent_step):
+      # Only the gradient of the last pass is one to descend along.
+      is_ascent = ascent_step < parts.ascent_steps - 1
+      (_, (loss, _, _)), gradient = value_and_grad(params, is_ascent)
+      return loss, gradient
+
+    is_ascent = parts.ascent_steps > 0 and is_sam_step(state.step, parts.every)
+    (_, (loss, logits, batch_stats)), gradient = _either(
+      is_ascent, lambda is_ascent: value_and_grad(state.params, is_ascent)
+    )
+    gradient, sam_state = parts.sharpness.update(
+      gradient, state.sam_state, state.params, grad_fn=grad_fn
+    )
+    return {
+      "gradient": gradient,
+      "batch_stats": batch_stats,
+      "sam_state": sam_state,
+      "loss": loss,
+      **_error_rates(logits, batch),
+    }
+
+  shard = _mean_over_microbatches(shard_step, batch, parts.num_microbatches)
   # The mean of running averages is the running average of means: statistics
   # travel with the gradient.
   shard = _map_floats(lambda floats: jax.lax.pmean(floats, AXIS), shard)
@@ -166,13 +192,11 @@ def train_step(
   return new_state, {**metrics.means(), "diverged_at": metrics.diverged_at}
 
 
-def _shard_step(state, batch, index, parts):
-  """Return the sharpness-aware gradient of one shard, and what goes with it.
+def _value_and_grad_fn(state, batch, index, parts):
+  """Build (params, is_ascent) -> (objective, aux), gradient of one shard.
 
-  A shard is the examples of one perturbation. Batch statistics and metrics are
-  those of the first pass, at w; the second pass, at w + eps, sees the same
-  batch, the same random key and the same incoming statistics, and leaves only
-  its gradient and loss.
+  A shard is the examples of one perturbation. Every pass over it has the same
+  random key and the same incoming batch statistics.
   """
   step_key = jax.random.fold_in(parts.dropout_key, state.step)
   shard = jax.lax.axis_index(AXIS) * parts.num_microbatches + index
@@ -192,35 +216,19 @@ def _shard_step(state, batch, index, parts):
     objective, loss = parts.loss_fn(params, logits, batch["target"])
     return objective, (loss, logits, updated.get("batch_stats", {}))
 
-  value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+  return jax.value_and_grad(loss_fn, has_aux=True)
 
-  def grad_fn(params, ascent_step):
-    # Only the gradient of the last pass is one to descend along.
-    is_ascent = ascent_step < parts.ascent_steps - 1
-    (_, (loss, _, _)), gradient = value_and_grad(params, is_ascent)
-    return loss, gradient
 
-  is_ascent = parts.ascent_steps > 0 and is_sam_step(state.step, parts.every)
-  (_, (loss, logits, batch_stats)), gradient = _either(
-    is_ascent, lambda is_ascent: value_and_grad(state.params, is_ascent)
-  )
-  gradient, sam_state = parts.sharpness.update(
-    gradient, state.sam_state, state.params, grad_fn=grad_fn
-  )
+def _error_rates(logits, batch):
+  """Return error rates of one shard, also of labels that are wrong."""
   labels = jnp.argmax(batch["target"], axis=-1)
   errors = losses.top_k_error(logits, labels, 1)
-  results = {
-    "gradient": gradient,
-    "batch_stats": batch_stats,
-    "sam_state": sam_state,
-    "loss": loss,
-    "error_rate": jnp.mean(errors),
-  }
+  rates = {"error_rate": jnp.mean(errors)}
   if "clean_label" in batch:
     wrong = (labels != batch["clean_label"]).astype(jnp.float32)
-    results["wrong_rate"] = jnp.mean(wrong)
-    results["error_rate_if_wrong"] = jnp.mean(errors * wrong)
-  return results
+    rates["wrong_rate"] = jnp.mean(wrong)
+    rates["error_rate_if_wrong"] = jnp.mean(errors * wrong)
+  return rates
 
 
 def _either(condition, fn):
@@ -244,7 +252,6 @@ def _mean_over_microbatches(
   parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
   first_part = jax.tree.map(lambda x: x[0], parts)
   shapes = jax.eval_shape(shard_fn, first_part, 0)
-  structure = jax.tree.structure(shapes)
 
   def accumulate(sums, part_and_index):
     floats, others = _partition(shard_fn(*part_and_index))
@@ -257,11 +264,8 @@ def _mean_over_microbatches(
     # XLA runs convolutions inside a loop about 8 times slower on CPU.
     unroll=jax.default_backend() == "cpu",
   )
-  means = iter(x / count for x in sums)
-  last = iter(x[-1] for x in others)
-  return structure.unflatten(
-    next(means if _is_float(x) else last) for x in jax.tree.leaves(shapes)
-  )
+  means, last = (x / count for x in sums), (x[-1] for x in others)
+  return jax.tree.map(lambda x: next(means if _is_float(x) else last), shapes)
 
 
 def _map_floats(fn: Callable[[list[Any]], list[Any]], tree: Any) -> Any:
@@ -354,7 +358,7 @@ def eval_step(
     float32 scalars `count`, `loss`, `error_rate` and, with more than 5 classes,
     `top_5_error_rate`: sums, to be divided by the total count.
   """
-  logits = model.apply(variables, preprocess(batch["image"]), train=False)
+  logits: Any = model.apply(variables, preprocess(batch["image"]), train=False)
   num_classes = logits.shape[-1]
   labels, mask = batch["label"], batch["mask"]
   targets = jax.nn.one_hot(labels, num_classes)
