@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from sam_jax.datasets import catalog, decoded
+from sam_jax.datasets import catalog, in_memory, tfds_files
 
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Where to put them; default: $TFDS_DATA_DIR or TFDS's own."
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     sys.exit(f"error: name the data sets to prepare: {known}")
   logging.set_verbosity(logging.WARNING)  # TFDS tells every step of its work
   for spec in specs:
-    builder = catalog.tfds_builder(spec, _DATA_DIR.value)
+    builder = tfds_files.tfds_builder(spec, _DATA_DIR.value)
     try:
       _prepare(spec, builder)
     except Exception as error:  # TFDS raises all kinds
@@ -69,9 +69,9 @@ def _prepare(spec: catalog.DatasetSpec, builder: Any) -> None:
   )
   for split in (*spec.train_splits, spec.test_split):
     if spec.storage == catalog.IN_MEMORY:
-      decoded.load_split(spec, split, _DATA_DIR.value)
+      in_memory.load_split(spec, split, _DATA_DIR.value)
     else:
-      catalog.split_info(spec, builder, split)
+      tfds_files.split_info(spec, builder, split)
 
 
 if __name__ == "__main__":

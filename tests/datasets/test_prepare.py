@@ -8,7 +8,7 @@ import threading
 import pytest
 from absl.testing import flagsaver
 
-from sam_jax.datasets import catalog, prepare
+from sam_jax.datasets import catalog, prepare, tfds_files
 from sam_jax.datasets.builders import birdsnap, fgvc_aircraft
 from tests.datasets import archives
 
@@ -50,7 +50,7 @@ def test_download_and_manual_directory(server, tmp_path, monkeypatch, capsys):
     ("birdsnap", {"train": 22, "test": 11}),
   ):
     spec = catalog.dataset_spec(name)
-    builder = catalog.prepared_builder(spec, str(data_dir))
+    builder = tfds_files.prepared_builder(spec, str(data_dir))
     assert f"{name}: {builder.data_path}" in said
     splits = builder.info.splits
     assert {n: s.num_examples for n, s in splits.items()} == counts
