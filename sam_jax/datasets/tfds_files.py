@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import Any
@@ -57,6 +58,79 @@ def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
     raise damaged(spec, builder, "dataset_info.json is not there")
   _check_features(spec, builder)
   return builder
+
+
+def download_and_prepare(
+  spec: DatasetSpec,
+  data_dir: str | None,
+  *,
+  manual_dir: str | None = None,
+  register_checksums: bool = False,
+) -> Any:
+  """Download a data set and write TFDS's files of it.
+
+  Args:
+    spec: The data set.
+    data_dir: TFDS's data directory; None for its default.
+    manual_dir: Directory of the files that nothing can download; None for
+      downloads/manual in the data directory.
+    register_checksums: True to record sizes and checksums of what our own
+      builders download.
+
+  Returns:
+    Its TFDS builder.
+
+  Raises:
+    DatasetError: It can't be prepared; one line says why.
+  """
+  builder = tfds_builder(spec, data_dir)
+  import tensorflow_datasets as tfds
+
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  config = tfds.download.DownloadConfig(
+    manual_dir=manual_dir, register_checksums=register_checksums
+  )
+  try:
+    with _no_retry_without_connection():
+      builder.download_and_prepare(download_config=config)
+  except Exception as error:  # TFDS raises all kinds
+    line = " ".join(str(error).split())
+    raise DatasetError(
+      f"Data set {spec.name!r} can't be prepared: {line}"
+    ) from error
+  return prepared_builder(spec, data_dir)
+
+
+@contextlib.contextmanager
+def _no_retry_without_connection() -> Iterator[None]:
+  """Make downloads fail at once where no connection can be made.
+
+  TFDS asks urllib3 to retry ten times, which takes minutes on a machine without
+  a network. Errors of a server are still retried.
+  """
+  from urllib3.exceptions import NewConnectionError
+  from urllib3.util import retry
+
+  retry_class: Any = retry.Retry
+  increment = retry_class.increment
+
+  def fail_or_increment(self: Any, *args: Any, **kwargs: Any) -> Any:
+    error = kwargs.get("error")
+    cause = getattr(error, "original_error", error)  # of a proxy's error
+    if not isinstance(cause, NewConnectionError):
+      return increment(self, *args, **kwargs)
+    host = getattr(kwargs.get("_pool"), "host", "the server")
+    raise ConnectionError(
+      f"{host} can't be reached. Connect this machine to the network, or copy"
+      " the prepared data from another machine."
+    ) from error
+
+  retry_class.increment = fail_or_increment
+  try:
+    yield
+  finally:
+    retry_class.increment = increment
 
 
 def _prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:

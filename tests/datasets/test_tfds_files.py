@@ -130,3 +130,33 @@ def test_labels_that_tfds_has_no_classes_for(tmp_path, storage):
   with pytest.raises(catalog.DatasetError, match=message):
     dataset = load(spec, data_dir=str(tmp_path), validation_size=0, **fields)
     next(dataset.train_batches(0))
+
+
+@pytest.mark.parametrize("proxy", [None, "http://proxy.invalid:3128"])
+def test_without_a_network_no_download_is_retried(
+  tmp_path, monkeypatch, proxy, caplog
+):
+  asked = []
+
+  def no_such_host(host, *_, **__):
+    asked.append(host)
+    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+
+  monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
+  for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
+    monkeypatch.delenv(name, raising=False)
+  if proxy:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+  increment = urllib3.util.retry.Retry.increment
+  spec = catalog.dataset_spec("cifar10")
+  with pytest.raises(catalog.DatasetError) as error:
+    tfds_files.download_and_prepare(spec, str(tmp_path))
+  host = "proxy.invalid" if proxy else "www.cs.toronto.edu"
+  assert asked == [host]
+  assert str(error.value) == (
+    "Data set 'cifar10' can't be prepared: www.cs.toronto.edu can't be reached."
+    " Connect this machine to the network, or copy the prepared data from"
+    " another machine."
+  )
+  assert "Retrying" not in caplog.text
+  assert urllib3.util.retry.Retry.increment is increment
