@@ -112,7 +112,7 @@ def check_relabeling(workdir, num_train):
   mask = np.concatenate([b["mask"] for b in batches]) > 0
   images = np.concatenate([b["image"] for b in batches])[mask]
   images = preprocess_fn(run.dataset.spec)(images)
-  logits = run.recipe.model.apply({"params": run.state.params}, images, train=0)
+  logits = run.parts.model.apply({"params": run.state.params}, images, train=0)
   assert labels.shape == (num_train,)
   np.testing.assert_array_equal(labels, logits.argmax(-1))
 

@@ -8,8 +8,7 @@ import tensorflow as tf
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.config.schema import default_config
 from sam_jax.datasets import catalog, crops
-from sam_jax.training.build import input_spec, preprocess_fn
-from sam_jax.training.parallel import LocalDevices
+from sam_jax.training import build, input_pipeline, parallel
 from tests.datasets import archives
 
 
@@ -73,7 +72,7 @@ def cifar_pixels(reference):
 def test_evaluation_resizes_as_the_official_one(reference):
   config = default_config()
   config.dataset.image_size = 80
-  preprocess = jax.jit(preprocess_fn(input_spec(config)))
+  preprocess = jax.jit(build.preprocess_fn(build.dataset_spec(config)))
   np.testing.assert_allclose(
     preprocess(cifar_pixels(reference)),
     reference["normalised/cifar10_resized80_first2"],
@@ -87,8 +86,13 @@ def test_training_resizes_after_augmentation(reference):
   config.augment.policy = "none"
   images = np.repeat(cifar_pixels(reference), 4, 0)
   labels = np.arange(8, dtype=np.int32)
-  augment = LocalDevices().augment_fn(config, input_spec(config))
-  batch = augment(0, {"image": images, "label": labels})
+  augment = parallel.map_over_devices(
+    input_pipeline.augment_fn(config, build.dataset_spec(config)),
+    in_axes=(0, None),
+    out_axes=0,
+  )
+  batch = parallel.shard({"image": images, "label": labels})
+  batch = augment(batch, np.int32(0))
   expected = reference["normalised/cifar10_resized80_first2"]
   np.testing.assert_allclose(
     np.concatenate(batch["image"]), np.repeat(expected, 4, 0), atol=2e-6
