@@ -16,8 +16,8 @@ from etils import epath
 from sam_jax.analysis import trained_run as runs
 from sam_jax.config import cli as command_line
 from sam_jax.config.schema import ConfigError
-from sam_jax.datasets import label_file
 from sam_jax.datasets.catalog import DatasetError
+from sam_jax.datasets.labels import write_labels
 from sam_jax.runs import logs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     labels = runs.predicted_labels(run)
   except (ConfigError, DatasetError) as error:
     command_line.refuse(str(error))
-  label_file.write_labels(_OUTPUT.value, labels)
+  write_labels(_OUTPUT.value, labels)
   clean = np.concatenate(
     [b["label"][b["mask"] > 0] for b in run.dataset.eval_batches("train")]
   )

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from sam_jax.config import cli as command_line
 from sam_jax.config.schema import ConfigError
-from sam_jax.datasets import catalog
+from sam_jax.datasets import catalog, tfds_files
 from sam_jax.runs import logs
 from sam_jax.training import build, input_pipeline
 
@@ -66,7 +66,7 @@ def denormalise(images: np.ndarray, spec: catalog.DatasetSpec) -> np.ndarray:
 
 def class_names(spec: catalog.DatasetSpec, data_dir: str | None) -> list[str]:
   """The names that TFDS has for the classes, or their numbers."""
-  builder = catalog.prepared_builder(spec, data_dir)
+  builder = tfds_files.prepared_builder(spec, data_dir)
   return builder.info.features[catalog.CLEAN_LABEL].names
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sam_jax.analysis import trained_run as runs
-from sam_jax.datasets import catalog, label_file
+from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
+from sam_jax.datasets.labels import read_labels
 from tests.in_process import run_script
 
 
@@ -51,7 +52,7 @@ def test_every_example_is_labelled_on_any_number_of_devices(
 ):
   output = tmp_path / "new" / "labels.npy"
   run_script("relabel", "--workdir=run", f"--output={output}")
-  labels = label_file.read_labels(output, 17, 10)
+  labels = read_labels(output, 17, 10)
   np.testing.assert_array_equal(labels, restored)
   wrong = np.mean(restored != 0)
   expected = f"17 labels, {wrong:.1%} wrong: {output}\n"

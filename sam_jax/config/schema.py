@@ -11,7 +11,7 @@ from ml_collections.config_dict import placeholder
 
 from sam_jax import models
 from sam_jax.augment import pipeline
-from sam_jax.datasets import catalog, label_noise
+from sam_jax.datasets import catalog, labels
 from sam_jax.m_sharpness import m_sharpness_layout
 from sam_jax.training import losses, optimizer
 
@@ -273,7 +273,7 @@ def _check_choices(config: ConfigDict) -> None:
     "model.dtype": DTYPES,
     "model.batch_norm": BATCH_NORM_SCOPES,
     "dataset.name": catalog.known_datasets(),
-    "dataset.label_noise.kind": label_noise.KINDS,
+    "dataset.label_noise.kind": labels.NOISE_KINDS,
     "bootstrap.kind": losses.BOOTSTRAPS,
     "augment.policy": pipeline.POLICIES,
     "augment.cutout": pipeline.CUTOUTS,

@@ -1,17 +1,15 @@
-"""Directories of plain arrays: whole, checked, and tied to where they are from.
+"""A cache of NumPy arrays on the disk, tied to the data they were made from.
 
-Those on a local disk are mapped into memory, those at gs:// are read.
+Arrays on a local disk are mapped into memory; arrays at gs:// are read.
 """
 
-import contextlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -22,10 +20,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def data_root(data_dir: str | None) -> epath.Path:
-  """TFDS's data directory, found as TFDS finds it, without TFDS.
+  """Return TFDS's data directory, without loading TFDS.
 
   Args:
-    data_dir: As given to TFDS; None for its default.
+    data_dir: The directory given to TFDS; None for its default.
   """
   default = os.path.join("~", "tensorflow_datasets")
   path = data_dir or os.environ.get("TFDS_DATA_DIR") or default
@@ -33,25 +31,25 @@ def data_root(data_dir: str | None) -> epath.Path:
 
 
 def cache_dir(data_dir: str | None, *names: str) -> epath.Path:
-  """A directory of ours in TFDS's data directory.
+  """Return a directory of this cache, inside TFDS's data directory.
 
   Args:
     data_dir: See `data_root`.
-    *names: The parts of the path below it.
+    *names: The parts of the path below the cache.
   """
   return data_root(data_dir).joinpath("sam_jax_cache", *names)
 
 
 def read_arrays(directory: epath.Path, source: Any = None) -> Arrays | None:
-  """Reads the arrays that `write_arrays` wrote.
+  """Read the arrays that `write_arrays` wrote.
 
   Args:
-    directory: Where they are.
-    source: What they are made from, such as names and sizes of files: a value
-      that JSON keeps as it is.
+    directory: Directory of the arrays.
+    source: A value of JSON that changes with the data that the arrays are made
+      from, such as names and sizes of files.
 
   Returns:
-    Arrays by name, or None if there are none, if they were made from another
+    Arrays by name. None if there are no arrays, if they were made from another
     source or, with a warning, if they are damaged.
   """
   if not (directory / "checksums.json").exists():
@@ -59,29 +57,29 @@ def read_arrays(directory: epath.Path, source: Any = None) -> Arrays | None:
   try:
     content = json.loads((directory / "checksums.json").read_text())
     if content["source"] != source:
-      logger.info("The data of %s have changed: made anew.", directory)
+      logger.info("The data of %s have changed: made again.", directory)
       return None
     checksums = content["arrays"]
     arrays = {name: _read(directory / f"{name}.npy") for name in checksums}
-    is_whole = all(zlib.crc32(arrays[n]) == checksums[n] for n in checksums)
+    is_whole = all(_checksum(arrays[n]) == checksums[n] for n in checksums)
   except (OSError, EOFError, ValueError, LookupError, TypeError):
     is_whole = False
   if is_whole and arrays:
     return arrays
-  logger.warning("The arrays in %s are damaged: made anew.", directory)
+  logger.warning("The arrays in %s are damaged: made again.", directory)
   return None
 
 
 def write_arrays(
   directory: epath.Path, arrays: Arrays, source: Any = None
 ) -> None:
-  """Writes arrays so that a reader finds all of them or none.
+  """Write arrays so that a reader finds all of them or none.
 
-  A directory that can't be written to is left alone, with a warning: then the
-  arrays are made again every time.
+  If the directory can't be written to, log a warning and leave it alone: the
+  arrays are then made again every time.
 
   Args:
-    directory: Where to.
+    directory: Directory of the arrays.
     arrays: Arrays by name, at least one.
     source: See `read_arrays`.
   """
@@ -106,13 +104,17 @@ def _read(path: epath.Path) -> np.ndarray:
     return np.load(file, allow_pickle=False)
 
 
+def _checksum(array: np.ndarray) -> int:
+  return zlib.crc32(np.ascontiguousarray(array).data)
+
+
 def _replace(directory: epath.Path, arrays: Arrays, source: Any) -> None:
-  """Writes another directory and renames it: readers keep what they mapped."""
+  """Write a new directory, then rename it: readers keep what they mapped."""
   directory.parent.mkdir(parents=True, exist_ok=True)
   draft = epath.Path(tempfile.mkdtemp(dir=directory.parent))
   try:
-    # A temporary directory is its owner's alone; data are for all who may read
-    # the directory around it.
+    # Only its owner may read a temporary directory. Data are for all who may
+    # read the directory around it.
     os.chmod(draft, os.stat(draft.parent).st_mode & 0o777)
     _write_files(draft, arrays, source)
     if directory.exists():
@@ -120,27 +122,26 @@ def _replace(directory: epath.Path, arrays: Arrays, source: Any) -> None:
     os.rename(draft, directory)
   except OSError:
     shutil.rmtree(draft, ignore_errors=True)
-    # If they are there, another process was faster: its arrays are the same.
+    # If it exists, another process was faster: its arrays are the same.
     if not (directory / "checksums.json").exists():
       raise
 
 
 def _write_files(directory: epath.Path, arrays: Arrays, source: Any) -> None:
   for name, array in arrays.items():
-    with _written(directory / f"{name}.npy") as file:
+    with (directory / f"{name}.npy").open("wb") as file:
       np.save(file, array, allow_pickle=False)
-  checksums = {n: zlib.crc32(np.ascontiguousarray(arrays[n])) for n in arrays}
+      _sync(directory, file)
+  checksums = {name: _checksum(array) for name, array in arrays.items()}
   content = json.dumps({"arrays": checksums, "source": source})
-  # Last: they make the arrays valid.
-  with _written(directory / "checksums.json") as file:
+  # Last: the checksums make the arrays valid.
+  with (directory / "checksums.json").open("wb") as file:
     file.write(content.encode())
+    _sync(directory, file)
 
 
-@contextlib.contextmanager
-def _written(path: epath.Path) -> Iterator[BinaryIO]:
-  """Opens a file to write: a crash leaves no name without its content."""
-  with path.open("wb") as file:
-    yield file
-    if not _is_remote(path):
-      file.flush()
-      os.fsync(file.fileno())
+def _sync(directory: epath.Path, file: IO[bytes]) -> None:
+  """Write a local file through to the disk: a crash leaves none half-empty."""
+  if not _is_remote(directory):
+    file.flush()
+    os.fsync(file.fileno())

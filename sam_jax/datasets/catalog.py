@@ -1,16 +1,11 @@
-"""The one place that knows a data set: its name, splits, size, statistics."""
+"""The table of data sets: names, splits, sizes, statistics."""
 
-import contextlib
 import dataclasses
-import importlib
-import logging
-import os
-import shlex
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
-
-logger = logging.getLogger(__name__)
+import numpy as np
 
 IN_MEMORY = "memory"
 STREAM = "stream"
@@ -19,35 +14,36 @@ CLEAN_LABEL = "label"
 
 
 class DatasetError(ValueError):
-  """A data set that is unknown, is not there, or does not fit the request."""
+  """A data set is unknown, is missing, or does not fit the request."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-  """What the pipelines need to know of a data set.
+  """Describes a data set to the pipelines and to the networks.
 
   Attributes:
     name: Its name in configs.
-    tfds_name: Its name in TFDS, or "module:Class" of a builder of ours.
-    train_splits: TFDS splits that make up the training set. A validation set
-      is taken from the end of the first.
-    test_split: TFDS split of the test set.
+    tfds_name: Its name in TFDS, or "module:Class" of a builder of our own.
     num_classes: Number of classes.
-    image_shape: (height, width, channels) that networks see. Images in memory
-      may be smaller: they are resized on the device.
-    mean: Per channel, of pixel values in [0, 1], on the training set.
-    std: Standard deviation, likewise.
+    image_shape: (height, width, channels) that networks see.
+    mean: Mean of each channel, of pixel values in [0, 1], on the training set.
+    std: Standard deviation of each channel, of the same values.
+    train_splits: TFDS splits that make up the training set. A validation set
+      is taken from the end of the first one.
+    test_split: TFDS split of the test set.
     autoaugment_policy: Name of its AutoAugment policy.
-    flip: Whether a mirror image is of the same class.
+    flip: True if a mirror image belongs to the same class.
     crop_padding: Pixels of padding before a random crop.
     needs_download: False if it is made from an installed package.
-    manual_files: What users must have already because nothing can download it.
-    storage: "memory", as uint8 arrays, or "stream": decoded, cropped and
-      resized by the host again and again.
-    label_column: Where TFDS keeps the labels to train on.
-    noisy_label_columns: The choices beside the clean "label".
-    noisy_labels: Whether training labels may be wrong; batches then carry the
-      clean ones too. Set by whoever loads the data set.
+    manual_files: Files that users must bring because nothing can download them.
+    storage: "memory" for uint8 arrays in host memory, or "stream" for images
+      that the host decodes, crops and resizes every time.
+    label_column: TFDS feature of the labels to train on.
+    noisy_label_columns: Other features with labels, in addition to "label".
+    noisy_labels: True if training labels may be wrong; batches then carry the
+      clean labels too. The function that loads the data set sets this field.
+    resized: True if `image_shape` is not the shape of the stored images: the
+      device resizes images in memory. `with_image_size` sets this field.
   """
 
   name: str
@@ -67,31 +63,82 @@ class DatasetSpec:
   label_column: str = CLEAN_LABEL
   noisy_label_columns: tuple[str, ...] = ()
   noisy_labels: bool = False
+  resized: bool = False
 
   @property
   def directory(self) -> str:
     """Name of the directory that TFDS keeps it in, without loading TFDS."""
-    # Builders of ours are in a module of that name.
+    # TFDS names the directory after the class; our modules have that name too.
     return self.tfds_name.partition(":")[0].rpartition(".")[2]
 
+  @property
+  def label_columns(self) -> tuple[str, ...]:
+    """Names of all TFDS features that hold labels, the clean one first."""
+    return (CLEAN_LABEL, *self.noisy_label_columns)
+
   def with_image_size(self, size: int) -> "DatasetSpec":
-    """The same data set with square images of another size."""
+    """Return the same data set with square images of another size."""
     shape = (size, size, self.image_shape[-1])
-    return dataclasses.replace(self, image_shape=shape)
+    return dataclasses.replace(self, image_shape=shape, resized=True)
 
   def with_label_column(self, column: str) -> "DatasetSpec":
-    """The same data set, trained on the labels of another column.
+    """Return the same data set, trained on the labels of another column.
+
+    Args:
+      column: One of `label_columns`.
 
     Raises:
-      DatasetError: It has no such column.
+      DatasetError: The data set has no such column.
     """
-    known = (CLEAN_LABEL, *self.noisy_label_columns)
-    if column not in known:
+    if column not in self.label_columns:
       raise DatasetError(
         f"config.dataset.label_column = {column!r}: {self.name} has only"
-        f" {', '.join(known)}."
+        f" {', '.join(self.label_columns)}."
       )
     return dataclasses.replace(self, label_column=column)
+
+  def check_image_shape(self, stored: Sequence[int | None] | None) -> None:
+    """Compare `image_shape` with the images of the prepared data.
+
+    Args:
+      stored: (height, width, channels) of the images; None for a dimension in
+        which they differ, or for all of them.
+
+    Raises:
+      DatasetError: The shapes differ.
+    """
+    height, width, channels = stored or (None, None, None)
+    if self.storage == STREAM:
+      # The host makes squares of three channels from images of any shape.
+      height, width, channels = self.image_shape[0], self.image_shape[0], 3
+    elif None in (height, width, channels):
+      raise self.mismatch("storage", "images of different shapes")
+    sizes_fit = self.resized or (height, width) == self.image_shape[:2]
+    if not sizes_fit or channels != self.image_shape[2]:
+      raise self.mismatch("image_shape", f"{(height, width, channels)}")
+
+  def check_labels(self, labels: np.ndarray) -> None:
+    """Compare `num_classes` with labels int [N] of the prepared data.
+
+    Raises:
+      DatasetError: A label is not in [0, num_classes).
+    """
+    if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+      found = f"labels from {labels.min()} to {labels.max()}"
+      raise self.mismatch("num_classes", found)
+
+  def mismatch(self, field: str, found: str) -> DatasetError:
+    """Return the error that a field differs from what the data have.
+
+    Args:
+      field: Name of the field.
+      found: The data's value, in words.
+    """
+    return DatasetError(
+      f"Data set {self.name!r}: its DatasetSpec says {field} ="
+      f" {getattr(self, field)!r}, but its data have {found}. Correct the"
+      " DatasetSpec, or prepare the data again."
+    )
 
 
 # Means and standard deviations are those of google-research/sam.
@@ -126,10 +173,10 @@ _IMAGENET = DatasetSpec(
 )
 
 
-def _fine_grained(name: str, num_classes: int, **fields) -> DatasetSpec:
-  """A data set for fine-tuning, preprocessed as ImageNet is.
+def _fine_grained(name: str, num_classes: int, **fields: Any) -> DatasetSpec:
+  """Return the spec of a data set for fine-tuning, preprocessed like ImageNet.
 
-  Its splits are those of Kornblith et al. (CVPR 2019), table 1.
+  Reference for the splits: Kornblith et al. (CVPR 2019), table 1.
   """
   defaults = {"tfds_name": name, "test_split": "test", "manual_files": ""}
   return dataclasses.replace(
@@ -151,9 +198,10 @@ _SPECS = (
   ),
   _CIFAR10,
   _CIFAR100,
-  # CIFAR with labels by crowd workers (Wei et al., ICLR 2022): of CIFAR-10,
-  # the worst of three workers, their majority, and each alone; 40%, 9%, 18%
-  # wrong. Of CIFAR-100, one worker; 40% wrong.
+  # CIFAR with labels by crowd workers (Wei et al., ICLR 2022). CIFAR-10 was
+  # labeled by three: worse_label is a wrong one if there is any (40% wrong),
+  # aggre_label their majority (9%), random_label1 to 3 are one worker each
+  # (18%). CIFAR-100 was labeled by one (40%).
   dataclasses.replace(
     _CIFAR10,
     name="cifar10_n",
@@ -197,7 +245,7 @@ _SPECS = (
     std=(0.3081,),
   ),
   _IMAGENET,
-  _fine_grained(  # 47,386 and 2,443 images, those that could be fetched
+  _fine_grained(  # 47,386 and 2,443, the images that Flickr still had
     "birdsnap",
     500,
     tfds_name="sam_jax.datasets.builders.birdsnap:Birdsnap",
@@ -227,120 +275,20 @@ _BY_NAME = {spec.name: spec for spec in _SPECS}
 
 
 def known_datasets() -> list[str]:
-  """Names of the data sets that configs can ask for."""
+  """Return the names of the data sets that configs can ask for."""
   return list(_BY_NAME)
 
 
 def dataset_spec(name: str) -> DatasetSpec:
-  """Looks a data set up.
+  """Look a data set up.
 
   Raises:
-    DatasetError: There is none of that name.
+    DatasetError: No data set has that name.
   """
-  if name not in _BY_NAME:
-    known = ", ".join(_BY_NAME)
-    raise DatasetError(f"Data set {name!r} is unknown. Known: {known}.")
-  return _BY_NAME[name]
-
-
-def tfds_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
-  """Returns the TFDS builder of a data set, prepared or not."""
-  # TensorFlow reads these when it is loaded: nothing but errors, please.
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-  import tensorflow_datasets as tfds  # slow to import, rarely needed
-
-  if ":" not in spec.tfds_name:
-    return tfds.builder(spec.tfds_name, data_dir=data_dir)
-  module, name = spec.tfds_name.split(":")
-  return getattr(importlib.import_module(module), name)(data_dir=data_dir)
-
-
-def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
-  """Returns the TFDS builder of a data set whose files are there.
-
-  A data set that needs no download is made on the spot.
-
-  Raises:
-    DatasetError: It was never prepared, or is damaged. The message says where
-      it was looked for and which command prepares it.
-  """
-  builder = tfds_builder(spec, data_dir)
-  if not epath.Path(builder.data_path).exists():
-    if spec.needs_download:
-      raise DatasetError(
-        f"Data set {spec.name!r} is not at {builder.data_path}. Prepare it"
-        f" with: {_prepare_command(spec, data_dir)}"
-      )
-    _prepare_quietly(spec, builder)
-  if not builder.info.splits:  # read before another process had prepared it
-    builder = tfds_builder(spec, data_dir)
-  if not builder.info.splits:
-    raise damaged(spec, builder, "dataset_info.json is not there")
-  return builder
-
-
-def _prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:
-  """The command line that prepares a data set, ready for a shell."""
-  words = ["python", "-m", "sam_jax.datasets.prepare", spec.name]
-  if data_dir:
-    words.append(f"--data_dir={data_dir}")
-  if not spec.manual_files:
-    return shlex.join(words)
-  return (
-    f"{shlex.join(words)} --manual_dir=DIR, where DIR holds {spec.manual_files}"
+  if name in _BY_NAME:
+    return _BY_NAME[name]
+  close = difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.4)
+  hint = f" Did you mean {close[0]!r}?" if close else ""
+  raise DatasetError(
+    f"Data set {name!r} is unknown. Known: {', '.join(_BY_NAME)}.{hint}"
   )
-
-
-def damaged(spec: DatasetSpec, builder: Any, what: str) -> DatasetError:
-  """The error that what TFDS once prepared is not whole any more."""
-  return DatasetError(
-    f"Data set {spec.name!r} at {builder.data_path} is damaged: {what}. Remove"
-    " that directory and prepare it again."
-  )
-
-
-def split_info(spec: DatasetSpec, builder: Any, split: str) -> Any:
-  """Returns what TFDS knows of a split of a prepared data set.
-
-  Raises:
-    DatasetError: It was prepared without that split, as ImageNet may be.
-  """
-  if split not in builder.info.splits:
-    raise DatasetError(
-      f"Data set {spec.name!r} at {builder.data_path} has no split {split!r},"
-      f" only {', '.join(builder.info.splits)}. Remove that directory, add the"
-      " missing archives, and prepare it again."
-    )
-  return builder.info.splits[split]
-
-
-def hide_accelerators_from_tensorflow() -> None:
-  """Leaves the memory of all accelerators to JAX."""
-  import tensorflow as tf
-
-  for kind in ("GPU", "TPU"):
-    tf.config.set_visible_devices([], kind)
-
-
-def _prepare_quietly(spec: DatasetSpec, builder: Any) -> None:
-  """Prepares a data set within a run, without TFDS's many progress bars.
-
-  Raises:
-    DatasetError: It can't be written.
-  """
-  import tensorflow_datasets as tfds
-
-  logger.info("Preparing data set %s at %s.", spec.name, builder.data_path)
-  tfds.disable_progress_bar()
-  try:
-    with contextlib.redirect_stdout(None):
-      builder.download_and_prepare()
-  except OSError as error:
-    if epath.Path(builder.data_path).exists():
-      return  # another process was faster
-    raise DatasetError(
-      f"Data set {spec.name!r} can't be written to {builder.data_path}:"
-      f" {error.strerror or error}. Set config.dataset.data_dir to a directory"
-      " that can be written."
-    ) from error

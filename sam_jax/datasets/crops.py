@@ -1,28 +1,28 @@
-"""From an encoded image to the crop that a network sees, in TensorFlow.
+"""Crops of encoded images, decoded and resized by TensorFlow.
 
-The crops are those of google-research/sam, which are those of Inception for
-training and of EfficientNet for evaluation; so is the resizing, TensorFlow 1's
-bicubic. Any format that TensorFlow decodes will do: grey-scale, CMYK or
-truncated JPEGs, PNGs, GIFs.
+Crops and resizing follow google-research/sam: Inception's random crops for
+training, EfficientNet's center crops for evaluation, TensorFlow 1's bicubic
+resizing. Images may have any format that TensorFlow decodes, such as JPEG
+(grayscale, CMYK and truncated files too), PNG or GIF.
 """
 
 from typing import Any
 
-_AREA = (0.08, 1.0)  # of a random crop, as a fraction of the image's
+_AREA = (0.08, 1.0)  # of a random crop, as a fraction of the image's area
 _ASPECT_RATIO = (3 / 4, 4 / 3)
 _MIN_COVERED = 0.1
 _ATTEMPTS = 10
-# Of each 224 + 32 pixels of the shorter side, evaluation sees 224.
+# Evaluation sees size of each size + 32 pixels of the shorter side.
 _BORDER = 32
 
 
 def random_crop(encoded: Any, size: int, seed: Any) -> Any:
-  """Crops at random and resizes.
+  """Crop at random and resize.
 
   Args:
-    encoded: The file's contents, string ().
+    encoded: The file's contents, string [].
     size: Side of the result in pixels.
-    seed: Two integers [2] that decide the crop.
+    seed: int [2], decides the crop.
 
   Returns:
     uint8 [size, size, 3].
@@ -41,35 +41,35 @@ def random_crop(encoded: Any, size: int, seed: Any) -> Any:
     use_image_if_no_bounding_boxes=True,
   )
   window = tf.concat([begin[:2], extent[:2]], 0)
-  # After too many attempts the box is the whole image: then the centre.
+  # After too many attempts the box is the whole image: use the center instead.
   is_whole = tf.reduce_all(extent[:2] == shape[:2])
-  window = tf.where(is_whole, centre_window(shape, size), window)
+  window = tf.where(is_whole, center_window(shape, size), window)
   return _resize(_decode(encoded, window), size)
 
 
-def centre_crop(encoded: Any, size: int) -> Any:
-  """Crops the centre of an image, size / (size + 32) of its shorter side.
+def center_crop(encoded: Any, size: int) -> Any:
+  """Crop the center of an image, size / (size + 32) of its shorter side.
 
   Args:
-    encoded: The file's contents, string ().
+    encoded: The file's contents, string [].
     size: Side of the result in pixels.
 
   Returns:
     uint8 [size, size, 3].
   """
-  window = centre_window(_image_shape(encoded), size)
+  window = center_window(_image_shape(encoded), size)
   return _resize(_decode(encoded, window), size)
 
 
-def centre_window(shape: Any, size: int) -> Any:
-  """The window that `centre_crop` sees.
+def center_window(shape: Any, size: int) -> Any:
+  """Return the window that `center_crop` sees.
 
   Args:
-    shape: (height, width, ...) of the image, int32.
+    shape: int32 (height, width, ...) of the image.
     size: Side of the result in pixels.
 
   Returns:
-    (row, column, height, width) int32 [4].
+    int32 [4]: row, column, height, width.
   """
   import tensorflow as tf
 
@@ -81,14 +81,14 @@ def centre_window(shape: Any, size: int) -> Any:
   return tf.stack([row, column, side, side])
 
 
-def _is_jpeg(encoded):
+def _is_jpeg(encoded: Any) -> Any:
   import tensorflow as tf
 
   return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
 
 
-def _image_shape(encoded):
-  """(height, width, channels) int32 [3] of an encoded image."""
+def _image_shape(encoded: Any) -> Any:
+  """Return height, width and channels, int32 [3], of an encoded image."""
   import tensorflow as tf
 
   return tf.cond(
@@ -98,11 +98,11 @@ def _image_shape(encoded):
   )
 
 
-def _decode(encoded, window):
-  """Decodes a window of an image; of a JPEG, no more than that."""
+def _decode(encoded: Any, window: Any) -> Any:
+  """Return a window of an image; a JPEG is decoded only there."""
   import tensorflow as tf
 
-  def decode_jpeg():
+  def decode_jpeg() -> Any:
     return tf.raw_ops.DecodeAndCropJpeg(
       contents=encoded,
       crop_window=window,
@@ -110,7 +110,7 @@ def _decode(encoded, window):
       try_recover_truncated=True,
     )
 
-  def decode_other():
+  def decode_other() -> Any:
     row, column, height, width = tf.unstack(window)
     image = _decode_other(encoded)
     return image[row : row + height, column : column + width]
@@ -118,17 +118,17 @@ def _decode(encoded, window):
   return tf.cond(_is_jpeg(encoded), decode_jpeg, decode_other)
 
 
-def _decode_other(encoded):
+def _decode_other(encoded: Any) -> Any:
   import tensorflow as tf
 
   return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
 
-def _resize(image, size):
-  """Resizes as google-research/sam does, but to whole grey levels.
+def _resize(image: Any, size: int) -> Any:
+  """Resize as in google-research/sam, but to whole gray levels.
 
-  The official release overshoots: it feeds RandAugment values outside 0..255
-  that wrap around. Ours are clipped.
+  Bicubic resizing overshoots 0..255. The official release feeds such values to
+  RandAugment, where they wrap around; here they are clipped.
   """
   import tensorflow as tf
 

@@ -1,17 +1,17 @@
-"""Which examples make up this host's part of each batch."""
+"""The order of examples, and this host's part of each batch."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from sam_jax.datasets import catalog
+from sam_jax.datasets.catalog import DatasetError, DatasetSpec
 
 
 class Sampler:
   """Orders examples by (seed, epoch), and shares batches among hosts.
 
-  The batch of a step is a slice of the permutation that (seed, epoch) decides:
-  any step can be reproduced without those before it. Every host draws the same
+  The batch of a step is a slice of a permutation drawn from (seed, epoch): any
+  step can be reproduced without the steps before it. Every host draws the same
   permutation and takes its part of each batch, so that the union of the hosts'
   batches is the batch of a single host.
 
@@ -22,7 +22,7 @@ class Sampler:
 
   def __init__(
     self,
-    spec: catalog.DatasetSpec,
+    spec: DatasetSpec,
     num_train: int,
     *,
     batch_size: int,
@@ -31,13 +31,13 @@ class Sampler:
     process_index: int = 0,
     process_count: int = 1,
   ):
-    """Takes the sizes that decide all batches.
+    """Take the sizes that decide all batches.
 
     Args:
       spec: The data set.
       num_train: Number of training examples.
       batch_size: Examples of a training step over all hosts.
-      eval_batch_size: Likewise, of an evaluation step.
+      eval_batch_size: Examples of an evaluation step over all hosts.
       seed: Decides the order of examples.
       process_index: This host.
       process_count: Number of hosts.
@@ -47,7 +47,7 @@ class Sampler:
     """
     self.steps_per_epoch = num_train // batch_size
     if not self.steps_per_epoch:
-      raise catalog.DatasetError(
+      raise DatasetError(
         f"config.batch_size = {batch_size} is more than the {num_train}"
         f" training examples of {spec.name}."
       )
@@ -56,7 +56,7 @@ class Sampler:
     self._process_index, self._process_count = process_index, process_count
 
   def train_indices(self, first_step: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (epoch, this host's examples int [n]) from a step on, for ever."""
+    """Yield (epoch, this host's examples int [n]) from a step on, forever."""
     step = first_step
     while True:
       epoch, position = divmod(step, self.steps_per_epoch)
@@ -68,13 +68,14 @@ class Sampler:
         step += 1
 
   def eval_indices(self, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (this host's examples int [n], mask float32 [n]) of a split, once.
+    """Yield every example of a split once, in order.
 
     Args:
       count: Number of examples of the split.
 
     Yields:
-      Batches of one size on all hosts: 0 in the mask marks padding.
+      (this host's examples int [n], mask float32 [n]), n the same on all hosts
+      and in all batches: 0 in the mask marks padding.
     """
     for start in range(0, count, self._eval_batch_size):
       mine = self._my_part(np.arange(start, start + self._eval_batch_size))

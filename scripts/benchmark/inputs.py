@@ -17,9 +17,10 @@ from PIL import Image
 
 from sam_jax.augment import policies
 from sam_jax.config.schema import default_config
-from sam_jax.datasets.catalog import dataset_spec, tfds_builder
+from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.datasets.streaming import load_streaming
+from sam_jax.datasets.tfds_files import tfds_builder
 from sam_jax.training.loop import Dataset
 from sam_jax.training.parallel import LocalDevices
 from scripts.benchmark.steps import RHO

@@ -6,7 +6,7 @@ import numpy as np
 
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.datasets.in_memory import load_in_memory
-from sam_jax.datasets.label_noise import corrupt_labels
+from sam_jax.datasets.labels import corrupt_labels
 
 NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 512, 285, 1000
 NUM_CLASSES = 10

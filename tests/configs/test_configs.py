@@ -12,7 +12,7 @@ from sam_jax.config.schema import (
   default_config,
   validate_config,
 )
-from sam_jax.datasets import decoded, in_memory
+from sam_jax.datasets import in_memory
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.m_sharpness import m_sharpness_layout
 from sam_jax.runs import workdir
@@ -75,7 +75,7 @@ def toy_data(monkeypatch):
     del crops_at_random
     return in_memory.load_in_memory(spec, **fields)
 
-  monkeypatch.setattr(decoded, "load_split", toy_split)
+  monkeypatch.setattr(in_memory, "load_split", toy_split)
   monkeypatch.setattr(loop, "load_streaming", toy_stream)
 
 

@@ -1,4 +1,4 @@
-"""Small archives in the layout of the real ones; TFDS's builders on them."""
+"""Write small archives in the layout of the real ones; run TFDS on them."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ def pixels(*shape):
 
 
 def photo(height, width, mode="RGB", image_format="JPEG", seed=0):
-  """An encoded image without sharp edges."""
+  """Return an encoded image without sharp edges."""
   small = np.random.default_rng(seed).integers(256, size=(4, 4, 3))
   image = Image.fromarray(small.astype(np.uint8)).resize(
     (width, height), Image.Resampling.BICUBIC
@@ -32,7 +32,7 @@ def photo(height, width, mode="RGB", image_format="JPEG", seed=0):
 
 
 def write_tar(path, members, mode="w:gz"):
-  """Writes a tar archive of files, from their contents by name."""
+  """Write a tar archive of files, from their contents by name."""
   with tarfile.open(path, mode) as tar:
     for name, content in members.items():
       info = tarfile.TarInfo(name)
@@ -51,7 +51,7 @@ def tar_bytes(members):
 
 
 def cifar_rows(count, num_labels, num_classes):
-  """Rows of CIFAR's binary format: labels, then planes of red, green, blue."""
+  """Return rows of CIFAR's binary format: labels, then red, green, blue."""
   labels = RANDOM.integers(num_classes, size=(count, num_labels))
   return np.concatenate([labels, pixels(count, 3072)], 1).astype(np.uint8)
 
@@ -69,7 +69,7 @@ def write_cifar10(directory):
 
 
 def write_cifar10_n(directory):
-  """CIFAR-10 and what crowd workers said of its 40 training images."""
+  """Write CIFAR-10 and the labels of crowd workers for its 40 images."""
   write_cifar10(directory)
   labels = RANDOM.integers(10, size=(40, 6))
   write_csv(directory / "CIFAR-10_human_annotations.csv", labels)
@@ -129,7 +129,7 @@ ODD_PHOTOS = (
 
 
 def write_imagenet(directory, synsets=("n01440764", "n01443537")):
-  """A training archive of archives, and a flat one for validation."""
+  """Write a training archive of archives, and a flat one for validation."""
   train = {}
   for number, synset in enumerate(synsets):
     images = {
@@ -148,7 +148,7 @@ def write_imagenet(directory, synsets=("n01440764", "n01443537")):
 
 
 def prepare(builder, archives):
-  """Runs a TFDS builder on archives, its downloads replaced by those."""
+  """Run a TFDS builder on archives, in place of its downloads."""
 
   def download(manager, urls):
     del manager
@@ -170,7 +170,7 @@ def prepare(builder, archives):
 
 
 def write_fgvc_aircraft(directory, counts=(16, 8, 11)):
-  """Three variants of two families, in the layout of the real archive."""
+  """Write three variants of two families, in the layout of the archive."""
   variants = ("707-320", "Global Express", "F-16A/B")
   families = ("Boeing 707", "Global Express", "F-16")
   manufacturers = ("Boeing", "Bombardier Aerospace", "Lockheed Martin")
@@ -199,7 +199,7 @@ def write_fgvc_aircraft(directory, counts=(16, 8, 11)):
 
 
 def write_birdsnap(directory, counts=(25, 11), missing=3):
-  """The lists in an archive, the images beside it but for some of them."""
+  """Write the lists as an archive and the images next to it, except some."""
   instead = (None, b"<html>not found</html>", b"")
   species = ["id\tcommon\tscientific\tdir"] + [
     f"{i}\tBird {i}\tAvis {i}\tBird_{i}" for i in range(1, 501)
@@ -228,12 +228,12 @@ def write_birdsnap(directory, counts=(25, 11), missing=3):
 
 
 def numbered_photos(name, numbers, seed=0):
-  """Photographs by the name that `name` gives to their number."""
+  """Return photographs by name; `name` is a format of their number."""
   return {name.format(i): photo(60, 80, seed=seed + i) for i in numbers}
 
 
 def write_cifar100_n(directory):
-  """CIFAR-100 and what a crowd worker said of its 40 training images."""
+  """Write CIFAR-100 and the labels of a crowd worker for its 40 images."""
   write_cifar100(directory)
   labels = RANDOM.integers(100, size=(40, 2))
   write_csv(directory / "CIFAR-100_human_annotations.csv", labels)
@@ -266,7 +266,7 @@ def write_stanford_cars(directory):
 
 
 def write_oxford_flowers102(directory, counts=(8, 8, 11)):
-  """Photographs, and MATLAB's tables of their classes and splits."""
+  """Write photographs, and MATLAB's tables of their classes and splits."""
   numbers = np.arange(1, sum(counts) + 1)
   photos = numbered_photos("jpg/image_{:05}.jpg", numbers)
   write_tar(directory / "102flowers.tgz", photos)
@@ -278,7 +278,7 @@ def write_oxford_flowers102(directory, counts=(8, 8, 11)):
 
 
 def write_oxford_iiit_pet(directory, counts=(16, 11)):
-  """Photographs, lists, and masks that nobody could decode."""
+  """Write photographs, lists, and masks that can't be decoded."""
   numbers = range(1, sum(counts) + 1)
   photos = numbered_photos("images/Abyssinian_{}.jpg", numbers)
   write_tar(directory / "images.tar.gz", photos, "w")

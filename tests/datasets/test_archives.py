@@ -1,4 +1,4 @@
-"""Archives in the real formats, through the real builders, into a run."""
+"""Runs on archives in the real formats, read by the real builders."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from sam_jax import models
 from sam_jax.analysis import trained_run as runs
 from sam_jax.config.schema import default_config
-from sam_jax.datasets import catalog, decoded
+from sam_jax.datasets import catalog, in_memory, tfds_files
 from sam_jax.training.build import preprocess_fn
 from sam_jax.training.input_pipeline import create_dataset
 from sam_jax.training.loop import train_and_evaluate
@@ -46,7 +46,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-  """Prepares data sets in one data directory, each once."""
+  """Return a function that prepares a data set, each once."""
   data_dir = tmp_path_factory.mktemp("data")
   done = set()
 
@@ -60,7 +60,9 @@ def prepared(tmp_path_factory):
       downloads = tmp_path_factory.mktemp(name)
       write = "imagenet" if name == "imagenet2012" else name
       getattr(archives, f"write_{write}")(downloads)
-      builder = catalog.tfds_builder(catalog.dataset_spec(name), str(data_dir))
+      builder = tfds_files.tfds_builder(
+        catalog.dataset_spec(name), str(data_dir)
+      )
       archives.prepare(builder, downloads)
       done.add(name)
     return str(data_dir)
@@ -99,18 +101,18 @@ def test_training_from_archives(name, prepared, monkeypatch, tmp_path):
   )
   assert all(json.loads(line) for line in lines)
   if name in ("cifar10", "birdsnap"):
-    check_relabelling(tmp_path / "run", num_train)
+    check_relabeling(tmp_path / "run", num_train)
 
 
-def check_relabelling(workdir, num_train):
-  """Every training image gets the class that the network sees in it."""
+def check_relabeling(workdir, num_train):
+  """Check that every training image gets the class that the network sees."""
   run = runs.restore_run(workdir)
   labels = runs.predicted_labels(run)
   batches = list(run.dataset.eval_batches("train"))
   mask = np.concatenate([b["mask"] for b in batches]) > 0
   images = np.concatenate([b["image"] for b in batches])[mask]
   images = preprocess_fn(run.dataset.spec)(images)
-  logits = run.recipe.model.apply({"params": run.state.params}, images, train=0)
+  logits = run.parts.model.apply({"params": run.state.params}, images, train=0)
   assert labels.shape == (num_train,)
   np.testing.assert_array_equal(labels, logits.argmax(-1))
 
@@ -147,7 +149,7 @@ def test_cifar_pixels_and_labels_come_through(prepared, monkeypatch, tmp_path):
 
 
 def test_cache_follows_the_data(tmp_path, monkeypatch):
-  """Prepared again from another archive, or damaged."""
+  """The data were prepared again from another archive, or damaged."""
   spec, data_dir = catalog.dataset_spec("cifar10"), tmp_path / "data"
   decoded_images = []
   for seed in (0, 1):
@@ -157,9 +159,9 @@ def test_cache_follows_the_data(tmp_path, monkeypatch):
     archives.write_cifar10(downloads)
     shutil.rmtree(data_dir / "cifar10", ignore_errors=True)
     shutil.rmtree(data_dir / "downloads", ignore_errors=True)
-    builder = catalog.tfds_builder(spec, str(data_dir))
+    builder = tfds_files.tfds_builder(spec, str(data_dir))
     archives.prepare(builder, downloads)
-    arrays = decoded.load_split(spec, "train", str(data_dir))
+    arrays = in_memory.load_split(spec, "train", str(data_dir))
     decoded_images.append(arrays["image"])
   assert not np.array_equal(*decoded_images)
 
@@ -175,29 +177,29 @@ def test_cache_follows_the_data(tmp_path, monkeypatch):
       os.truncate(file, size)
     expected = f"is damaged: {message}. Remove that directory and prepare"
     with pytest.raises(catalog.DatasetError, match=expected):
-      decoded.load_split(spec, "train", str(data_dir))
+      in_memory.load_split(spec, "train", str(data_dir))
   shutil.rmtree(builder.data_path)
   builder.data_path.mkdir()
   with pytest.raises(catalog.DatasetError, match="is damaged: dataset_info"):
-    decoded.load_split(spec, "train", str(data_dir))
+    in_memory.load_split(spec, "train", str(data_dir))
 
 
 def test_damaged_pixels_are_named(tmp_path, monkeypatch):
   spec = catalog.dataset_spec("cifar10")
   archives.write_cifar10(tmp_path)
-  builder = catalog.tfds_builder(spec, str(tmp_path / "data"))
+  builder = tfds_files.tfds_builder(spec, str(tmp_path / "data"))
   archives.prepare(builder, tmp_path)
   (file,) = builder.info.splits["test"].filepaths
   data = bytearray(file.read_bytes())
   data[1000] ^= 255
   file.write_bytes(bytes(data))
   with pytest.raises(catalog.DatasetError, match="is damaged: corrupted rec"):
-    decoded.load_split(spec, "test", str(tmp_path / "data"))
+    in_memory.load_split(spec, "test", str(tmp_path / "data"))
 
 
 def test_missing_split_is_named(prepared, monkeypatch):
   data_dir = prepared("imagenet2012", monkeypatch)
   spec = catalog.dataset_spec("imagenet2012")
-  builder = catalog.prepared_builder(spec, data_dir)
+  builder = tfds_files.prepared_builder(spec, data_dir)
   with pytest.raises(catalog.DatasetError, match="no split 'test'"):
-    catalog.split_info(spec, builder, "test")
+    tfds_files.split_info(spec, builder, "test")

@@ -1,4 +1,4 @@
-"""Directories of arrays: all of them or none, for all who may read them."""
+"""Cached arrays: all of them or none, for all who may read them."""
 
 import os
 import stat
@@ -44,7 +44,7 @@ def test_damaged_files_are_no_arrays(directory, file, content, caplog):
   (directory / file).unlink()
   (directory / file).write_bytes(content)
   assert array_cache.read_arrays(directory) is None
-  assert "damaged: made anew" in caplog.text
+  assert "damaged: made again" in caplog.text
 
 
 def test_arrays_of_another_source_are_not_read(directory):
@@ -82,7 +82,7 @@ def test_others_may_read_what_they_may_read_around_it(directory):
 def test_directory_that_cannot_be_written(
   directory, failing, monkeypatch, caplog
 ):
-  """Of another user, or on a full disk: the run goes on without a cache."""
+  """The run continues without a cache, on another user's or a full disk."""
 
   def fail(*_, **kwargs):
     if not kwargs.get("ignore_errors"):
@@ -108,7 +108,7 @@ def test_nothing_is_left_of_a_failure(directory, monkeypatch):
 def test_remote_directory_that_cannot_be_written(
   directory, monkeypatch, caplog
 ):
-  """Errors of gs:// are no OSErrors."""
+  """Errors of gs:// are not OSErrors."""
 
   def fail(*_, **__):
     raise RuntimeError("no such bucket")

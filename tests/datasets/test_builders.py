@@ -1,4 +1,4 @@
-"""Our TFDS builders under TFDS's own test case, on archives in their layout."""
+"""Our TFDS builders in TFDS's own test case, on archives in their layout."""
 
 import pathlib
 import shutil
@@ -9,13 +9,13 @@ import types
 import pytest
 import tensorflow_datasets as tfds
 
-from sam_jax.datasets import catalog
+from sam_jax.datasets import catalog, tfds_files
 from sam_jax.datasets.builders import birdsnap, cars196, digits, fgvc_aircraft
 from tests.datasets import archives
 
 
 def written(case, write):
-  """A test case's directory, with the archives of `write`."""
+  """Return a test case's directory, with the archives of `write`."""
   directory = pathlib.Path(tempfile.mkdtemp())
   case.addClassCleanup(shutil.rmtree, directory)
   write(directory)
@@ -23,7 +23,7 @@ def written(case, write):
 
 
 def extracted(case, write, archive):
-  """The same, with the contents of one of the archives."""
+  """Return the same, with the contents of one of the archives."""
   directory = written(case, write)
   with tarfile.open(directory / archive) as tar:
     tar.extractall(directory, filter="data")
@@ -74,7 +74,7 @@ class Cars196Test(tfds.testing.DatasetBuilderTestCase):
 def test_aircraft_of_a_real_archive(tmp_path):
   archives.write_fgvc_aircraft(tmp_path)
   spec = catalog.dataset_spec("fgvc_aircraft")
-  builder = catalog.tfds_builder(spec, str(tmp_path / "data"))
+  builder = tfds_files.tfds_builder(spec, str(tmp_path / "data"))
   archives.prepare(builder, tmp_path)
   examples = {
     e["file_name"].decode(): e
@@ -92,7 +92,7 @@ def test_cars_are_those_of_tfds(tmp_path):
   archives.write_stanford_cars(tmp_path)
   (tmp_path / "cars_test.tgz").rename(tmp_path / "elsewhere")
   spec = catalog.dataset_spec("stanford_cars")
-  builder = catalog.tfds_builder(spec, str(tmp_path / "data"))
+  builder = tfds_files.tfds_builder(spec, str(tmp_path / "data"))
   with pytest.raises(FileNotFoundError, match=r"lacks cars_test\.tgz\."):
     archives.prepare(builder, tmp_path)
   (tmp_path / "elsewhere").rename(tmp_path / "cars_test.tgz")
@@ -110,6 +110,6 @@ def test_cars_are_those_of_tfds(tmp_path):
 def test_birdsnap_without_images_says_where_they_belong(tmp_path):
   archives.write_birdsnap(tmp_path, missing=36)
   spec = catalog.dataset_spec("birdsnap")
-  builder = catalog.tfds_builder(spec, str(tmp_path / "data"))
+  builder = tfds_files.tfds_builder(spec, str(tmp_path / "data"))
   with pytest.raises(FileNotFoundError, match="MANUAL_DIR/birdsnap/images"):
     archives.prepare(builder, tmp_path)

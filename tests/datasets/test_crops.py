@@ -8,8 +8,7 @@ import tensorflow as tf
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.config.schema import default_config
 from sam_jax.datasets import catalog, crops
-from sam_jax.training.build import input_spec, preprocess_fn
-from sam_jax.training.parallel import LocalDevices
+from sam_jax.training import build, input_pipeline, parallel
 from tests.datasets import archives
 
 
@@ -26,20 +25,20 @@ def reference(golden):
     ("small420", "small420_eval", 64),
   ],
 )
-def test_centre_crop_is_the_official_one(reference, photo, recorded, size):
+def test_center_crop_is_the_official_one(reference, photo, recorded, size):
   encoded = reference[f"imagenet/{photo}_jpeg_bytes"].tobytes()
-  crop = crops.centre_crop(tf.constant(encoded), size).numpy()
+  crop = crops.center_crop(tf.constant(encoded), size).numpy()
   spec = catalog.dataset_spec("imagenet2012")
   official = reference[f"imagenet/{recorded}_{size}"]
   official = (official * np.array(spec.std) + np.array(spec.mean)) * 255
-  # The official values are floats that overshoot, ours whole grey levels.
+  # The official values are floats that overshoot, ours whole gray levels.
   assert crop.dtype == np.uint8
   assert np.abs(crop - official.clip(0, 255)).max() <= 0.501
 
 
 @pytest.mark.parametrize("size", [224, 64])
-def test_centre_window_is_the_official_one(reference, size):
-  window = crops.centre_window(tf.constant([427, 640, 3]), size)
+def test_center_window_is_the_official_one(reference, size):
+  window = crops.center_window(tf.constant([427, 640, 3]), size)
   expected = reference[f"imagenet/crop_window_{size}"]
   np.testing.assert_array_equal(window, expected)
 
@@ -56,14 +55,14 @@ def test_bicubic_is_that_of_tensorflow_1(reference, size):
 @pytest.mark.parametrize(
   "name", ["cifar10", "cifar100", "svhn", "fashion_mnist"]
 )
-def test_normalisation_is_the_official_one(reference, name):
+def test_normalization_is_the_official_one(reference, name):
   spec = catalog.dataset_spec(name)
   np.testing.assert_allclose(spec.mean, reference[f"normalised/{name}_mean"])
   np.testing.assert_allclose(spec.std, reference[f"normalised/{name}_std"])
 
 
 def cifar_pixels(reference):
-  """The uint8 images behind the recorded normalised ones."""
+  """Return the uint8 images behind the recorded normalized ones."""
   spec = catalog.dataset_spec("cifar10")
   images = reference["normalised/cifar10"]
   pixels = (images * np.array(spec.std) + np.array(spec.mean)) * 255
@@ -73,7 +72,7 @@ def cifar_pixels(reference):
 def test_evaluation_resizes_as_the_official_one(reference):
   config = default_config()
   config.dataset.image_size = 80
-  preprocess = jax.jit(preprocess_fn(input_spec(config)))
+  preprocess = jax.jit(build.preprocess_fn(build.dataset_spec(config)))
   np.testing.assert_allclose(
     preprocess(cifar_pixels(reference)),
     reference["normalised/cifar10_resized80_first2"],
@@ -87,8 +86,13 @@ def test_training_resizes_after_augmentation(reference):
   config.augment.policy = "none"
   images = np.repeat(cifar_pixels(reference), 4, 0)
   labels = np.arange(8, dtype=np.int32)
-  augment = LocalDevices().augment_fn(config, input_spec(config))
-  batch = augment(0, {"image": images, "label": labels})
+  augment = parallel.map_over_devices(
+    input_pipeline.augment_fn(config, build.dataset_spec(config)),
+    in_axes=(0, None),
+    out_axes=0,
+  )
+  batch = parallel.shard({"image": images, "label": labels})
+  batch = augment(batch, np.int32(0))
   expected = reference["normalised/cifar10_resized80_first2"]
   np.testing.assert_allclose(
     np.concatenate(batch["image"]), np.repeat(expected, 4, 0), atol=2e-6
@@ -98,14 +102,14 @@ def test_training_resizes_after_augmentation(reference):
 @pytest.mark.parametrize("kind", archives.ODD_PHOTOS, ids=str)
 def test_odd_files_survive(kind):
   encoded = tf.constant(archives.photo(50, 70, **kind))
-  colours = tf.constant(archives.photo(50, 70))
-  expected = crops.centre_crop(colours, 32).numpy().astype(int)
+  colors = tf.constant(archives.photo(50, 70))
+  expected = crops.center_crop(colors, 32).numpy().astype(int)
   if kind["mode"] == "L":
     weights = np.array([0.299, 0.587, 0.114])
     expected = (expected @ weights)[..., None]
-  actual = crops.centre_crop(encoded, 32).numpy()
+  actual = crops.center_crop(encoded, 32).numpy()
   assert actual.shape == (32, 32, 3)
-  tolerance = 40 if kind["mode"] == "P" else 12  # 256 colours; JPEG
+  tolerance = 40 if kind["mode"] == "P" else 12  # 256 colors; JPEG
   assert np.abs(actual - expected).mean() < tolerance
   random = crops.random_crop(encoded, 32, [0, 1]).numpy()
   assert random.shape == (32, 32, 3)
@@ -114,15 +118,15 @@ def test_odd_files_survive(kind):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 2), (5, 5)])
 def test_smallest_images(shape):
   encoded = tf.constant(archives.photo(*shape))
-  assert crops.centre_crop(encoded, 224).shape == (224, 224, 3)
+  assert crops.center_crop(encoded, 224).shape == (224, 224, 3)
   assert crops.random_crop(encoded, 224, [0, 0]).shape == (224, 224, 3)
 
 
 def test_truncated_jpeg_keeps_its_upper_part():
   whole = archives.photo(64, 64)
   cut = tf.constant(whole[: len(whole) * 3 // 4])
-  image = crops.centre_crop(cut, 32).numpy()
-  expected = crops.centre_crop(tf.constant(whole), 32).numpy()
+  image = crops.center_crop(cut, 32).numpy()
+  expected = crops.center_crop(tf.constant(whole), 32).numpy()
   assert np.abs(image[:8].astype(int) - expected[:8]).mean() < 3
 
 

@@ -1,26 +1,25 @@
-"""Batches decided by (seed, step); labels corrupted where they should be."""
+"""Batches decided by (seed, step), and labels corrupted only in training."""
 
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from sam_jax.datasets import (
-  array_cache,
-  catalog,
-  decoded,
-  in_memory,
-  label_noise,
+from sam_jax.datasets import array_cache, catalog, in_memory, labels
+from sam_jax.datasets.in_memory import (
+  Concatenated,
+  InMemoryDataset,
+  load_in_memory,
 )
-from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
 
 SPEC = catalog.dataset_spec("digits")
 NO_NOISE = {"noise_rate": 0.0, "noise_kind": "symmetric", "noise_seed": 0}
 
 
 def numbered(count):
-  """Images that carry their own number in two pixels, and labels."""
+  """Return images that carry their own number in two pixels, and labels."""
   numbers = np.arange(count)
   images = np.zeros((count, 8, 8, 1), np.uint8)
   images[:, 0, 0, 0], images[:, 0, 1, 0] = numbers // 256, numbers % 256
@@ -98,13 +97,13 @@ def test_batch_larger_than_the_data():
 
 @pytest.fixture
 def toy_splits(monkeypatch):
-  """Replaces what is on the disk."""
+  """Replace the data on the disk."""
   splits = {
     name: dict(zip(("image", "label"), numbered(count), strict=True))
     for name, count in (("train", 1000), ("test", 300))
   }
   monkeypatch.setattr(
-    in_memory.decoded, "load_split", lambda spec, split, data_dir: splits[split]
+    in_memory, "load_split", lambda spec, split, data_dir: splits[split]
   )
 
 
@@ -147,54 +146,12 @@ def test_validation_set_is_the_end_of_the_training_set(toy_splits):
     load(validation_size=1000)
 
 
-LABELS = np.random.default_rng(0).integers(10, size=20000).astype(np.int32)
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.2, 0.8, 1.0])
-@pytest.mark.parametrize(
-  ("kind", "wrong"), [("symmetric", 0.9), ("symmetric_other", 1.0)]
-)
-def test_symmetric_noise(kind, wrong, rate):
-  noisy = label_noise.corrupt_labels(LABELS, 10, rate, kind, seed=0)
-  changed = noisy != LABELS
-  assert np.mean(changed) == pytest.approx(rate * wrong, abs=0.01)
-  if rate == 0:
-    return
-  shifts = (noisy - LABELS)[changed] % 10
-  counts = np.bincount(shifts, minlength=10)[1:]
-  assert counts.min() > 0.75 * counts.max()  # every other class alike
-  again = label_noise.corrupt_labels(LABELS, 10, rate, kind, seed=0)
-  other = label_noise.corrupt_labels(LABELS, 10, rate, kind, seed=1)
-  np.testing.assert_array_equal(noisy, again)
-  assert not np.array_equal(noisy, other)
-
-
-def test_asymmetric_noise_follows_the_class_map():
-  noisy = label_noise.corrupt_labels(LABELS, 10, 1.0, "asymmetric", seed=0)
-  for source in range(10):
-    target = label_noise.CIFAR10_CLASS_MAP.get(source, source)
-    assert set(noisy[source == LABELS]) == {target}
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    ((10, 0.1, "symmetrical", 0), "symmetrical"),
-    ((10, 1.1, "symmetric", 0), "1.1"),
-    ((100, 0.1, "asymmetric", 0), "CIFAR-10 only"),
-  ],
-)
-def test_bad_noise_is_named(arguments, message):
-  with pytest.raises(ValueError, match=message):
-    label_noise.corrupt_labels(LABELS, *arguments)
-
-
 def test_digits_are_scikit_learns_split_by_class(data_dir):
   from sklearn.datasets import load_digits
 
   images, labels = load_digits(return_X_y=True)
-  train = decoded.load_split(SPEC, "train", str(data_dir))
-  test = decoded.load_split(SPEC, "test", str(data_dir))
+  train = in_memory.load_split(SPEC, "train", str(data_dir))
+  test = in_memory.load_split(SPEC, "test", str(data_dir))
   assert (len(train["label"]), len(test["label"])) == (1442, 355)
   ours = np.concatenate([train["image"], test["image"]]).reshape(-1, 64)
   theirs = np.rint(images * 255 / 16).astype(np.uint8)
@@ -207,38 +164,13 @@ def test_digits_are_scikit_learns_split_by_class(data_dir):
   assert (mean, std) == pytest.approx((SPEC.mean[0], SPEC.std[0]), abs=1e-3)
 
 
-def test_unwritable_data_dir_is_named_with_a_remedy(tmp_path):
-  (tmp_path / "file").write_text("")
-  with pytest.raises(catalog.DatasetError, match=r"file.*Not a directory. Set"):
-    decoded.load_split(SPEC, "test", str(tmp_path / "file"))
-
-
-def test_two_processes_prepare_at_once(tmp_path, monkeypatch):
-  """TFDS lets the one fail that is later to rename what it has made."""
-  from sam_jax.datasets.builders.digits import Digits
-
-  seen = []
-
-  def while_another_is_faster(builder, manager):
-    seen.append(builder)
-    if len(seen) == 1:
-      catalog.tfds_builder(SPEC, str(tmp_path)).download_and_prepare()
-    image = np.zeros((8, 8, 1), np.uint8)
-    return {"test": [(i, {"image": image, "label": i}) for i in range(3)]}
-
-  monkeypatch.setattr(Digits, "_split_generators", while_another_is_faster)
-  builder = catalog.prepared_builder(SPEC, str(tmp_path))
-  assert len(seen) == 2
-  assert builder.info.splits["test"].num_examples == 3
-
-
 def test_second_load_needs_no_tensorflow(data_dir):
-  decoded.load_split(SPEC, "test", str(data_dir))
+  in_memory.load_split(SPEC, "test", str(data_dir))
   code = f"""
 import sys
-from sam_jax.datasets import catalog, decoded
+from sam_jax.datasets import catalog, in_memory
 spec = catalog.dataset_spec("digits")
-split = decoded.load_split(spec, "test", {str(data_dir)!r})
+split = in_memory.load_split(spec, "test", {str(data_dir)!r})
 assert split["image"].shape == (355, 8, 8, 1)
 assert split["label"].shape == (355,)
 assert not {{"tensorflow", "tensorflow_datasets"}} & set(sys.modules)
@@ -247,8 +179,8 @@ assert not {{"tensorflow", "tensorflow_datasets"}} & set(sys.modules)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "checksums"])
-def test_damaged_cache_is_made_anew(data_dir, damage, caplog):
-  expected = decoded.load_split(SPEC, "test", str(data_dir))
+def test_damaged_cache_is_made_again(data_dir, damage, caplog):
+  expected = in_memory.load_split(SPEC, "test", str(data_dir))
   cache = array_cache.cache_dir(str(data_dir), "decoded", "digits", "test")
   file = cache / ("checksums.json" if damage == "checksums" else "image.npy")
   data = bytearray(file.read_bytes())
@@ -258,23 +190,123 @@ def test_damaged_cache_is_made_anew(data_dir, damage, caplog):
     data = data[: len(data) // 2]
   file.unlink()  # the arrays above are mapped to the old file
   file.write_bytes(bytes(data))
-  again = decoded.load_split(SPEC, "test", str(data_dir))
+  again = in_memory.load_split(SPEC, "test", str(data_dir))
   assert "damaged" in caplog.text
   for name in expected:
     np.testing.assert_array_equal(again[name], expected[name])
 
 
-@pytest.mark.parametrize(
-  ("name", "rest"),
-  [
-    ("cifar10", ""),
-    ("cifar10_n", " --manual_dir=DIR, where DIR holds CIFAR-10_human_annot"),
-  ],
-)
-def test_missing_data_set_says_how_to_prepare_it(tmp_path, name, rest):
-  data_dir = str(tmp_path / "my data")
-  with pytest.raises(catalog.DatasetError) as error:
-    decoded.load_split(catalog.dataset_spec(name), "train", data_dir)
-  command = "python -m sam_jax.datasets.prepare"
-  expected = f"{command} {name} '--data_dir={data_dir}'{rest}"
-  assert expected in str(error.value)
+def test_cache_is_not_used_for_another_number_of_classes(data_dir):
+  """A corrected or mistaken spec is compared with the data again."""
+  in_memory.load_split(SPEC, "test", str(data_dir))
+  wrong = dataclasses.replace(SPEC, num_classes=20)
+  message = "num_classes = 20, but its data have 10 classes in 'label'"
+  with pytest.raises(catalog.DatasetError, match=message):
+    in_memory.load_split(wrong, "test", str(data_dir))
+
+
+def test_cached_images_are_compared_with_the_spec(data_dir):
+  in_memory.load_split(SPEC, "test", str(data_dir))
+  wrong = dataclasses.replace(SPEC, image_shape=(8, 8, 3))
+  message = r"image_shape = \(8, 8, 3\), but its data have \(8, 8, 1\)"
+  with pytest.raises(catalog.DatasetError, match=message):
+    in_memory.load_split(wrong, "test", str(data_dir))
+  resized = SPEC.with_image_size(12)
+  images = in_memory.load_split(resized, "test", str(data_dir))["image"]
+  assert images.shape[1:] == (8, 8, 1)
+
+
+@pytest.mark.parametrize("where", ["train", "test", "clean"])
+def test_labels_out_of_range_are_refused(where):
+  splits = {name: numbered(30) for name in ("train", "test", "clean")}
+  splits[where][1][17] = 10
+  message = "num_classes = 10, but its data have labels from 0 to 10"
+  with pytest.raises(catalog.DatasetError, match=message):
+    InMemoryDataset(
+      *(SPEC, splits["train"], splits["test"]),
+      clean_train_labels=splits["clean"][1],
+      batch_size=5,
+      eval_batch_size=5,
+      seed=0,
+    )
+
+
+def test_concatenated_takes_what_the_concatenation_has():
+  parts = [np.arange(6).reshape(3, 2), np.zeros((0, 2), int), -np.ones((4, 2))]
+  parts[-1] = parts[-1].astype(int)
+  ours, whole = Concatenated(parts), np.concatenate(parts)
+  assert (len(ours), ours.shape, ours.dtype) == (7, (7, 2), whole.dtype)
+  for where in (np.array([6, 0, 3, 2, 2]), np.array([], int), slice(2, 5)):
+    np.testing.assert_array_equal(ours[where], whole[where])
+  np.testing.assert_array_equal(ours, whole)
+
+
+SVHN = catalog.dataset_spec("svhn")
+NUM_SVHN = {"train": 100, "extra": 60, "test": 30}
+
+
+@pytest.fixture
+def svhn(monkeypatch):
+  """Replace the data on the disk: labels count, images name their split.
+
+  Returns:
+    A list that grows by the images of every split loaded.
+  """
+  loaded = []
+
+  def load_split(spec, split, data_dir):
+    code = list(NUM_SVHN).index(split)
+    images = np.full((NUM_SVHN[split], 2, 2, 3), code, np.uint8)
+    given = np.arange(NUM_SVHN[split], dtype=np.int32) % 10
+    loaded.append(images)
+    return {"image": images, "label": given}
+
+  monkeypatch.setattr(in_memory, "load_split", load_split)
+  return loaded
+
+
+def load_svhn(**kwargs):
+  fields = {"data_dir": None, "validation_size": 0, "seed": 0, **NO_NOISE}
+  fields |= {"batch_size": 10, "eval_batch_size": 10, **kwargs}
+  return load_in_memory(SVHN, **fields)
+
+
+def test_svhn_is_not_copied(svhn):
+  images, _ = load_svhn(validation_size=10).training_arrays()
+  for part, images_of_split in zip(images._parts, svhn, strict=True):
+    assert np.shares_memory(part, images_of_split)
+
+
+def test_svhn_holds_out_from_train_and_keeps_extra(svhn):
+  images = np.asarray(load_svhn().training_arrays()[0])
+  assert np.bincount(images[:, 0, 0, 0]).tolist() == [100, 60]
+  dataset = load_svhn(validation_size=10, noise_rate=1.0)
+  images = np.asarray(dataset.training_arrays()[0])
+  assert np.bincount(images[:, 0, 0, 0]).tolist() == [90, 60]
+  (batch,) = dataset.eval_batches("test")
+  assert set(batch["image"].ravel()) == {0}
+  np.testing.assert_array_equal(batch["label"], np.arange(10))  # clean
+
+
+def test_batches_have_the_true_labels_too(svhn):
+  dataset = load_svhn(noise_rate=0.5)
+  batches = [next(dataset.train_batches(i)) for i in range(16)]
+  given = np.concatenate([b["label"] for b in batches])
+  clean = np.concatenate([b["clean_label"] for b in batches])
+  assert np.bincount(clean).tolist() == [16] * 10
+  assert 0.3 < np.mean(given != clean) < 0.6
+  assert dataset.spec.noisy_labels and not load_svhn().spec.noisy_labels
+  assert "clean_label" not in next(load_svhn().train_batches(0))
+
+
+def test_labels_of_a_file(svhn, tmp_path):
+  path = tmp_path / "new" / "labels.npy"
+  wanted = np.arange(150) % 7
+  labels.write_labels(path, wanted)
+  dataset = load_svhn(labels_path=path, validation_size=10)
+  np.testing.assert_array_equal(dataset.training_arrays()[1], wanted)
+  clean = np.concatenate([b["label"] for b in dataset.eval_batches("train")])
+  assert not np.array_equal(clean, wanted)
+  assert "clean_label" in next(dataset.train_batches(0))
+  with pytest.raises(catalog.DatasetError, match="each of the 160 training"):
+    load_svhn(labels_path=path)

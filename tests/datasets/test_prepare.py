@@ -3,19 +3,21 @@
 import functools
 import http.server
 import re
+import subprocess
+import sys
 import threading
 
 import pytest
 from absl.testing import flagsaver
 
-from sam_jax.datasets import catalog, prepare
+from sam_jax.datasets import catalog, prepare, tfds_files
 from sam_jax.datasets.builders import birdsnap, fgvc_aircraft
 from tests.datasets import archives
 
 
 @pytest.fixture
 def server(tmp_path):
-  """Serves a directory over HTTP; the directory and its address."""
+  """Serve a directory over HTTP; return the directory and its address."""
   directory = tmp_path / "served"
   directory.mkdir()
   handler = functools.partial(
@@ -50,7 +52,7 @@ def test_download_and_manual_directory(server, tmp_path, monkeypatch, capsys):
     ("birdsnap", {"train": 22, "test": 11}),
   ):
     spec = catalog.dataset_spec(name)
-    builder = catalog.prepared_builder(spec, str(data_dir))
+    builder = tfds_files.prepared_builder(spec, str(data_dir))
     assert f"{name}: {builder.data_path}" in said
     splits = builder.info.splits
     assert {n: s.num_examples for n, s in splits.items()} == counts
@@ -59,20 +61,26 @@ def test_download_and_manual_directory(server, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
   ("names", "message"),
   [
-    (["cifar11"], "error: Data set 'cifar11' is unknown"),
-    ([], "error: name the data sets"),
+    (["digits", "cifra10"], "error: Data set 'cifra10' is unknown. Known: dig"),
+    (["cifra10"], "food101. Did you mean 'cifar10'?"),
+    ([], "error: Name the data sets to prepare. Known: digits, cifar10, "),
   ],
 )
-def test_what_it_does_not_know_is_refused(tmp_path, names, message):
-  with pytest.raises(SystemExit, match=message):
+def test_wrong_names_are_refused(tmp_path, names, message, capsys):
+  with pytest.raises(SystemExit) as error:
     run(tmp_path, *names)
+  assert error.value.code == 2
+  said = capsys.readouterr()
+  assert message in said.err and said.err.count("\n") == 1
+  assert said.out == "" and not list(tmp_path.iterdir())
 
 
-def test_missing_manual_files_are_one_message(tmp_path):
+def test_missing_manual_files_are_one_line(tmp_path):
   with pytest.raises(SystemExit) as error:
     run(tmp_path, "imagenet2012")
   message = str(error.value)
-  assert message.startswith("error: imagenet2012 can't be prepared: ")
+  expected = "error: Data set 'imagenet2012' can't be prepared: "
+  assert message.startswith(expected) and "\n" not in message
   assert str(tmp_path) in message and "ILSVRC2012_img_train.tar" in message
 
 
@@ -82,9 +90,23 @@ def test_small_sets_are_decoded_at_once(tmp_path):
   assert {path.name for path in decoded.iterdir()} == {"train", "test"}
 
 
-def test_help_names_the_files_that_users_must_have():
+def start(*arguments):
+  """Run the command in a separate process."""
+  command = [sys.executable, "-m", "sam_jax.datasets.prepare", *arguments]
+  return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_unknown_flag_is_one_line():
+  done = start("digits", "--data_dri=x")
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: ") and "--data_dri" in done.stderr
+  assert done.stderr.count("\n") == 1
+
+
+def test_help_lists_the_data_sets_and_their_files():
+  shown = start("--help").stdout
   for name in catalog.known_datasets():
-    spec = catalog.dataset_spec(name)
-    assert bool(spec.manual_files) == (f"\n  {name} " in prepare.__doc__)
-    for file in re.findall(r"[\w-]+\.\w+|birdsnap/images", spec.manual_files):
-      assert file in prepare.__doc__
+    # A row is a line that starts with the name, and its continuations.
+    row = re.search(rf"\n  {name}\b(.*\n(?:   .*\n)*)", shown)[1]
+    files = catalog.dataset_spec(name).manual_files
+    assert row.split() == files.split()

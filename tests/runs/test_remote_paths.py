@@ -13,7 +13,8 @@ from etils import epath
 from etils.epath import backend
 
 from sam_jax.config.schema import ConfigError, default_config
-from sam_jax.datasets import array_cache, label_file
+from sam_jax.datasets import array_cache
+from sam_jax.datasets.labels import read_labels, write_labels
 from sam_jax.models import pretrained
 from sam_jax.runs import workdir
 from sam_jax.runs.logging import MetricsWriter
@@ -110,8 +111,8 @@ def test_arrays_and_labels(bucket, caplog):
   assert "damaged" in caplog.text
 
   labels = np.array([3, 1, 2])
-  label_file.write_labels(f"{BUCKET}/labels/a.npy", labels)
-  read = label_file.read_labels(f"{BUCKET}/labels/a.npy", 3, 4)
+  write_labels(f"{BUCKET}/labels/a.npy", labels)
+  read = read_labels(f"{BUCKET}/labels/a.npy", 3, 4)
   np.testing.assert_array_equal(read, labels)
 
 

@@ -1,1 +1,1 @@
-"""TFDS builders of data sets that TFDS itself lacks."""
+"""TFDS builders of data sets that TFDS lacks or can no longer download."""

@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Up to 49,829 photographs of 500 species of North American birds, 2,443 of them
-for the test. Many can't be found at their addresses any more: compare results
-only with those on the same images.
+in the test set. Many are no longer at their addresses: compare results only
+with results on the same images.
 """
 
 _CITATION = """\
@@ -33,16 +33,16 @@ _ARCHIVE = _HOMEPAGE + "datasets/birdsnap/1.1/birdsnap.tgz"
 class Birdsnap(tfds.core.GeneratorBasedBuilder):
   """Photographs of any size, with the species as the label.
 
-  The archive has the species, the split and the images' addresses; the images
-  themselves come from a directory. Those that are not there are left out, and
-  so are files that are no images: what a server sends in place of one.
+  The archive has the species, the split and the addresses of the images; the
+  images come from a directory. Missing images are left out, and so are files
+  that are not images, such as the error page of a server.
   """
 
   VERSION = tfds.core.Version("1.0.0")
   MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-  Birdsnap's images are copyright of their owners and not in its archive, which
-  only lists their addresses at Flickr. Put those that you have, or that the
-  archive's get_birdsnap.py still finds (in its download/images), where
+  Birdsnap's images belong to their owners and are not in its archive, which
+  only lists their addresses at Flickr. Put the images that you have, or that
+  the archive's get_birdsnap.py still finds (in its download/images), where
   images.txt expects them, one directory for each species:
   MANUAL_DIR/birdsnap/images/Acadian_Flycatcher/36125.jpg
   """
@@ -73,7 +73,7 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
     self.info.features["label"].names = [row["common"] for row in species]
     label_of_id = {row["id"]: i for i, row in enumerate(species)}
     tests = {row["path"] for row in _read_table(lists / "test_images.txt")}
-    rows = {"train": [], "test": []}
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
     for row in _read_table(lists / "images.txt"):
       rows["test" if row["path"] in tests else "train"].append(row)
     return {
@@ -105,7 +105,7 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
       )
     if missing:
       logger.warning(
-        "%d of %d images are missing or no images.", missing, len(rows)
+        "%d of %d images are missing or unreadable.", missing, len(rows)
       )
     if missing == len(rows):
       raise FileNotFoundError(
@@ -115,27 +115,27 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
 
 
 def _read_table(path: epath.Path) -> list[dict[str, str]]:
-  """Rows of a file whose first line names its tab-separated columns."""
+  """Return the rows of a tab-separated file whose first line has the names."""
   header, *rows = path.read_text().splitlines()
   names = header.split("\t")
   return [dict(zip(names, row.split("\t"), strict=True)) for row in rows if row]
 
 
 def _image_size(path: epath.Path) -> tuple[int, int] | None:
-  """(width, height) of an image, None of anything else."""
+  """Return (width, height) of an image; None if it is missing or not one."""
   if not path.exists():
     return None
   try:
     with path.open("rb") as file:
       return tfds.core.lazy_imports.PIL_Image.open(file).size
-  except OSError:  # Pillow's, of what it can't identify
+  except OSError:  # raised by Pillow for what it can't identify
     return None
 
 
 def _bounding_box(
   row: dict[str, str], width: int, height: int
 ) -> tfds.features.BBox:
-  """The bird's box, from pixels to fractions of the image."""
+  """Return the bird's box, from pixels to fractions of the image."""
   left, right = (float(row[f"bb_x{i}"]) / width for i in (1, 2))
   top, bottom = (float(row[f"bb_y{i}"]) / height for i in (1, 2))
   corners = (min(max(x, 0.0), 1.0) for x in (top, left, bottom, right))

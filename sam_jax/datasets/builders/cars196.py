@@ -6,15 +6,17 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 
-# It takes the place of TFDS's builder: what that one once prepared still fits.
-class Cars196(tfds.image_classification.Cars196, skip_registration=True):
-  """TFDS's builder, but for where its archives come from.
+# Same name as TFDS's builder: data that TFDS's builder prepared still fit.
+class Cars196(  # type: ignore[call-arg]
+  tfds.image_classification.Cars196, skip_registration=True
+):
+  """TFDS's builder, with archives from a directory instead of downloads.
 
   Their only address, ai.stanford.edu/~jkrause/cars, is gone.
   """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-  Stanford Cars can't be downloaded from Stanford any more. Put cars_train.tgz,
+  Stanford Cars can no longer be downloaded from Stanford. Put cars_train.tgz,
   cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat there, as
   they were published: the archives hold cars_train/00001.jpg,
   cars_test/00001.jpg and devkit/cars_train_annos.mat.
@@ -25,16 +27,22 @@ class Cars196(tfds.image_classification.Cars196, skip_registration=True):
 
 
 class _ManualFiles:
-  """A download manager that finds what it should download."""
+  """A download manager that finds files instead of downloading them."""
 
   def __init__(self, dl_manager: Any):
     self._dl_manager = dl_manager
 
   def download_and_extract(self, urls: dict[str, str]) -> dict[str, epath.Path]:
-    """Returns the files that these addresses end with, archives extracted.
+    """Return the local files with the names in these URLs; extract archives.
+
+    Args:
+      urls: URLs by key.
+
+    Returns:
+      For each key, a file, or the directory of an extracted archive.
 
     Raises:
-      FileNotFoundError: Some are missing.
+      FileNotFoundError: A file is missing.
     """
     directory = epath.Path(self._dl_manager.manual_dir)
     paths = {key: directory / url.split("/")[-1] for key, url in urls.items()}

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 _DESCRIPTION = """\
-1,797 images of handwritten digits, 8x8 pixels of 17 grey levels: the test set
+1,797 images of handwritten digits, 8x8 pixels of 17 gray levels: the test set
 of the UCI ML repository's optical recognition of handwritten digits, as
 scikit-learn ships it.
 """
@@ -27,7 +27,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
   """Digits as uint8 images [8, 8, 1] in 0..255, labels 0..9.
 
   The split is fixed and stratified: of the images of each class, in
-  scikit-learn's order, every fifth is for the test.
+  scikit-learn's order, every fifth one belongs to the test set.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -48,7 +48,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    del dl_manager  # nothing to download
+    del dl_manager  # there is nothing to download
     return {
       "train": self._generate_examples(test=False),
       "test": self._generate_examples(test=True),

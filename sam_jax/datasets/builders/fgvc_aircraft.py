@@ -25,7 +25,7 @@ _CITATION = """\
 _HOMEPAGE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
 _ARCHIVE = _HOMEPAGE + "archives/fgvc-aircraft-2013b.tar.gz"
 
-# Of each feature, the file of its classes, and what lists of images call it.
+# For each feature, the file of its classes, and its name in lists of images.
 _CLASSES = {
   "label": "variants.txt",
   "family": "families.txt",
@@ -42,8 +42,8 @@ _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 class FgvcAircraft(tfds.core.GeneratorBasedBuilder):
   """Photographs of any size, with the variant of the aircraft as the label.
 
-  The splits are the official ones, of 3,334, 3,333 and 3,333 images; results
-  are commonly reported for training on the first two.
+  The official splits have 3,334, 3,333 and 3,333 images; results are commonly
+  reported for training on the first two.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -92,6 +92,6 @@ class FgvcAircraft(tfds.core.GeneratorBasedBuilder):
 
 
 def _read_list(path: epath.Path) -> dict[str, str]:
-  """Class of each image, from lines such as "1025794 Global Express"."""
+  """Return the class of each image, from lines "1025794 Global Express"."""
   lines = path.read_text().splitlines()
   return dict(line.strip().split(" ", 1) for line in lines if line.strip())

@@ -1,25 +1,26 @@
 """Random access to the TFRecord files that TFDS writes.
 
-A data set too large for memory is still read in any order: an index of where
-each record starts is made once and kept, and every record is read by itself.
-No shuffle buffer, no reading past what a restart or another host does not need.
+An index of where each record starts is made once and kept. Then any record is
+read separately: there is no shuffle buffer, and a restart or a host reads
+nothing but its own examples.
 """
 
-import contextlib
+import logging
 import os
-import re
-from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from sam_jax.datasets import array_cache, catalog
+from sam_jax.datasets import array_cache, tfds_files
+from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetError, DatasetSpec
+
+logger = logging.getLogger(__name__)
 
 # A record: its length (8 bytes), a checksum (4), the data, a checksum (4).
 _BYTES_BEFORE, _BYTES_AFTER = 12, 4
-# What a read fetches at once: a typical image in one request.
+# Bytes that one read fetches: a typical image in one request.
 _READ_BYTES = 256 * 1024
 
 
@@ -34,12 +35,12 @@ class RecordFiles:
 
   def __init__(
     self,
-    spec: catalog.DatasetSpec,
+    spec: DatasetSpec,
     builder: Any,
     splits: tuple[str, ...],
     data_dir: str | None,
   ):
-    """Finds the records, with the help of an index kept beside the data.
+    """Find the records, or read an index of them from the cache.
 
     Args:
       spec: The data set.
@@ -52,16 +53,18 @@ class RecordFiles:
         files.
     """
     if builder.info.file_format.value != "tfrecord":
-      raise catalog.DatasetError(
+      raise DatasetError(
         f"Data set {spec.name!r} at {builder.data_path} is stored as"
         f" {builder.info.file_format.value}; only tfrecord can be streamed:"
         " remove that directory and prepare it again."
       )
-    self.paths, files, offsets = [], [], []
-    self._splits = []  # (name, number of its first record)
+    self.paths: list[str] = []
+    self._splits: list[tuple[str, int]] = []  # (name, its first record)
+    files: list[np.ndarray] = []
+    offsets: list[np.ndarray] = []
     for split in splits:
       self._splits.append((split, sum(map(len, offsets))))
-      paths, source = split_files(spec, builder, split)
+      paths, source = tfds_files.split_files(spec, builder, split)
       cache = array_cache.cache_dir(data_dir, "records", spec.name, split)
       index = array_cache.read_arrays(cache, source)
       if index is None:
@@ -74,7 +77,7 @@ class RecordFiles:
     self.offset_of_record = np.concatenate(offsets)
 
   def describe(self, number: int) -> str:
-    """Names a record for a message: which one of which split, in which file."""
+    """Return the split, the number and the file of a record, for a message."""
     split, first = [pair for pair in self._splits if pair[1] <= number][-1]
     path = self.paths[self.file_of_record[number]]
     return f"record {number - first} of split {split!r}, in {path}"
@@ -84,14 +87,14 @@ class RecordFiles:
 
 
 def read_record(path: Any, offset: Any) -> Any:
-  """Reads one record, as an operation of TensorFlow.
+  """Read one record with an operation of TensorFlow.
 
   Args:
-    path: Path of the file, string ().
-    offset: First byte of the record, int64 ().
+    path: Path of the file, string [].
+    offset: First byte of the record, int64 [].
 
   Returns:
-    The record's data, string ().
+    The record's data, string [].
   """
   import tensorflow as tf
 
@@ -106,77 +109,77 @@ def read_record(path: Any, offset: Any) -> Any:
   return tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0]
 
 
-def split_files(
-  spec: catalog.DatasetSpec, builder: Any, split: str
-) -> tuple[list[epath.Path], list[Any]]:
-  """The files of a split, in order, and what tells them from others.
-
-  Raises:
-    DatasetError: The split or one of its files is missing.
-  """
-  info = catalog.split_info(spec, builder, split)
-  paths = [epath.Path(path) for path in info.filepaths]
-  try:
-    return paths, names_and_sizes(paths)
-  except Exception:  # gs:// has errors of its own
-    for path in paths:
-      if not path.exists():
-        what = f"{path.name} is not there"
-        raise catalog.damaged(spec, builder, what) from None
-    raise
-
-
-def names_and_sizes(paths: Iterable[epath.Path]) -> list[Any]:
-  """What tells files from others: ["1.0.0/a-train.tfrecord", bytes] of each."""
-
-  def tell(path):
-    return ["/".join(path.parts[-2:]), path.stat().length]
-
-  with futures.ThreadPoolExecutor(16) as pool:
-    return list(pool.map(tell, paths))
-
-
 def find_records(
-  spec: catalog.DatasetSpec, builder: Any, split: str
+  spec: DatasetSpec, builder: Any, split: str
 ) -> list[np.ndarray]:
-  """Finds the records of each of a split's files.
+  """Find the records of each of a split's files.
 
   Returns:
-    Of each file, the first bytes of its records, int64 [n].
+    For each file, the first bytes of its records, int64 [n].
 
   Raises:
     DatasetError: The split is missing, or one of its files is damaged.
   """
-  paths, _ = split_files(spec, builder, split)
-  counts = catalog.split_info(spec, builder, split).shard_lengths
+  paths, _ = tfds_files.split_files(spec, builder, split)
+  counts = tfds_files.split_info(spec, builder, split).shard_lengths
   with futures.ThreadPoolExecutor(16) as pool:
     found = list(pool.map(_find_records_of, paths))
   for path, (offsets, is_cut), count in zip(paths, found, counts, strict=True):
     if is_cut or len(offsets) != count:
-      what = f"{path.name} holds {len(offsets) - is_cut} of {count} records"
-      raise catalog.damaged(spec, builder, what)
+      problem = f"{path.name} holds {len(offsets) - is_cut} of {count} records"
+      raise tfds_files.damaged(spec, builder, problem)
   return [offsets for offsets, _ in found]
 
 
-@contextlib.contextmanager
-def damage_is_named(spec: catalog.DatasetSpec, builder: Any) -> Iterator[None]:
-  """Turns what TensorFlow says of damaged files into a DatasetError."""
+def load_labels(
+  spec: DatasetSpec, builder: Any, data_dir: str | None
+) -> np.ndarray:
+  """Load the clean labels of the training splits.
+
+  Reading them means reading all records, so they are read once and cached.
+
+  Args:
+    spec: The data set.
+    builder: Its TFDS builder, prepared.
+    data_dir: TFDS's data directory; None for its default.
+
+  Returns:
+    int32 [N], in the order of `RecordFiles`.
+
+  Raises:
+    DatasetError: A file of the data set is damaged, or a label is out of range.
+  """
+  parts = []
+  for split in spec.train_splits:
+    paths, source = tfds_files.split_files(spec, builder, split)
+    cache = array_cache.cache_dir(data_dir, "labels", spec.name, split)
+    arrays = array_cache.read_arrays(cache, source)
+    if arrays is None:
+      logger.info("Reading the labels of %s, %s, once.", spec.name, split)
+      with tfds_files.damage_reported(spec, builder):
+        arrays = {"label": _read_labels(paths)}
+      array_cache.write_arrays(cache, arrays, source)
+    parts.append(arrays["label"])
+  labels = np.concatenate(parts)
+  spec.check_labels(labels)
+  return labels
+
+
+def _read_labels(paths: list[epath.Path]) -> np.ndarray:
   import tensorflow as tf
 
-  try:
-    yield
-  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-    raise catalog.damaged(spec, builder, reason(error)) from error
+  feature = {CLEAN_LABEL: tf.io.FixedLenFeature([], tf.int64)}
 
+  def parse(batch: Any) -> Any:
+    return tf.io.parse_example(batch, feature)[CLEAN_LABEL]
 
-def reason(error: Any) -> str:
-  """What one of TensorFlow's errors says, without where in its program."""
-  text = re.sub(r"{{.*?}}|\[Op:.*|\n.*", "", error.message.strip())
-  return text.strip().rstrip(".")
+  batches = tf.data.TFRecordDataset(paths).batch(64)
+  batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+  return np.concatenate(list(batches.as_numpy_iterator())).astype(np.int32)
 
 
 def _make_index(offsets: list[np.ndarray]) -> array_cache.Arrays:
-  """Of every record of some files, which file it is in, and where."""
+  """Return the file and the offset of every record of some files."""
   counts = [len(part) for part in offsets]
   return {
     "file": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
@@ -185,7 +188,7 @@ def _make_index(offsets: list[np.ndarray]) -> array_cache.Arrays:
 
 
 def _find_records_of(path: epath.Path) -> tuple[np.ndarray, bool]:
-  """First bytes of a file's records, and whether the last one is cut."""
+  """Return the first bytes of a file's records; True if the last one is cut."""
   size = path.stat().length
   offsets, position = [], 0
   with path.open("rb") as file:
