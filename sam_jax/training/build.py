@@ -253,7 +253,7 @@ def model(
       remat=config.model.remat,
       dropout_rate=config.model.dropout_rate,
       additional_skips=config.model.additional_skips,
-      normalisation=config.model.normalisation,
+      normalisation=config.model.normalization,
       **config.model.options,
     )
 

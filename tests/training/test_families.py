@@ -102,7 +102,7 @@ def test_batch_statistics_are_shared_as_officially():
 
 def test_networks_without_normalisation_have_no_batch_statistics():
   config = make_config("wrn10_1")
-  config.model.normalisation = False
+  config.model.normalization = False
   parts = build.parts(config, SPEC, 4, 8)
   create = functools.partial(step_lib.create_state, parts, SPEC.image_shape, 0)
   assert jax.eval_shape(create).batch_stats == {}

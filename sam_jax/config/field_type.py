@@ -1,0 +1,200 @@
+"""The type and the rule of one field of a config."""
+
+import ast
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+from sam_jax.config.hints import did_you_mean
+
+
+class ConfigError(ValueError):
+  """A config, a command line or a file named there that no run can use."""
+
+
+_KINDS = {
+  bool: "true or false",
+  dict: "a dictionary, as in {'name': 1}",
+  float: "a number",
+  int: "an integer",
+  str: "a string",
+  tuple: "a tuple, as in (1, 2)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One row of the schema.
+
+  Attributes:
+    default: Value unless a config says otherwise. A field whose default is None
+      is optional; every other field must have a value.
+    optional_kind: Type of an optional field. Other fields have that of their
+      default.
+    help: One line for the user.
+    choices: All values that are allowed; empty: any.
+    ge: The value must be greater than or equal to this number.
+    gt: The value must be greater than this number.
+    le: The value must be less than or equal to this number.
+    lt: The value must be less than this number.
+    may_be_inf: Infinity is allowed.
+    is_path: The value is the path of a file or directory. Another place of a
+      file makes no other experiment; having none does.
+    decides: What another value changes. "experiment": what is measured. "run":
+      the bits of a run, which is another sample of the same experiment.
+      "nothing": the trained network is the same, bit for bit, so that the field
+      may change when a run resumes.
+    per_host: Processes of one run may have different values.
+  """
+
+  default: Any
+  optional_kind: type | None = None
+  _: dataclasses.KW_ONLY
+  help: str
+  choices: tuple[str, ...] = ()
+  ge: float | None = None
+  gt: float | None = None
+  le: float | None = None
+  lt: float | None = None
+  may_be_inf: bool = False
+  is_path: bool = False
+  decides: Literal["experiment", "run", "nothing"] = "experiment"
+  per_host: bool = False
+
+  @property
+  def kind(self) -> type:
+    """Type of the values that are not None."""
+    return self.optional_kind or type(self.default)
+
+  @property
+  def is_optional(self) -> bool:
+    """True if the value may be None."""
+    return self.default is None
+
+  @property
+  def rule(self) -> str:
+    """What a value must be, in words, such as "a number >= 0, or None"."""
+    if self.choices:
+      words = f"one of {', '.join(self.choices)}"
+    else:
+      infinity = ", or inf" if self.may_be_inf else ""
+      words = f"{self._noun} {self._limits()}".rstrip() + infinity
+    return f"{words}, or None" if self.is_optional else words
+
+  def parse(self, text: str) -> Any:
+    """Return the value that a text on the command line stands for.
+
+    Raises:
+      ValueError: The text is no value of this field; the message is what it
+        must be, such as "must be an integer."
+    """
+    try:
+      value = None if text == "None" else _PARSERS[self.kind](text)
+    except (ValueError, SyntaxError):
+      raise ValueError(f"must be {self._kind_in_words()}.") from None
+    self.check(value)
+    return value
+
+  def check(self, value: Any) -> None:
+    """Check the type, the choices and the range of a value.
+
+    Raises:
+      ValueError: One of them is wrong; the message is what the value must be.
+    """
+    if value is None and self.is_optional:
+      return
+    if not _is_instance(value, self.kind):
+      example = f", such as {self.default!r}" if value is None else ""
+      raise ValueError(f"must be {self._kind_in_words()}{example}.")
+    if self.choices and value not in self.choices:
+      raise ValueError(f"is unknown. {did_you_mean(value, self.choices)}")
+    if self.kind in (int, float) and not self._is_in_range(value):
+      infinite = " and finite" if math.isinf(value) else ""
+      raise ValueError(f"must be {self._limits()}{infinite}.")
+
+  @property
+  def _noun(self) -> str:
+    return "a path" if self.is_path else _KINDS[self.kind]
+
+  def _kind_in_words(self) -> str:
+    return f"{self._noun}, or None" if self.is_optional else self._noun
+
+  def _is_in_range(self, value: float) -> bool:
+    # Written so that NaN, which compares as False, is out of every range.
+    return (
+      (self.ge is None or value >= self.ge)
+      and (self.gt is None or value > self.gt)
+      and (self.le is None or value <= self.le)
+      and (self.lt is None or value < self.lt)
+      and (self.may_be_inf or math.isfinite(value))
+    )
+
+  def _limits(self) -> str:
+    """Return the range in words, such as ">= 0" or "in [0, 1)"."""
+    lower = self.ge if self.gt is None else self.gt
+    upper = self.le if self.lt is None else self.lt
+    if upper is None:
+      sign = ">=" if self.gt is None else ">"
+      return "" if lower is None else f"{sign} {lower}"
+    opening = "[" if self.gt is None else "("
+    closing = "]" if self.lt is None else ")"
+    return f"in {opening}{lower}, {upper}{closing}"
+
+
+def parse_option(text: str) -> Any:
+  """Return the value of a free-form option: a Python literal or a string."""
+  if text.lower() in ("true", "false"):
+    return text.lower() == "true"
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def check_option(value: Any) -> None:
+  """Check that config.json can hold the value of a free-form option.
+
+  Raises:
+    ValueError: It can't; the message is what the value must be.
+  """
+  parts = value if isinstance(value, list | tuple) else [value]
+  if not all(isinstance(p, bool | int | float | str | None) for p in parts):
+    raise ValueError("must be a number, a string, a boolean, or some of them.")
+
+
+def _is_instance(value: Any, kind: type) -> bool:
+  if isinstance(value, bool):  # Python counts it among the integers
+    return kind is bool
+  if kind is float:
+    return isinstance(value, int | float)
+  return isinstance(value, list | tuple if kind is tuple else kind)
+
+
+def _parse_bool(text: str) -> bool:
+  try:
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+  except KeyError:
+    raise ValueError(text) from None
+
+
+def _parse_tuple(text: str) -> tuple[Any, ...]:
+  value = ast.literal_eval(text)
+  return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _parse_dict(text: str) -> dict[str, Any]:
+  value = ast.literal_eval(text)
+  if not isinstance(value, dict):
+    raise ValueError(text)
+  return value
+
+
+_PARSERS: dict[type, Callable[[str], Any]] = {
+  bool: _parse_bool,
+  dict: _parse_dict,
+  float: float,
+  int: int,
+  str: str,
+  tuple: _parse_tuple,
+}

@@ -1,0 +1,63 @@
+"""Did you mean ...? Guesses for error messages, and none where none is good."""
+
+import difflib
+from collections.abc import Iterable
+
+# Below this similarity a guess would be odd; "rho" and "roh" have 0.67.
+_CUTOFF = 0.6
+
+# A whole name such as "modelname" must come very close to "model.name": names
+# of one group are alike because of their group.
+_WHOLE_NAME_CUTOFF = 0.9
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+  """Return the known name that was probably meant, or "" if none is close."""
+  found = max(known, key=lambda other: _similarity(name, other), default="")
+  return found if _similarity(name, found) >= _CUTOFF else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Return "Known: a, b. Did you mean 'a'?" for an error message."""
+  known = list(known)
+  text = f"Known: {', '.join(known)}."
+  close = closest(name, known)
+  return f"{text} Did you mean '{close}'?" if close else text
+
+
+def closest_field(name: str, known: Iterable[str]) -> str:
+  """Return the field of a config that was probably meant, or "".
+
+  Last components count most: "optimizer.lr" and "lr" are
+  "optimizer.learning_rate", and "rho" is "sam.rho". A name in a group that
+  exists is one of that group, unless another group has the very same name.
+
+  Args:
+    name: Dotted name of no field.
+    known: Dotted names of all fields.
+  """
+  group, _, last = name.rpartition(".")
+  known = list(known)
+  is_group = any(other.startswith(f"{group}.") for other in known)
+
+  def score(other: str) -> tuple[float, float]:
+    other_group, _, other_last = other.rpartition(".")
+    initials = "".join(word[0] for word in other_last.split("_"))
+    same = 1.0 if last == initials else _similarity(last, other_last)
+    if is_group and group != other_group and same < 1:
+      same = 0.0
+    if _similarity(_letters(name), _letters(other)) >= _WHOLE_NAME_CUTOFF:
+      same = 1.0
+    return same, _similarity(name, other)
+
+  found = max(known, key=score, default="")
+  return found if found and score(found)[0] >= _CUTOFF else ""
+
+
+def _similarity(a: str, b: str) -> float:
+  """Return a number from 0, nothing in common, to 1, the same."""
+  return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()
+
+
+def _letters(name: str) -> str:
+  return name.replace(".", "").replace("_", "")

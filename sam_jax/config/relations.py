@@ -1,0 +1,161 @@
+"""Rules that relate several fields of a config, or look up a name.
+
+Whether a method, an optimizer or a network takes its options is found out by
+building them, see `training/build.py`.
+"""
+
+import inspect
+
+import optax
+from ml_collections import ConfigDict
+
+from sam_jax import models
+from sam_jax.config.field_type import ConfigError
+from sam_jax.config.hints import did_you_mean
+from sam_jax.datasets import catalog
+from sam_jax.m_sharpness import m_sharpness_layout
+
+# Optimizers with fields of their own in `config.optimizer`.
+_OWN_OPTIMIZERS = ("sgd", "rmsprop", "adamw")
+
+
+def check(config: ConfigDict, num_devices: int) -> None:
+  """Check all rules of this file.
+
+  Args:
+    config: A config in which each field by itself is valid.
+    num_devices: Devices of the run, over all hosts.
+
+  Raises:
+    ConfigError: A rule is broken; the message has the field, its value and the
+      remedy.
+  """
+  _check_batches(config, num_devices)
+  _check_m(config, num_devices)
+  _check_rho_min(config)
+  _check_second_order(config)
+  _check_optimizer(config)
+  _check_kept_checkpoints(config)
+  _check_analysis(config)
+  _check_model(config)
+  _check_dataset(config)
+  _check_label_noise(config)
+  _check_colors(config)
+
+
+def _check_batches(config: ConfigDict, num_devices: int) -> None:
+  for field in ("batch_size", "eval_batch_size"):
+    size = config[field]
+    if size is not None and size % num_devices:
+      nearest = max(size // num_devices, 1) * num_devices
+      raise ConfigError(
+        f"config.{field} = {size} does not divide by the {num_devices} devices"
+        f" of this run; {nearest} would."
+      )
+
+
+def _check_m(config: ConfigDict, num_devices: int) -> None:
+  try:
+    m_sharpness_layout(
+      config.sam.m, config.batch_size // num_devices, num_devices
+    )
+  except ValueError as error:
+    raise ConfigError(f"config.sam.m: {error}") from error
+
+
+def _check_rho_min(config: ConfigDict) -> None:
+  rho, rho_min = config.sam.rho, config.sam.rho_min
+  if rho_min is not None and rho_min > rho:
+    raise ConfigError(
+      f"config.sam.rho_min = {rho_min} must be at most config.sam.rho = {rho}."
+    )
+
+
+def _check_second_order(config: ConfigDict) -> None:
+  for field, value in (("p", 2), ("ascent_steps", 1)):
+    if config.sam.second_order and config.sam[field] != value:
+      raise ConfigError(
+        "config.sam.second_order = True needs"
+        f" config.sam.{field} = {value}, not {config.sam[field]}."
+      )
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+  name = config.optimizer.name
+  if name not in _OWN_OPTIMIZERS and not _is_optimizer(name):
+    known = [n for n in dir(optax) if _is_optimizer(n)]
+    names = did_you_mean(name, sorted({*_OWN_OPTIMIZERS, *known}))
+    raise ConfigError(f"config.optimizer.name = {name!r} is unknown. {names}")
+  kind = config.optimizer.weight_decay_kind
+  if name == "adamw" and kind != "decoupled":
+    raise ConfigError(
+      "config.optimizer.name = 'adamw' decays weights apart from the loss: set"
+      " config.optimizer.weight_decay_kind = 'decoupled'."
+    )
+
+
+def _is_optimizer(name: str) -> bool:
+  """Return True if optax has an optimizer of this name."""
+  function = getattr(optax, name, None)
+  if name.startswith(("_", "scale_by_")) or not inspect.isfunction(function):
+    return False
+  return "learning_rate" in inspect.signature(function).parameters
+
+
+def _check_kept_checkpoints(config: ConfigDict) -> None:
+  for epoch in config.keep_checkpoints_at_epochs:
+    if not isinstance(epoch, int) or not 1 <= epoch <= config.num_epochs:
+      raise ConfigError(
+        f"config.keep_checkpoints_at_epochs: {epoch!r} is not an epoch of this"
+        f" run of {config.num_epochs}."
+      )
+
+
+def _check_analysis(config: ConfigDict) -> None:
+  m, count = config.analysis.m, config.analysis.num_examples
+  if m > count:
+    raise ConfigError(
+      f"config.analysis.m = {m} must be at most config.analysis.num_examples ="
+      f" {count}."
+    )
+
+
+def _check_model(config: ConfigDict) -> None:
+  try:
+    models.image_size(config.model.name)  # looks the name up, builds nothing
+  except ValueError as error:
+    raise ConfigError(f"config.model.name: {error}") from error
+
+
+def _check_dataset(config: ConfigDict) -> None:
+  name, known = config.dataset.name, catalog.known_datasets()
+  if name not in known:
+    raise ConfigError(
+      f"config.dataset.name = {name!r} is unknown. {did_you_mean(name, known)}"
+    )
+
+
+def _check_label_noise(config: ConfigDict) -> None:
+  noise, name = config.dataset.label_noise, config.dataset.name
+  is_of_cifar10 = name in ("cifar10", "cifar10_n")
+  if noise.rate and noise.kind == "asymmetric" and not is_of_cifar10:
+    raise ConfigError(
+      "config.dataset.label_noise.kind = 'asymmetric' follows CIFAR-10's"
+      f" classes, not those of {name}. Use 'symmetric'."
+    )
+  if noise.rate and config.dataset.label_file:
+    raise ConfigError(
+      f"config.dataset.label_noise.rate = {noise.rate} would corrupt the labels"
+      f" of config.dataset.label_file = {config.dataset.label_file!r}: set the"
+      " rate to 0, or the file to None."
+    )
+
+
+def _check_colors(config: ConfigDict) -> None:
+  name, policy = config.dataset.name, config.augment.policy
+  channels = catalog.dataset_spec(name).image_shape[-1]
+  if channels != 3 and policy not in ("none", "basic"):
+    raise ConfigError(
+      f"config.augment.policy = {policy!r} works on color images; those of"
+      f" {name} have {channels} channel(s). Use 'none' or 'basic'."
+    )
