@@ -11,7 +11,6 @@ too. Exit codes: 0, all runs are finished; 1, some are not; 2, the sweep could
 not start; 130, it was interrupted.
 """
 
-import importlib.util
 import itertools
 import json
 import os
@@ -30,6 +29,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax.config import cli as command_line
+from sam_jax.config import files
 from sam_jax.config.schema import ConfigError, validate_config
 from sam_jax.runs import distributed, sweep_plan
 from sam_jax.runs import preemption as stopping
@@ -206,17 +206,9 @@ def read_sweep(file: str, variant: str) -> list[dict[str, Any]]:
     SweepError: It can't be read, or has no such function.
   """
   try:
-    spec = importlib.util.spec_from_file_location("sweep_config", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-  except Exception as error:  # a config file is a program
-    raise SweepError(f"--config={file} can't be read: {error}") from error
-  if not hasattr(module, "sweep"):
-    raise SweepError(f"{file} has no sweep(); use --grid.")
-  try:
-    return list(module.sweep(variant))
-  except ValueError as error:
-    raise SweepError(f"--config={file}: {error}") from error
+    return files.read_sweep(f"{file}:{variant}")
+  except ConfigError as error:
+    raise SweepError(str(error)) from error
 
 
 def plan_run(
@@ -267,13 +259,10 @@ def _local_directory(workdir: epath.Path) -> pathlib.Path:
 
 def _read_config(arguments: Sequence[str]) -> ConfigDict:
   """The config that these arguments of a run make."""
-  values, argv = flags.FlagValues(), ["train", *arguments]
-  holder = command_line.define_config(values, argv)
   try:
-    command_line.parse(values, argv)
-  except command_line.CommandLineError as error:
+    return command_line.read_config(arguments)
+  except ConfigError as error:
     raise SweepError(str(error)) from error
-  return holder.value
 
 
 def environment_of_runs(num_shards: int) -> dict[str, str]:

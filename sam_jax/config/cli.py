@@ -1,34 +1,67 @@
-"""Command lines of flags and a config: what they say, or one line why not."""
+"""Command lines: flags, a config and its overrides, and errors in one line."""
 
 import os
 import pathlib
 import re
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from sam_jax.config import files
+from sam_jax.config.field_type import ConfigError, check_option, parse_option
+from sam_jax.config.fields import FIELDS
+from sam_jax.config.hints import closest
+from sam_jax.config.schema import field_of, help_text, suggest_field, update
+from sam_jax.datasets.catalog import DatasetError
 
 flags.disclaim_key_flags()  # --help shows --config as the program's own
 
-_KINDS = {bool: "true or false", int: "an integer", float: "a number"}
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
-class CommandLineError(ValueError):
-  """A command line that can't be obeyed; one line says why."""
+def run(main: Callable[[list[str]], None]) -> None:
+  """Run the main function of a command, and report its errors.
+
+  Args:
+    main: Takes the program's name and the arguments that are no flags.
+  """
+  app.run(lambda argv: report_errors(main, argv), flags_parser=parse_flags)
+
+
+def report_errors(main: Callable[[list[str]], None], argv: list[str]) -> None:
+  """Call a main function; an error of the user ends the program in one line."""
+  try:
+    main(argv)
+  except (ConfigError, DatasetError) as error:
+    refuse(str(error))
 
 
 def refuse(message: str) -> NoReturn:
-  """Says in one line why a program can't start, and ends it."""
+  """Report in one line why a program can't start, and exit with code 2."""
   print(f"error: {message}", file=sys.stderr)
   sys.exit(2)
 
 
+def check_arguments(argv: Sequence[str], *required: str) -> None:
+  """Refuse arguments that are no flags, and flags that are missing.
+
+  Args:
+    argv: The program's name and the arguments that are no flags.
+    *required: Names of flags that must have a value.
+  """
+  if argv[1:]:
+    refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
+  for name in required:
+    if not flags.FLAGS[name].value:
+      refuse(f"--{name} is missing, see --help.")
+
+
 def make_directory(flag: str, directory: str | os.PathLike) -> pathlib.Path:
-  """Makes the directory that a flag names, or refuses what can't be one."""
-  path = pathlib.Path(directory)
+  """Create the directory that a flag names, or refuse what can't be one."""
+  path = pathlib.Path(directory).expanduser()
   try:
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
@@ -41,36 +74,58 @@ def make_directory(flag: str, directory: str | os.PathLike) -> pathlib.Path:
   return path
 
 
+class _ConfigFlag(flags.Flag):
+  """--config: its text until `parse` replaces it by the config of this file.
+
+  Attributes:
+    config_filename: The text, "FILE" or "FILE:WORDS".
+  """
+
+  config_filename: str | None = None
+
+
 def define_config(
-  values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None
+  values: flags.FlagValues = flags.FLAGS,
 ) -> flags.FlagHolder[ConfigDict]:
-  """Defines --config=FILE:VARIANT and, by it, --config.FIELD=VALUE.
+  """Define --config=FILE:WORDS, --config.FIELD=VALUE and --help_config.
 
   Args:
     values: Where to define them.
-    argv: The command line that `values` will parse; None for this program's.
+
+  Returns:
+    A holder whose value is the config, once `parse` was called.
   """
-  return config_flags.DEFINE_config_file(
+  flags.DEFINE_bool(
+    "help_config",
+    False,
+    "Show every field of --config, its default and its rule.",
+    flag_values=values,
+    allow_override=True,
+  )
+  flag = _ConfigFlag(
+    flags.ArgumentParser(),
+    flags.ArgumentSerializer(),
     "config",
     None,
-    "Config file, with its arguments after a colon.",
-    flag_values=values,
-    sys_argv=argv,
+    "Config file, with words of its own after a colon; --config.FIELD=VALUE"
+    " overrides a field.",
   )
+  return flags.DEFINE_flag(flag, values)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags for absl's `app.run`; refuses a wrong one."""
+  """Parse flags for absl's `app.run`; refuse a wrong one."""
   try:
     return parse(flags.FLAGS, argv)
-  except CommandLineError as error:
+  except ConfigError as error:
     refuse(str(error))
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-  """Parses a command line.
+  """Parse a command line.
 
-  With `define_config`, "--config.FIELD=None" unsets an optional field.
+  Overrides of fields are checked against the schema before absl sees the other
+  flags and before the config file is executed.
 
   Args:
     values: The flags.
@@ -80,102 +135,112 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     The arguments that are no flags.
 
   Raises:
-    CommandLineError: One of them is wrong, or the config file is.
+    ConfigError: One of them is wrong, or the config file is.
   """
-  has_config = (
-    "config" in values and values["config"].flag_type() == "config object"
-  )
-  unset = re.compile(r"--?config\.([\w.]+)=None" if has_config else r"(?!)")
-  names = [match[1] for match in map(unset.fullmatch, argv) if match]
+  flag = _config_flag(values)
+  overrides: dict[str, Any] = {}
+  if flag is not None:
+    argv = values.read_flags_from_files(list(argv), force_gnu=False)
+    argv, overrides = _split_overrides(argv)
   try:
-    rest = values([a for a in argv if not unset.fullmatch(a)])
-    if has_config and values["config"].present:
-      _complete(values["config"].value, names)
-    return rest
+    rest = values(argv)
   except flags.UnrecognizedFlagError as error:
-    message = f"Unknown flag --{error.flagname}, see --help."
-    raise CommandLineError(_unknown_field(argv) or message) from error
-  except Exception as error:  # a config file is a program, and raises anything
-    message = _unknown_field(argv) if has_config else ""
-    raise CommandLineError(message or _describe(error, argv)) from error
+    raise ConfigError(_unknown_flag(error.flagname, values)) from error
+  except flags.Error as error:
+    raise ConfigError(str(error).splitlines()[0]) from error
+  if flag is None:
+    return rest
+  if values["help_config"].value:
+    print(help_text())
+    sys.exit()
+  if isinstance(flag.value, str):
+    flag.config_filename = flag.value
+    flag.value = files.read_config(flag.value)
+  if overrides and flag.value is None:
+    raise ConfigError(f"--config.{min(overrides)} needs --config=FILE.")
+  update(flag.value, overrides)
+  return rest
 
 
-def _complete(config: ConfigDict, unset: Sequence[str]) -> None:
-  """Unsets fields, and checks that every field is there."""
-  from sam_jax.config.schema import check_fields  # slow to import
+def read_config(arguments: Sequence[str]) -> ConfigDict:
+  """Return the config of arguments such as --config=FILE --config.seed=1.
 
-  # The attribute raises what kept the file from being read.
-  if not hasattr(config, "to_dict"):
-    kind = type(config).__name__
-    raise TypeError(f"get_config must return a ConfigDict, not {kind}.")
-  check_fields(config)
-  for name in unset:
-    if _default(name)[0] is not None:
-      raise ValueError(f"--config.{name}=None must be {_kind(name)}.")
-    config.update_from_flattened_dict({name: None})
+  Raises:
+    ConfigError: One of them is wrong.
+  """
+  values = flags.FlagValues()
+  holder = define_config(values)
+  parse(values, ["", *arguments])
+  return holder.value
 
 
-def _unknown_field(argv: Sequence[str]) -> str:
-  """Names an override of a field that no config has, if there is one."""
-  from sam_jax.config.schema import closest, field_names
-
-  for argument in argv:
-    name = argument.lstrip("-").split("=")[0].removeprefix("config.")
-    if argument.startswith("--config.") and name not in field_names():
-      hint = closest(name, field_names())
-      remedy = f"Did you mean --config.{hint}?" if hint else "See README.md."
-      return f"Unknown field --config.{name}. {remedy}"
-  return ""
+def _config_flag(values: flags.FlagValues) -> _ConfigFlag | None:
+  """Return the flag that `define_config` defined, if it did."""
+  if "config" not in values:
+    return None
+  flag = values["config"]
+  return flag if isinstance(flag, _ConfigFlag) else None
 
 
-def _describe(error: Exception, argv: Sequence[str]) -> str:
-  """Says in one line what ml_collections or a config file says in many."""
-  lines = str(error).strip().splitlines() or [""]
-  first, last = lines[0], lines[-1].strip()
-  override = re.match(r"flag --config\.([\w.]+)=(.*?):", first)
-  if override:
-    name, value = override.groups()
-    return f"--config.{name}={value} must be {_kind(name)}."
-  file = _config_file(argv)
-  if "whilst parsing config file" in first:
-    return f"--config={file}: {last.removeprefix('ValueError: ')}"
-  if isinstance(error, (flags.Error, ValueError)) or file is None:
-    return first
-  if isinstance(error, OSError):
-    reason = last.rpartition("failure to load: ")[-1]
-    return f"--config={file} can't be read: {reason}"
-  if "'get_config'" in first:
-    return f"--config={file} has no function get_config."
-  return f"--config={file}{_line(error, file)}: {type(error).__name__}: {first}"
+def _split_overrides(
+  argv: Sequence[str],
+) -> tuple[list[str], dict[str, Any]]:
+  """Take the overrides of fields out of a command line.
+
+  An override is --config.FIELD=VALUE, --config.FIELD VALUE or, of a boolean
+  field, --config.FIELD or --noconfig.FIELD; one hyphen does, too.
+
+  Returns:
+    The other arguments; the values by field.
+
+  Raises:
+    ConfigError: A field is unknown, or a value breaks the rule of its field.
+  """
+  others, overrides = [], {}
+  arguments = iter(argv)
+  for argument in arguments:
+    match = _OVERRIDE.fullmatch(argument)
+    if argument == "--":
+      return [*others, argument, *arguments], overrides
+    if match is None:
+      others.append(argument)
+      continue
+    negation, name, text = match.groups()
+    field = field_of(name)
+    if field is None:
+      remedy = suggest_field(name, "--config.")
+      raise ConfigError(f"Unknown field --config.{name}. {remedy}")
+    if text is not None and negation:
+      raise ConfigError(f"{argument} must be --config.{name}={text}.")
+    if text is None and field.kind is bool:
+      text = "false" if negation else "true"
+    elif text is None and not negation:
+      text = next(arguments, None)
+    if text is None:
+      raise ConfigError(f"{argument} must be --config.{name}=VALUE.")
+    overrides |= _parse_override(name, text)
+  return others, overrides
 
 
-def _config_file(argv: Sequence[str]) -> str | None:
-  """The last config file of a command line."""
-  found = re.findall(r"^--?config[=\n]([^:\n]*)", "\n".join(argv), re.MULTILINE)
-  return found[-1] if found else None
+def _parse_override(name: str, text: str) -> dict[str, Any]:
+  """Return the values by field: several for a dictionary of options."""
+  try:
+    if name not in FIELDS:
+      value = parse_option(text)
+      check_option(value)
+      return {name: value}
+    value = FIELDS[name].parse(text)
+    if FIELDS[name].kind is not dict:
+      return {name: value}
+    for option in value.values():
+      check_option(option)
+    return {f"{name}.{option}": value[option] for option in value}
+  except ValueError as error:
+    raise ConfigError(f"--config.{name}={text} {error}") from error
 
 
-def _line(error: Exception, file: str) -> str:
-  """Which line of a file an error comes from."""
-  frames = traceback.extract_tb(error.__traceback__)
-  path = pathlib.Path(file).absolute()
-  lines = [f.lineno for f in frames if pathlib.Path(f.filename) == path]
-  return f", line {lines[-1]}" if lines else ""
-
-
-def _kind(name: str) -> str:
-  """What the value of a field is, in words."""
-  value, kind = _default(name)
-  words = _KINDS.get(kind, f"a {kind.__name__}")
-  return f"{words}, or None" if value is None else words
-
-
-def _default(name: str) -> tuple[Any, type]:
-  """The default of a field, and its type."""
-  from sam_jax.config.schema import default_config
-
-  *parents, leaf = name.split(".")
-  config = default_config()
-  for parent in parents:
-    config = config[parent]
-  return config[leaf], config.get_type(leaf)
+def _unknown_flag(name: str, values: flags.FlagValues) -> str:
+  """Return what is wrong with a flag, and which one was probably meant."""
+  hint = f"config.{name}" if field_of(name) else closest(name, values)
+  remedy = f"Did you mean --{hint}?" if hint else "See --help."
+  return f"Unknown flag --{name}. {remedy}"
