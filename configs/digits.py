@@ -1,7 +1,14 @@
-"""Handwritten digits with noisy labels: SAM's effect within a minute.
+"""Handwritten digits with noisy labels: the effect of SAM within a minute.
 
-Variants: configs/digits.py:sam (the default) and configs/digits.py:sgd.
+Words after the colon: sam (default), sgd. The data set comes with
+scikit-learn and needs no download. 40% of the training labels are redrawn at
+random. SGD ends with an error near 24%, SAM near 3% (README.md).
 """
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from sam_jax.config.schema import default_config
 from sam_jax.config.variants import Variants
@@ -9,10 +16,11 @@ from sam_jax.config.variants import Variants
 VARIANTS = Variants(method=("sam", "sgd"))
 
 
-def get_config(variant: str = ""):
-  """Returns the config of "sam" or "sgd"."""
+def get_config(variant: str = "") -> ConfigDict:
+  """Return the config of "sam" or "sgd"."""
   words = VARIANTS.parse(variant)
   config = default_config()
+  config.variant = f"digits:{words.text}"
   config.num_epochs = 30
   config.batch_size = 128
   config.model.name = "wrn10_2"
@@ -28,8 +36,8 @@ def get_config(variant: str = ""):
   return config
 
 
-def sweep(variant: str = ""):
-  """Yields three seeds of SGD and of SAM with several rho."""
+def sweep(variant: str = "") -> Iterator[dict[str, Any]]:
+  """Yield three seeds of SGD and of SAM with several rho."""
   for words in VARIANTS.expand(variant):
     grid = (0.1, 0.2, 0.5, 1.0) if words == "sam" else (0.0,)
     for rho in grid:

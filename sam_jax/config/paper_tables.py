@@ -1,165 +1,146 @@
-"""Which number of the paper a config stands for."""
+"""Which number of the paper a run stands for, and whether it has its recipe."""
 
 import functools
 import json
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-from sam_jax.config.schema import default_config, flatten
-from sam_jax.config.variants import Variants
-
-# Tried by the paper for every model, on training data held out (its
-# section 3.1).
-RHO_GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-
-# Runs behind each number of the paper.
-SEEDS = range(5)
-
-# Fields that don't make a run another experiment.
-_OTHER_FIELDS = frozenset(
-  {
-    "paper",
-    "seed",
-    "eval_batch_size",
-    "log_every_steps",
-    "eval_every_epochs",
-    "eval_on_train",
-    "checkpoint_every_epochs",
-    "keep_checkpoints_at_epochs",
-    "compilation_cache_dir",
-    "profile",
-    "analysis",
-  }
+from sam_jax.config import files
+from sam_jax.config.field_type import parse_option
+from sam_jax.config.paper_numbers import TABLES, Table
+from sam_jax.config.schema import (
+  default_config,
+  experiment,
+  field_of,
+  flatten,
+  update,
 )
 
-# Files: whether there is one counts, not where it lies.
-_PLACES = ("pretrained", "dataset.label_file")
 
+class Cell(NamedTuple):
+  """A number of the paper.
 
-def table_runs(
-  variants: Variants, variant: str, seeds: Sequence[int] = SEEDS
-) -> Iterator[dict[str, Any]]:
-  """Yields the runs of a table, as overrides of its config.
-
-  Args:
-    variants: The words of the config.
-    variant: Words that narrow the table; groups without a word run through
-      theirs.
-    seeds: Of every variant.
-
-  Yields:
-    Every seed of every variant, baselines with twice the epochs too where the
-    config has a word for that; with the word "tune" instead the grid of rho,
-    and the variants without SAM once.
-  """
-  for words in variants.expand(variant):
-    given = words.split(",")
-    if "tune" not in given:
-      for each in _with_double_epochs(variants, words):
-        yield from ({"variant": each, "seed": seed} for seed in seeds)
-    elif "sam" in given:
-      yield from ({"variant": words, "sam.rho": rho} for rho in RHO_GRID)
-    else:
-      yield {"variant": words}
-
-
-def _with_double_epochs(variants: Variants, words: str) -> list[str]:
-  """A variant, and with it a baseline's of twice the epochs.
-
-  A step of SAM costs two of SGD: the paper gives SGD the time too, and reports
-  the better of both.
-  """
-  given = words.split(",")
-  if "double_epochs" not in variants.words or "sam" in given:
-    return [words]
-  if "double_epochs" in given:
-    return [words]
-  return [words, *variants.expand(f"{words},double_epochs")]
-
-
-def name_cell(
-  config: ConfigDict,
-  table: str,
-  cell: str,
-  error: str | Mapping[float, str],
-  top_5_error: str = "",
-  *,
-  along: str = "",
-  values: Sequence[float] = (),
-) -> None:
-  """Notes in a finished config which number of the paper it stands for.
-
-  Args:
-    config: The config, all its other fields set.
+  Attributes:
     table: Number of the table.
-    cell: Row and column.
-    error: Test error in percent, "mean ± half-width of the 95% interval"; or
-      one for each value of the field `along`.
-    top_5_error: Likewise.
-    along: Field that varies within the paper's recipe.
-    values: Its values; the paper reports the best of them. Not needed where
-      each has an error of its own.
+    name: Row and column.
+    error: Test error in percent, as the paper prints it.
+    top_5_error: Top-5 test error; "" if the paper has none.
+    file: Config file, such as "cifar".
+    recipes: Words and overrides of the configs of which the paper reports the
+      best, such as "cifar10,sam,sam.ascent_steps=2"; usually one.
   """
-  note = config.paper
-  note.table, note.cell, note.top_5_error = table, cell, top_5_error
-  if isinstance(error, str):
-    note.error = error
-  else:
-    note.along, values = along, tuple(error)
-    note.error = "; ".join(f"{k:g}: {text}" for k, text in error.items())
-  fields = dict(flatten(json.loads(config.to_json_best_effort())))
-  recipes = [fields | {along: value} for value in values] or [fields]
-  note.recipe = " ".join(dict.fromkeys(map(_digest, recipes)))
+
+  table: str
+  name: str
+  error: str
+  top_5_error: str
+  file: str
+  recipes: tuple[str, ...]
 
 
-def papers_number(fields: Mapping[str, Any]) -> dict[str, str]:
-  """The number of the paper that a run stands for.
+def find_cell(fields: Mapping[str, Any]) -> Cell | None:
+  """Return the number of the paper that a run stands for, if there is one.
 
-  Args:
-    fields: The config.json of a run.
-
-  Returns:
-    "table", "cell", "error" and "top_5_error"; empty strings if there is none.
-  """
-  note = {"table": "", "cell": "", "error": "", "top_5_error": ""}
-  note |= fields.get("paper") or {}
-  along = note.get("along")
-  if along:
-    value = f"{dict(flatten(fields))[along]:g}"
-    numbers = dict(text.split(": ") for text in note["error"].split("; "))
-    note["error"] = numbers.get(value, "")
-    note["cell"] += f", {along} {value}"
-  return note
-
-
-def is_papers_recipe(fields: Mapping[str, Any]) -> bool:
-  """Whether a run still has the recipe of the cell that its config names.
+  It is found by the words that the config was made from: the run may depart
+  from the recipe of the number, see `follows_recipe`. Where a table varies a
+  field within the same words, the run must have the value of the cell.
 
   Args:
     fields: The config.json of a run.
   """
-  return _digest(dict(flatten(fields))) in fields["paper"]["recipe"].split()
-
-
-def _digest(fields: Mapping[str, Any]) -> str:
-  """Eight hexadecimal digits of the fields that decide a result.
-
-  Defaults are left out: a field that a later version adds, and that its default
-  switches off, changes no recipe.
-  """
-  kept = {}
-  for name, value in fields.items():
-    is_other = name.partition(".")[0] in _OTHER_FIELDS
-    if is_other or name == "dataset.data_dir" or value == _defaults()[name]:
+  file, _, words = fields.get("variant", "").partition(":")
+  flat = dict(flatten(fields))
+  for cell in cells():
+    if cell.file != file:
       continue
-    kept[name] = True if name in _PLACES else value
-  text = json.dumps(kept, sort_keys=True)
-  return f"{zlib.crc32(text.encode()):08x}"
+    for recipe in cell.recipes:
+      its_words, overrides = _split(recipe)
+      is_best_of = len(cell.recipes) > 1
+      if its_words == {*words.split(",")} and (
+        is_best_of or all(flat.get(k) == v for k, v in overrides.items())
+      ):
+        return cell
+  return None
+
+
+def follows_recipe(fields: Mapping[str, Any], cell: Cell) -> bool:
+  """Return True if a run has the config that a number of the paper is from.
+
+  Fields that do not decide what is measured may differ, see
+  `schema.experiment`.
+
+  Args:
+    fields: The config.json of a run.
+    cell: The number.
+  """
+  run = _recipe(fields)
+  return any(run == _built_recipe(cell.file, r) for r in cell.recipes)
 
 
 @functools.cache
-def _defaults() -> dict[str, Any]:
-  return dict(flatten(default_config().to_dict()))
+def cells() -> tuple[Cell, ...]:
+  """Return all numbers of the tables."""
+  return tuple(cell for table in TABLES for cell in _cells_of(table))
+
+
+def _cells_of(table: Table) -> Iterator[Cell]:
+  header, *rows = [
+    [part.strip() for part in line.split("|")]
+    for line in table.text.strip("\n").splitlines()
+    if not line.startswith("#")  # a comment
+  ]
+  for row, *entries in rows:
+    for column, entry in zip(header[1:], entries, strict=True):
+      name = table.name.format(
+        row=row.replace(",", ", "), column=column.replace(",", ", ")
+      )
+      words = ",".join(filter(None, [row, column, table.words]))
+      error, _, top_5_error = entry.partition(" / ")
+      yield Cell(
+        table.number,
+        name.replace("=", " "),
+        error,
+        top_5_error,
+        table.file,
+        tuple(f"{words},{each}" for each in _best_of(table, words)),
+      )
+
+
+def _best_of(table: Table, words: str) -> tuple[str, ...]:
+  """Return what to add to some words for each recipe of their cell."""
+  for word, additions in table.best_of.items():
+    if word in words.split(","):
+      return tuple(additions)
+  return ("",)
+
+
+def _split(recipe: str) -> tuple[set[str], dict[str, Any]]:
+  """Return the words and the overrides of a recipe."""
+  parts = [part for part in recipe.split(",") if part]
+  pairs = [part.split("=") for part in parts if "=" in part]
+  words = {part for part in parts if "=" not in part}
+  return words, {name: parse_option(text) for name, text in pairs}
+
+
+@functools.cache
+def _built_recipe(file: str, recipe: str) -> dict[str, Any]:
+  """Build a config of this project; return the fields that decide a result."""
+  words, overrides = _split(recipe)
+  path = files.project_config(file)
+  config = files.read_config(f"{path}:{','.join(sorted(words))}")
+  update(config, overrides)
+  return _recipe(json.loads(config.to_json_best_effort()))
+
+
+def _recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the fields that decide a result, those that are missing too.
+
+  It counts whether there is a file, not where it is.
+  """
+  defaults = json.loads(default_config().to_json_best_effort())
+  kept = experiment({**dict(flatten(defaults)), **dict(flatten(fields))})
+  for name, value in kept.items():
+    field = field_of(name)
+    if field and field.is_path:
+      kept[name] = bool(value)
+  return kept

@@ -1,7 +1,7 @@
-"""The words after the colon of --config, which choose a config's variant.
+"""The words after the colon of --config, which choose a variant of a config.
 
-A config file declares groups of words. Of each group a variant has exactly one
-word, by default the first that goes together with the others:
+A config file declares groups of words. A variant has exactly one word of each
+group: if none is given, the first one that is compatible with the others.
 
     VARIANTS = Variants(
       model=("wrn28_10", "pyramidnet"),
@@ -12,17 +12,18 @@ word, by default the first that goes together with the others:
     words = VARIANTS.parse("cifar100,sgd")
     words.model  # "wrn28_10"
     words.tune  # False
+    words.text  # "wrn28_10,cifar100,sgd"
 """
 
 import itertools
 import types
 from collections.abc import Iterator, Sequence
 
-from sam_jax.config.schema import did_you_mean
+from sam_jax.config.hints import did_you_mean
 
 
 class Variants:
-  """The groups of words that a config file knows."""
+  """The groups of words that a config file accepts."""
 
   def __init__(
     self,
@@ -31,58 +32,62 @@ class Variants:
     excluded: Sequence[tuple[str, str]] = (),
     **groups: Sequence[str],
   ):
-    """Declares the words.
+    """Declare the words.
 
     Args:
       options: Words that may be added to any variant.
-      excluded: Pairs of words that don't go together.
-      **groups: Name of a group and its words.
+      excluded: Pairs of words that exclude each other.
+      **groups: Words by the name of their group.
     """
+    self.options = tuple(options)
     self._groups = groups
-    self._options = tuple(options)
     self._excluded = {frozenset(pair) for pair in excluded}
 
   @property
   def words(self) -> list[str]:
-    """Every word, group by group."""
-    return [*itertools.chain(*self._groups.values()), *self._options]
+    """All words, group by group, and then the options."""
+    return [*itertools.chain(*self._groups.values()), *self.options]
 
   def parse(self, variant: str | None) -> types.SimpleNamespace:
-    """Reads the words of a variant.
+    """Return the words of a variant.
 
     Args:
       variant: Words in any order, separated by commas; None or "" is the
         default variant.
 
     Returns:
-      An attribute for each group, its word, and for each option, whether it
-      was given.
+      An attribute for each group with its word; one for each option, True if it
+      was given; and `text`, all words of the variant in the order of `words`.
 
     Raises:
-      ValueError: A word is unknown, or two exclude each other.
+      ValueError: A word is unknown, or two words exclude each other.
     """
     given = self._check(variant)
     chosen = next(self._combinations(given))
-    options = {option: option in given for option in self._options}
-    return types.SimpleNamespace(**chosen, **options)
+    options = {option: option in given for option in self.options}
+    return types.SimpleNamespace(
+      **chosen, **options, text=self._join(chosen, given)
+    )
 
   def expand(self, variant: str | None) -> list[str]:
-    """Returns every variant that has the words given: all words are named.
+    """Return all variants that have the given words, each with all its words.
 
     Args:
-      variant: As in `parse`; groups without a word in it run through theirs.
+      variant: As in `parse`. A group of which no word is given runs through all
+        its words.
 
     Raises:
       ValueError: As in `parse`.
     """
     given = self._check(variant)
-    options = [option for option in self._options if option in given]
-    return [
-      ",".join([*chosen.values(), *options])
-      for chosen in self._combinations(given)
-    ]
+    return [self._join(chosen, given) for chosen in self._combinations(given)]
+
+  def _join(self, chosen: dict[str, str], given: Sequence[str]) -> str:
+    options = [option for option in self.options if option in given]
+    return ",".join([*chosen.values(), *options])
 
   def _check(self, variant: str | None) -> list[str]:
+    """Return the words of a variant, or raise what is wrong with them."""
     given = [word.strip() for word in (variant or "").split(",")]
     given = [word for word in given if word]
     for word in given:
@@ -104,7 +109,7 @@ class Variants:
     return given
 
   def _combinations(self, given: Sequence[str]) -> Iterator[dict[str, str]]:
-    """A word for each group, so that none exclude each other."""
+    """Yield a word for each group so that no two words exclude each other."""
     choices = [
       [word for word in group if word in given] or group
       for group in self._groups.values()

@@ -12,13 +12,14 @@ from typing import Any
 
 from scipy import stats
 
-from sam_jax.config import paper_tables as paper
+from sam_jax.config import paper_tables, schema
 from sam_jax.runs import sweep_plan, workdir
 
 # What a run ends with, by the name of its scalar.
 ERROR, TOP_5_ERROR = "error_rate", "top_5_error_rate"
 
 LABEL_FILE, NOISE_RATE = "dataset.label_file", "dataset.label_noise.rate"
+FILE_NOISE_RATE = "dataset.label_file_noise_rate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,8 @@ class RunRecord:
       name: tuple(value) if isinstance(value, list) else value
       for name, value in workdir.flatten(self.config)
     }
-    if fields.get(LABEL_FILE) and fields.get("paper.noise_rate"):
-      fields[NOISE_RATE] = fields["paper.noise_rate"]
+    if fields.get(LABEL_FILE) and fields.get(FILE_NOISE_RATE):
+      fields[NOISE_RATE] = fields[FILE_NOISE_RATE]
     return fields
 
   @property
@@ -102,14 +103,17 @@ class Group:
     return experiment(self.runs[0])
 
   @functools.cached_property
-  def paper(self) -> dict[str, str]:
-    """The number of the paper that it stands for; empty strings if none."""
-    return paper.papers_number(self.runs[0].config)
+  def paper(self) -> paper_tables.Cell | None:
+    """The number of the paper that it stands for, if there is one."""
+    return paper_tables.find_cell(self.runs[0].config)
 
   @functools.cached_property
   def is_papers_recipe(self) -> bool:
-    """Whether the runs have the recipe behind that number."""
-    return paper.is_papers_recipe(self.runs[0].config)
+    """True if the runs have the recipe behind that number."""
+    config = self.runs[0].config
+    return self.paper is not None and paper_tables.follows_recipe(
+      config, self.paper
+    )
 
   def mean(self, scalar: str = ERROR) -> float:
     """Mean test error at the end, in percent."""
@@ -191,13 +195,8 @@ def group_over_seeds(runs: Iterable[RunRecord]) -> list[Group]:
 
 
 def experiment(run: RunRecord) -> dict[str, Any]:
-  """The fields that decide what is measured; the seed only draws a sample."""
-  return {
-    name: value
-    for name, value in run.fields.items()
-    if name not in ("seed", *workdir.FREE_FIELDS)
-    and not name.startswith("paper.")
-  }
+  """Return the fields that decide what is measured."""
+  return schema.experiment(run.fields)
 
 
 def differing_fields(groups: Sequence[Group]) -> list[str]:
@@ -240,9 +239,8 @@ def beaten(groups: Sequence[Group]) -> set[Group]:
   """
   rivals = {}
   for group in groups:
-    number = group.paper
-    if number["error"] and group.is_papers_recipe:
-      rivals.setdefault((number["table"], number["cell"]), []).append(group)
+    if group.is_papers_recipe:
+      rivals.setdefault(group.paper, []).append(group)
   best = {min(each, key=Group.mean) for each in rivals.values()}
   return {group for each in rivals.values() for group in each} - best
 

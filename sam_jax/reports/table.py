@@ -15,9 +15,9 @@ def table(groups: Sequence[Group]) -> list[str]:
   """
   fields = results.differing_fields(groups)
   columns = [("error (%)", results.ERROR, "error")]
-  if any(group.paper["top_5_error"] for group in groups):
+  if any(group.paper and group.paper.top_5_error for group in groups):
     columns.append(("top-5 error (%)", results.TOP_5_ERROR, "top_5_error"))
-  with_paper = any(group.paper["error"] for group in groups)
+  with_paper = any(group.paper for group in groups)
   lost = results.beaten(groups)
 
   header = [*fields, "seeds"]
@@ -37,7 +37,7 @@ def table(groups: Sequence[Group]) -> list[str]:
 
 
 def _papers_number(group: Group, name: str, lost: set[Group]) -> str:
-  number = group.paper[name]
+  number = getattr(group.paper, name, "")
   if number and not group.is_papers_recipe:
     return f"{number} *"
   return f"{number} †" if number and group in lost else number
@@ -46,10 +46,10 @@ def _papers_number(group: Group, name: str, lost: set[Group]) -> str:
 def _notes(groups: Sequence[Group], lost: set[Group]) -> list[str]:
   """What the reader of a table has to know."""
   notes = ["Test errors: mean ± half-width of the 95% interval over seeds."]
-  with_number = [group for group in groups if group.paper["error"]]
+  with_number = [group for group in groups if group.paper]
   tables = {}
   for group in with_number:
-    tables.setdefault(group.paper["table"], set()).add(group.paper["cell"])
+    tables.setdefault(group.paper.table, set()).add(group.paper.name)
   for name, cells in sorted(tables.items()):
     notes.append(f"From the paper's table {name}: {'; '.join(sorted(cells))}.")
   if not all(group.is_papers_recipe for group in with_number):

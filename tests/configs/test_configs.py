@@ -309,7 +309,7 @@ def test_noisy_labels():
   config = get_config("noise60,sam,bootstrap")
   assert config.dataset.label_noise.rate == 0.0
   assert config.dataset.label_file == "labels/noise60_sam.npy"
-  assert config.paper.noise_rate == 0.6
+  assert config.dataset.label_file_noise_rate == 0.6
   alphas = {
     run.get("augment.mixup_alpha") for run in load("noisy_labels").sweep()
   }
@@ -355,82 +355,6 @@ def test_sweep_gives_baselines_the_time_of_sam(name, words, epochs):
   module = load(name)
   variants = {run["variant"] for run in module.sweep(words)}
   assert {module.get_config(v).num_epochs for v in variants} == epochs
-
-
-PAPERS_NUMBERS = [
-  ("cifar", "pyramidnet,cifar100,autoaugment,sam", "1", "11.6 ± 0.1"),
-  ("cifar", "1800_epochs,cutout,sgd,double_epochs", "1", "2.7 ± 0.1"),
-  ("cifar", "pyramidnet,cifar100,cutout,rho005", "9", "13.1"),
-  ("svhn", "shake_shake,autoaugment,sgd", "5", "1.03 ± 0.02"),
-  ("fashion_mnist", "cutout", "5", "3.61 ± 0.06"),
-  ("imagenet", "resnet50,400_epochs", "2", "20.9 ± 0.1"),
-  ("imagenet", "efficientnet_b3", "", ""),
-  ("finetune", "l2,pets,sgd", "3", "3.08 ± 0.04"),
-  ("finetune", "cars,rho005", "10", "5.57"),
-  ("noisy_labels", "noise60", "4", "9.5"),
-  ("noisy_labels", "noise60,bootstrap", "4", "8.2"),
-  ("cifar", "tune", "", ""),
-  ("digits", "", "", ""),
-]
-
-
-@pytest.mark.parametrize(("name", "words", "table", "error"), PAPERS_NUMBERS)
-def test_config_names_the_papers_number(name, words, table, error):
-  config = load(name).get_config(words)
-  assert (config.paper.table, config.paper.error) == (table, error)
-
-
-def test_another_rho_is_not_the_papers_recipe():
-  config = load("cifar").get_config()
-  config.seed, config.log_every_steps = 3, 7
-  assert paper.is_papers_recipe(config.to_dict())
-  config.sam.rho = 0.1
-  assert not paper.is_papers_recipe(config.to_dict())
-
-
-def test_where_files_lie_is_no_part_of_the_recipe():
-  config = load("finetune").get_config()
-  config.pretrained = "gs://bucket/b7"
-  assert paper.is_papers_recipe(config.to_dict())
-  config.pretrained = None
-  assert not paper.is_papers_recipe(config.to_dict())
-  config = load("noisy_labels").get_config("bootstrap")
-  config.dataset.label_file = "/elsewhere.npy"
-  assert paper.is_papers_recipe(config.to_dict())
-
-
-GRIDS = [
-  ("noisy_labels", "mixup", "augment.mixup_alpha", 32.0, 2.0),
-  ("finetune", "flowers", "sam.rho", 0.2, 0.3),
-]
-
-
-@pytest.mark.parametrize(("name", "words", "field", "inside", "outside"), GRIDS)
-def test_grid_of_the_best(name, words, field, inside, outside):
-  config = load(name).get_config(words)
-  config.update_from_flattened_dict({field: inside})
-  assert paper.is_papers_recipe(config.to_dict())
-  config.update_from_flattened_dict({field: outside})
-  assert not paper.is_papers_recipe(config.to_dict())
-
-
-ROWS = [
-  ("cifar", "inner_steps", "sam.ascent_steps", 3, "11", "2.73 ± 0.04"),
-  ("noisy_labels", "noise80,bootstrap,tune", "sam.rho", 0.05, "8", "21.0"),
-  ("noisy_labels", "noise80,bootstrap,tune", "sam.rho", 0.3, "8", ""),
-]
-
-
-@pytest.mark.parametrize(
-  ("name", "words", "field", "value", "table", "error"), ROWS
-)
-def test_number_of_a_value(name, words, field, value, table, error):
-  config = load(name).get_config(words)
-  config.update_from_flattened_dict({field: value})
-  number = paper.papers_number(config.to_dict())
-  assert (number["table"], number["error"]) == (table, error)
-  assert number["cell"].endswith(f", {field} {value:g}")
-  assert paper.is_papers_recipe(config.to_dict()) == bool(error)
 
 
 def test_additional_skips_of_wide_resnets():
