@@ -1,4 +1,4 @@
-"""Reports finished runs: a Markdown table beside the paper's, and plots.
+"""Report finished runs: a Markdown table next to the paper's, and plots.
 
 python -m sam_jax.report --root=runs/digits [--root=DIR] [--output=DIR]
 
@@ -9,12 +9,10 @@ finished; 2, wrong arguments.
 
 import pathlib
 import sys
-from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from sam_jax.config import cli as command_line
-from sam_jax.config.schema import ConfigError
+from sam_jax.config import cli
 from sam_jax.reports import results
 from sam_jax.reports import table as result_table
 
@@ -26,21 +24,15 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-  """Prints the report, and writes it if asked to."""
-  if len(argv) > 1:
-    command_line.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
-  if not _ROOT.value:
-    command_line.refuse("--root is missing.")
+def main(argv: list[str]) -> None:
+  """Print the report, and write it if asked to."""
+  cli.check_arguments(argv, "root")
   for root in _ROOT.value:
     if not pathlib.Path(root).is_dir():
-      command_line.refuse(f"--root={root} is not a directory.")
+      cli.refuse(f"--root={root} is not a directory.")
   if _OUTPUT.value:
-    command_line.make_directory("output", _OUTPUT.value)
-  try:
-    runs = results.read_runs(_ROOT.value)
-  except ConfigError as error:
-    command_line.refuse(str(error))
+    cli.make_directory("output", _OUTPUT.value)
+  runs = results.read_runs(_ROOT.value)
   lines = results.describe_unfinished(runs, _ROOT.value)
   groups = results.group_over_seeds(runs)
   if not groups:
@@ -49,13 +41,13 @@ def main(argv: Sequence[str]) -> None:
   lines = [*result_table.table(groups), *lines]
   print("\n".join(lines))
   if _OUTPUT.value:
-    from sam_jax.analysis import result_plots  # matplotlib is slow to import
+    from sam_jax.reports import plots  # matplotlib is slow to import
 
     output = pathlib.Path(_OUTPUT.value)
     (output / "report.md").write_text("\n".join(lines) + "\n")
-    for path in result_plots.write_plots(groups, output):
+    for path in plots.write_plots(groups, output):
       print(f"Plot: {path}")
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=command_line.parse_flags)
+  cli.run(main)

@@ -105,7 +105,7 @@ BAD_ARGUMENTS = {
     "Unknown field --config.sam.roh. Did you mean --config.sam.rho?",
   ),
   "value": (["--grid=sam.rho=__import__('os')"], "sam.rho"),
-  "number": (["--grid=sam.rho=-1,0"], "sam.rho=-1: config.sam.rho = -1.0 must"),
+  "number": (["--grid=sam.rho=-1,0"], "--config.sam.rho=-1 must be >= 0"),
   "m": (["--grid=sam.m=7,8"], "sam.m=7: config.sam.m: m = 7 does not fit"),
   "axis": (["--grid=seed"], "--grid=seed must look like"),
   "twice": (["--grid=seed=0", "--grid=seed=1"], "'seed' twice"),

@@ -196,7 +196,8 @@ def _split_overrides(
   Raises:
     ConfigError: A field is unknown, or a value breaks the rule of its field.
   """
-  others, overrides = [], {}
+  others: list[str] = []
+  overrides: dict[str, Any] = {}
   arguments = iter(argv)
   for argument in arguments:
     match = _OVERRIDE.fullmatch(argument)

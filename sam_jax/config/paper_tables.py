@@ -114,6 +114,7 @@ def _best_of(table: Table, words: str) -> tuple[str, ...]:
   return ("",)
 
 
+@functools.cache
 def _split(recipe: str) -> tuple[set[str], dict[str, Any]]:
   """Return the words and the overrides of a recipe."""
   parts = [part for part in recipe.split(",") if part]
@@ -137,10 +138,14 @@ def _recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
 
   It counts whether there is a file, not where it is.
   """
-  defaults = json.loads(default_config().to_json_best_effort())
-  kept = experiment({**dict(flatten(defaults)), **dict(flatten(fields))})
+  kept = experiment(_defaults() | dict(flatten(fields)))
   for name, value in kept.items():
     field = field_of(name)
     if field and field.is_path:
       kept[name] = bool(value)
   return kept
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+  return dict(flatten(json.loads(default_config().to_json_best_effort())))

@@ -1,6 +1,7 @@
 """The paper's numbers: all are there, and each has the config behind it."""
 
 import collections
+import functools
 import json
 
 import pytest
@@ -9,10 +10,12 @@ from sam_jax.config import files, paper_tables
 from sam_jax.config.paper_tables import find_cell, follows_recipe
 from sam_jax.config.schema import update
 
+load = functools.cache(lambda name: files.load(str(files.project_config(name))))
+
 
 def config_of(name, words="", **fields):
   """A config of the project with some overrides, as config.json has it."""
-  config = files.read_config(f"{files.project_config(name)}:{words}")
+  config = load(name).get_config(words)
   update(config, {k.replace("__", "."): v for k, v in fields.items()})
   return json.loads(config.to_json_best_effort())
 
@@ -57,11 +60,7 @@ def test_every_cell_is_found_by_each_of_its_recipes():
   for cell in paper_tables.cells():
     for recipe in cell.recipes:
       words, fields = paper_tables._split(recipe)
-      config = files.read_config(
-        f"{files.project_config(cell.file)}:{','.join(words)}"
-      )
-      update(config, fields)
-      fields = json.loads(config.to_json_best_effort())
+      fields = config_of(cell.file, ",".join(words), **fields)
       assert find_cell(fields) == cell
       assert follows_recipe(fields, cell)
 
