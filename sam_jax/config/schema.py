@@ -139,7 +139,11 @@ def help_text() -> str:
   for name, field in FIELDS.items():
     lines.append(f"--config.{name}={field.default}  ({field.rule})")
     lines += textwrap.wrap(
-      field.help, 80, initial_indent=indent, subsequent_indent=indent
+      field.help,
+      80,
+      initial_indent=indent,
+      subsequent_indent=indent,
+      break_on_hyphens=False,
     )
   return "\n".join(lines)
 
