@@ -1,1 +1,1 @@
-"""Configs: fields, rules, command line, variants, the paper's tables."""
+"""Configs: fields and rules, files, command lines, the paper's tables."""

@@ -18,7 +18,7 @@ from sam_jax.config.schema import (
   flatten,
   validate_config,
 )
-from sam_jax.datasets import label_noise
+from sam_jax.datasets import labels
 from sam_jax.training import losses
 
 BAD_FIELDS = [
@@ -129,7 +129,7 @@ def test_every_field_has_one_row():
 def test_choices_are_those_of_the_code_that_acts_on_them():
   assert FIELDS["augment.policy"].choices == pipeline.POLICIES
   assert FIELDS["augment.cutout"].choices == pipeline.CUTOUTS
-  assert FIELDS["dataset.label_noise.kind"].choices == label_noise.KINDS
+  assert FIELDS["dataset.label_noise.kind"].choices == labels.NOISE_KINDS
   assert FIELDS["bootstrap.kind"].choices == tuple(losses.BOOTSTRAPS)
 
 
