@@ -15,7 +15,6 @@ from sam_jax.config.field_type import ConfigError, check_option, parse_option
 from sam_jax.config.fields import FIELDS
 from sam_jax.config.hints import closest
 from sam_jax.config.schema import field_of, help_text, suggest_field, update
-from sam_jax.datasets.catalog import DatasetError
 
 flags.disclaim_key_flags()  # --help shows --config as the program's own
 
@@ -35,7 +34,11 @@ def report_errors(main: Callable[[list[str]], None], argv: list[str]) -> None:
   """Call a main function; an error of the user ends the program in one line."""
   try:
     main(argv)
-  except (ConfigError, DatasetError) as error:
+  except ValueError as error:
+    from sam_jax.datasets.catalog import DatasetError  # imports NumPy
+
+    if not isinstance(error, ConfigError | DatasetError):
+      raise
     refuse(str(error))
 
 

@@ -105,7 +105,7 @@ def test_labels_of_a_file_are_not_corrupted():
   config.dataset.label_file = "labels.npy"
   validate_config(config, 8)
   config.dataset.label_noise.rate = 0.4
-  message = r"label_noise\.rate = 0\.4.*label_file = 'labels\.npy' says: set"
+  message = r"label_noise\.rate = 0\.4.*label_file = 'labels\.npy': set"
   with pytest.raises(ConfigError, match=message):
     validate_config(config, 8)
 
