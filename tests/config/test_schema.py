@@ -181,7 +181,7 @@ def test_experiment_keeps_what_is_measured():
   assert schema.experiment(fields) == dict(itertools.islice(fields.items(), 3))
 
 
-def test_fields_of_other_types_than_the_schema_are_found(tmp_path):
+def test_fields_that_are_not_those_of_the_schema():
   config = default_config()
   config.my_tag = "x"
   with pytest.raises(ConfigError, match="my_tag is a field that nothing reads"):
