@@ -9,12 +9,13 @@ finished; 2, wrong arguments.
 
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
 from sam_jax.config import cli
-from sam_jax.reports import results
-from sam_jax.reports import table as result_table
+from sam_jax.reports import results, run_records
+from sam_jax.reports.table import result_table
 
 _ROOT = flags.DEFINE_multi_string(
   "root", [], "Directory with runs in it; may be given several times."
@@ -27,26 +28,47 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
   """Print the report, and write it if asked to."""
   cli.check_arguments(argv, "root")
-  for root in _ROOT.value:
-    if not pathlib.Path(root).is_dir():
+  roots = [pathlib.Path(root).expanduser() for root in _ROOT.value]
+  for root in roots:
+    if not root.is_dir():
       cli.refuse(f"--root={root} is not a directory.")
+  output = None
   if _OUTPUT.value:
-    cli.make_directory("output", _OUTPUT.value)
-  runs = results.read_runs(_ROOT.value)
-  lines = results.describe_unfinished(runs, _ROOT.value)
+    output = cli.make_directory("output", _OUTPUT.value)
+  runs, problems = run_records.read_runs(roots)
+  missing = [*run_records.describe_unfinished(runs, roots), *problems]
   groups = results.group_over_seeds(runs)
   if not groups:
-    print("\n".join(lines))
+    print("\n".join(missing))
     sys.exit(1)
-  lines = [*result_table.table(groups), *lines]
+  lines = result_table(groups)
+  if missing:
+    lines += ["", *missing]
   print("\n".join(lines))
-  if _OUTPUT.value:
-    from sam_jax.reports import plots  # matplotlib is slow to import
+  if output:
+    write(lines, groups, output)
 
-    output = pathlib.Path(_OUTPUT.value)
-    (output / "report.md").write_text("\n".join(lines) + "\n")
-    for path in plots.write_plots(groups, output):
-      print(f"Plot: {path}")
+
+def write(
+  lines: Sequence[str], groups: Sequence[results.Group], output: pathlib.Path
+) -> None:
+  """Write report.md and the plots.
+
+  Args:
+    lines: The report.
+    groups: Finished runs, grouped over seeds.
+    output: A directory.
+  """
+  text = "\n".join(lines) + "\n"
+  (output / "report.md").write_text(text, encoding="utf-8")
+  try:
+    from sam_jax.reports import plots  # matplotlib is slow to import
+  except ModuleNotFoundError as error:
+    if error.name != "matplotlib":
+      raise
+    cli.refuse("Plots need matplotlib: pip install 'sam-jax[analysis]'.")
+  for path in plots.write_plots(groups, output):
+    print(f"Plot: {path}")
 
 
 if __name__ == "__main__":

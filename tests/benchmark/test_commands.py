@@ -1,4 +1,4 @@
-"""The quickstart's comparison, and the command line of the benchmarks."""
+"""The command line of the benchmarks."""
 
 import contextlib
 import json
@@ -9,28 +9,10 @@ import sys
 import jax
 import pytest
 
-from sam_jax.analysis import trained_run as runs
-from sam_jax.training import build as recipe
-from sam_jax.training import loop
 from scripts.benchmark import loops, startup, steps
 from scripts.benchmark.timing import Spread
-from tests import tiny
-from tests.in_process import own_flags, run_script
+from tests.in_process import own_flags
 from tests.processes import REPOSITORY
-
-
-def test_runs_are_compared(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(recipe, "create_model", tiny.create_model)
-  for module in (loop, runs):
-    monkeypatch.setattr(module, "create_dataset", tiny.create_dataset)
-  config = tiny.create_config()
-  result = loop.train_and_evaluate(config, tmp_path / "run")
-  run_script("compare_runs", str(tmp_path / "run"), "--m=8")
-  header, _, row = capsys.readouterr().out.splitlines()[:3]
-  assert "test error" in header
-  assert row.startswith("| run")
-  assert f"{result['error_rate']:.1%}" in row
-  assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
 def benchmark(*arguments):
@@ -134,11 +116,3 @@ def test_bad_arguments_give_one_line(arguments, message, capsys):
   (line,) = capsys.readouterr().err.strip().splitlines()
   assert line.startswith("error: ")
   assert message in line
-
-
-def test_no_run_gives_one_line(capsys):
-  with pytest.raises(SystemExit) as refused:
-    run_script("compare_runs", "/no/run")
-  assert refused.value.code == 2
-  (line,) = capsys.readouterr().err.strip().splitlines()
-  assert line.startswith("error: ") and "holds no run" in line

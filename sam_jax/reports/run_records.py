@@ -1,0 +1,309 @@
+"""Read what runs wrote into their directories, damaged ones too."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sam_jax.config import schema
+from sam_jax.runs import sweep_plan
+
+# Scalars of an evaluation.
+ERROR, TOP_5_ERROR = "error_rate", "top_5_error_rate"
+
+LABEL_FILE, NOISE_RATE = "dataset.label_file", "dataset.label_noise.rate"
+_FILE_NOISE_RATE = "dataset.label_file_noise_rate"
+
+# A directory with one of these files is the directory of a run.
+_RUN_FILES = {"config.json", "log.txt", "metrics.jsonl", "result.json"}
+
+# Fields that every config.json must have. Others may be missing: a version of
+# this code without the field wrote the file.
+_REQUIRED_FIELDS = ("model.name", "dataset.name", "num_epochs")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+  """The files of a run.
+
+  Attributes:
+    path: Directory of the run.
+    config: Content of config.json; None if there is none, or a damaged one.
+    metrics: Lines of metrics.jsonl; each has a step.
+    result: Content of result.json; None if the run is not finished, or if the
+      result or the config is damaged.
+    problems: What is damaged, one phrase for each file.
+  """
+
+  path: pathlib.Path
+  config: dict[str, Any] | None = None
+  metrics: Sequence[Mapping[str, float]] = ()
+  result: Mapping[str, float] | None = None
+  problems: tuple[str, ...] = ()
+
+  @functools.cached_property
+  def fields(self) -> dict[str, Any]:
+    """The fields of the config by their dotted names, as hashable values.
+
+    Fields that the config lacks have their defaults. Labels that a network
+    predicted have the noise rate of the labels that it was trained on.
+    """
+    flat = dict(schema.flatten(self.config or {}))
+    fields = {k: _hashable(v) for k, v in {**_defaults(), **flat}.items()}
+    if fields[LABEL_FILE] and fields[_FILE_NOISE_RATE]:
+      fields[NOISE_RATE] = fields[_FILE_NOISE_RATE]
+    return fields
+
+  @property
+  def state(self) -> str:
+    """Progress of the run in words."""
+    if self.result is not None:
+      return "; ".join(["finished", *self.problems])
+    if self.problems:
+      return f"damaged: {'; '.join(self.problems)}"
+    if not self.path.exists():
+      return "not started"
+    if self.config is None:
+      return "failed before its first step"
+    step = max((line["step"] for line in self.metrics), default=0)
+    return f"not finished, logged up to step {step}"
+
+  def curve(self, tag: str) -> dict[float, float]:
+    """Return a scalar of a finished run by epoch.
+
+    Args:
+      tag: Name of the scalar in metrics.jsonl.
+    """
+    assert self.result, "the run is not finished"
+    steps_per_epoch = self.result["step"] / self.fields["num_epochs"]
+    return {
+      line["step"] / steps_per_epoch: line[tag]
+      for line in self.metrics
+      if tag in line
+    }
+
+  def last_logged(self, tag: str) -> float:
+    """Return the last value of a scalar in metrics.jsonl, or nan."""
+    values = (line[tag] for line in reversed(self.metrics) if tag in line)
+    return next(values, math.nan)
+
+  def last(self, scalar: str = ERROR) -> float:
+    """Return a test error at the end of a finished run, in percent, or nan."""
+    assert self.result, "the run is not finished"
+    return 100 * self.result.get(scalar, math.nan)
+
+  def best(self, scalar: str = ERROR) -> float:
+    """Return the lowest test error of all evaluations, in percent."""
+    values = self.curve(f"test/{scalar}").values()
+    return min([self.last(scalar), *(100 * value for value in values)])
+
+
+def read_runs(
+  roots: Iterable[str | os.PathLike],
+) -> tuple[list[RunRecord], list[str]]:
+  """Read every run below some directories.
+
+  Args:
+    roots: Directories.
+
+  Returns:
+    A record for each directory with a file of a run, and for each run that a
+    sweep has planned and not started; and a line for each plan of a sweep that
+    is damaged.
+  """
+  runs: dict[pathlib.Path, RunRecord] = {}
+  planned: list[pathlib.Path] = []
+  problems: list[str] = []
+  for root in roots:
+    for directory, names, files in os.walk(os.fspath(root)):
+      path = pathlib.Path(directory)
+      if _RUN_FILES & set(files):
+        names.clear()  # there are no runs within runs
+        runs[path.resolve()] = read_run(path)
+        continue
+      try:
+        planned += [path / name for name in sweep_plan.read_plan(path)]
+      except (OSError, ValueError):
+        problems.append(
+          f"{path / 'sweep.json'} is damaged: runs that were not started are"
+          " not listed. Remove it, and start the sweep again."
+        )
+      names.sort()
+  for path in planned:
+    runs.setdefault(path.resolve(), RunRecord(path))
+  return list(runs.values()), problems
+
+
+def read_run(path: pathlib.Path) -> RunRecord:
+  """Read the directory of a run; the record names the files that are damaged.
+
+  Args:
+    path: The directory.
+  """
+  problems: list[str] = []
+  config = _read_config(path / "config.json", problems)
+  result = _read_result(path / "result.json", problems)
+  metrics = _read_metrics(path / "metrics.jsonl", result is not None, problems)
+  if not (path / "config.json").exists() and (metrics or result):
+    problems.append("config.json is missing")
+  return RunRecord(
+    path, config, metrics, result if config else None, tuple(problems)
+  )
+
+
+def describe_unfinished(
+  runs: Sequence[RunRecord], roots: Sequence[str | os.PathLike]
+) -> list[str]:
+  """Return lines about runs that are missing from the table, or damaged.
+
+  Args:
+    runs: All runs.
+    roots: Directories that were searched.
+
+  Returns:
+    The lines; none if all runs are finished and whole.
+  """
+  if not runs:
+    return [f"There are no runs in {', '.join(map(str, roots))}."]
+  finished = sum(run.result is not None for run in runs)
+  lines = [f"{finished} of {len(runs)} runs are finished. Missing or damaged:"]
+  for run in runs:
+    if run.result is None or run.problems:
+      log = run.path / "log.txt"
+      is_missing = run.result is None and log.exists()
+      hint = f", see {log}" if is_missing else ""
+      lines.append(f"- {run.path}: {run.state}{hint}")
+  return lines if len(lines) > 1 else []
+
+
+def _read_config(
+  file: pathlib.Path, problems: list[str]
+) -> dict[str, Any] | None:
+  """Return a config with values of the right types, or None and a problem."""
+  config = _read_object(file, problems)
+  if config is None:
+    return None
+  flat = dict(schema.flatten(config))
+  wrong = [name for name in _REQUIRED_FIELDS if name not in flat]
+  wrong += [name for name, value in flat.items() if not _is_valid(name, value)]
+  if wrong:
+    problems.append(f"{file.name} has no valid {', '.join(wrong[:3])}")
+    return None
+  return config
+
+
+def _is_valid(name: str, value: Any) -> bool:
+  """Return False if a value has another type than its field in the schema.
+
+  Rules are not checked: those of another version may have been others.
+  """
+  field = schema.field_of(name)
+  if name == "num_epochs":
+    return _is_number(value) and value >= 1
+  if field is None or field.kind is dict:
+    return True
+  if value is None:
+    return field.is_optional
+  if field.kind in (int, float):
+    return _is_number(value) or (field.may_be_inf and value == math.inf)
+  return isinstance(value, list if field.kind is tuple else field.kind)
+
+
+def _read_result(
+  file: pathlib.Path, problems: list[str]
+) -> dict[str, float] | None:
+  """Return a result with its numbers only, or None and a problem."""
+  result = _read_object(file, problems)
+  if result is None:
+    return None
+  numbers = {k: v for k, v in result.items() if _is_number(v)}
+  missing = [name for name in ("step", ERROR) if name not in numbers]
+  if missing or numbers["step"] <= 0:
+    problems.append(f"{file.name} has no valid {(*missing, 'step')[0]}")
+    return None
+  return numbers
+
+
+def _read_metrics(
+  file: pathlib.Path, is_finished: bool, problems: list[str]
+) -> list[dict[str, float]]:
+  """Return the lines that are whole; the others are a problem."""
+  try:
+    text = file.read_bytes().decode(errors="replace")
+  except FileNotFoundError:
+    if is_finished:
+      problems.append(f"{file.name} is missing")
+    return []
+  except OSError as error:
+    problems.append(f"{file.name} can't be read: {error.strerror}")
+    return []
+  lines = [_parse_line(line) for line in text.split("\n") if line.strip()]
+  whole = [line for line in lines if line is not None]
+  damaged = [i for i, line in enumerate(lines, start=1) if line is None]
+  # The running process may be writing the last line.
+  if damaged and (is_finished or damaged != [len(lines)]):
+    problems.append(
+      f"{file.name}: {len(damaged)} of {len(lines)} lines are damaged, the"
+      f" first is line {damaged[0]}"
+    )
+  return whole
+
+
+def _parse_line(text: str) -> dict[str, float] | None:
+  """Return the numbers of a line, or None without a step."""
+  line = _parse(text)
+  if not isinstance(line, dict) or not _is_number(line.get("step")):
+    return None
+  return {k: v for k, v in line.items() if type(v) in (int, float)}
+
+
+def _read_object(
+  file: pathlib.Path, problems: list[str]
+) -> dict[str, Any] | None:
+  """Return the JSON object in a file, or None if there is none."""
+  try:
+    value = _parse(file.read_bytes())
+  except FileNotFoundError:
+    return None
+  except OSError as error:
+    problems.append(f"{file.name} can't be read: {error.strerror}")
+    return None
+  if not isinstance(value, dict):
+    problems.append(f"{file.name} is not a JSON object")
+    return None
+  return value
+
+
+def _parse(text: str | bytes) -> Any:
+  """Return the value of a JSON text, or None if it is none."""
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError):
+    return None
+
+
+def _is_number(value: Any) -> bool:
+  """Return True for an integer or a finite float."""
+  if type(value) not in (int, float):  # a bool is an int, too
+    return False
+  try:
+    return math.isfinite(value)
+  except OverflowError:  # an integer beyond the range of floats
+    return False
+
+
+def _hashable(value: Any) -> Any:
+  """Return a list as a tuple, and other containers as text."""
+  if isinstance(value, list):
+    return tuple(map(_hashable, value))
+  return str(value) if isinstance(value, dict) else value
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+  config = schema.default_config()
+  return dict(schema.flatten(json.loads(config.to_json_best_effort())))
