@@ -172,7 +172,8 @@ def sharpness(
   with _errors_of("sam.method", fields.method):
     method = _find_method(fields.method)
     inspect.signature(method).bind(rho, **given)
-    return method(rho, **given)
+    # A method may ignore `grad_fn`, as most transformations of optax do.
+    return optax.with_extra_args_support(method(rho, **given))
 
 
 def _find_method(name: str) -> Callable[..., Any]:

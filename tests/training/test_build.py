@@ -1,0 +1,189 @@
+"""From a config to parts: methods and optimizers that plug in, and errors."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from sam_jax import methods
+from sam_jax.config.schema import ConfigError, default_config
+from sam_jax.datasets.catalog import dataset_spec
+from sam_jax.training import build, input_pipeline, loop, parallel
+from sam_jax.training.step import create_state, train_step
+from tests import tiny
+
+SPEC = dataset_spec("digits")
+OWN_METHOD = '''
+import jax
+import optax
+
+from sam_jax import sharpness_aware
+
+
+def halfway(rho, *, weight=0.5, **kwargs):
+  """Descend along (1 - weight) * g + weight * g_SAM; the state is a chain's."""
+  sam = sharpness_aware(rho, **kwargs)
+
+  def update_fn(updates, state, params=None, **extra_args):
+    sam_updates, sam_state = sam.update(updates, state[0], params, **extra_args)
+    updates = jax.tree.map(
+      lambda g, s: (1 - weight) * g + weight * s, updates, sam_updates
+    )
+    return updates, (sam_state, optax.EmptyState())
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: (sam.init(params), optax.EmptyState()), update_fn
+  )
+
+
+def gradient_only(rho, *, has_value, sync, mask):
+  """Know nothing of SAM: any transformation of optax is a method."""
+  return optax.scale(rho)
+'''
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch):
+  """A file of methods outside the repository, on PYTHONPATH."""
+  (tmp_path / "own_methods.py").write_text(OWN_METHOD)
+  monkeypatch.syspath_prepend(tmp_path)
+
+
+def make_config(method="sam", options=(), **sam_fields):
+  config = tiny.create_config()
+  config.batch_size = 32
+  config.sam.update({"method": method, "rho": 0.5, **sam_fields})
+  config.sam.options.update(dict(options))
+  return config
+
+
+def one_step(config, num_devices=8):
+  """Returns the state and the metrics after one step of a perceptron."""
+  parts = build.parts(config, SPEC, 10, num_devices)
+  parts = dataclasses.replace(parts, model=tiny.create_model())
+  devices = jax.devices()[:num_devices]
+  state = parallel.replicate(create_state(parts, (8, 8, 1), 0), devices)
+  random = np.random.default_rng(0)
+  batch = {
+    "image": random.normal(size=(32, 8, 8, 1)).astype(np.float32),
+    "target": np.eye(10, dtype=np.float32)[random.integers(10, size=32)],
+  }
+  step = parallel.map_train_step(
+    functools.partial(train_step, parts=parts), devices
+  )
+  return jax.device_get(step(state, parallel.shard(batch, devices)))
+
+
+OPTIONS = {
+  "every_k": {"every": 2},
+  "gsam": {"surrogate_gap": 0.2},
+  "look_sam": {"every": 2},
+}
+
+
+@pytest.mark.parametrize("method", ["sam", *methods.__all__])
+def test_every_method_trains_the_same_on_any_number_of_devices(method):
+  """m = 2 is two microbatches on each of 8 devices, and 16 on one.
+
+  What a method remembers is averaged over shards with the gradient.
+  """
+  if method == "sam_on":
+    pytest.skip("the perceptron has no normalization")
+  config = make_config(method, m=2, **OPTIONS.get(method, {}))
+  (one, one_metrics), (eight, metrics) = one_step(config, 1), one_step(config)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    *((s.params, s.sam_state) for s in (one, eight)),
+  )
+  assert metrics["perturbation_norm"] > 0
+  assert metrics["sharpness"] > 0
+  assert metrics["loss"] == pytest.approx(one_metrics["loss"], rel=1e-5)
+
+
+def test_a_method_in_a_file_of_ones_own(own_file):
+  start = one_step(make_config(rho=0.0))[0].params
+  plain, _ = one_step(make_config(rho=0.0))
+  sam, _ = one_step(make_config())
+  config = make_config("own_methods:halfway", {"weight": 0.25})
+  config.optimizer.gradient_clipping = 0.0
+  ours, metrics = one_step(config)
+  expected = jax.tree.map(
+    lambda a, b: 0.75 * a + 0.25 * b, plain.params, sam.params
+  )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    ours.params,
+    expected,
+  )
+  del start
+  assert metrics["perturbation_norm"] == pytest.approx(0.5, rel=1e-5)
+  assert metrics["sharpness"] == pytest.approx(
+    metrics["sam_loss"] - metrics["loss"], rel=1e-4
+  )
+
+
+def test_any_transformation_is_a_method(own_file):
+  """Without SAM's scalars in its state, they are not measured."""
+  config = make_config("own_methods:gradient_only")
+  state, metrics = one_step(config)
+  for name in ("sharpness", "perturbation_norm", "gradient_cosine", "sam_loss"):
+    assert np.isnan(metrics[name])
+  assert np.isfinite(metrics["loss"])
+  assert metrics["diverged_at"] == -1
+  assert isinstance(state.sam_state, optax.ScaleState | optax.EmptyState)
+
+
+def test_whole_run_with_a_method_of_ones_own(own_file, tmp_path, monkeypatch):
+  monkeypatch.setattr(build, "model", tiny.create_model)
+  monkeypatch.setattr(input_pipeline, "create_dataset", tiny.create_dataset)
+  config = make_config("own_methods:halfway", {"weight": 0.25})
+  result = loop.train_and_evaluate(config, tmp_path / "run")
+  assert result["step"] == 2
+  assert np.isfinite(result["loss"])
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (
+      {"sam.method": "frendly_sam"},
+      "sam.method = 'frendly_sam': .*friendly_sam",
+    ),
+    ({"sam.method": "nowhere:f"}, "sam.method = 'nowhere:f': No module named"),
+    ({"sam.method": "sam_jax.sam:dual"}, "has no attribute 'dual'"),
+    ({"sam.options": {"gamma": 1}}, "sam.method = 'sam': .*argument 'gamma'"),
+    ({"sam.options": {"rho": 1}}, r"config\.sam\.options\.rho = 1 is set by"),
+    ({"sam.options": {"sync": 1}}, r"options\.sync = 1 is set by"),
+    ({"sam.method": "look_sam"}, "sam.method = 'look_sam': .*every"),
+    (
+      {"sam.method": "weighted_sam", "sam.options": {"gamma": 2.0}},
+      "sam.method = 'weighted_sam': gamma",
+    ),
+    ({"optimizer.options": {"b1": 1}}, "optimizer.name = 'sgd': .*'b1'"),
+    (
+      {"optimizer.name": "yogi", "optimizer.weight_decay_kind": "decoupled"},
+      "optimizer.name = 'yogi': .*no argument 'weight_decay'",
+    ),
+  ],
+)
+def test_bad_methods_and_options_are_reported(fields, message):
+  config = default_config()
+  for name, value in fields.items():
+    *parents, leaf = name.split(".")
+    node = functools.reduce(lambda n, p: n[p], parents, config)
+    if isinstance(value, dict):
+      node[leaf].update(value)
+    else:
+      node[leaf] = value
+  with pytest.raises(ConfigError, match=message):
+    build.validate(config, 1)
+
+
+@pytest.mark.parametrize(("devices", "m"), [(1, 256), (8, 32)])
+def test_no_m_is_recorded_as_the_number_it_stands_for(devices, m):
+  config = default_config()
+  assert build.validate(config, devices).sam.m == m
+  assert config.sam.m is None  # the caller's config stays
