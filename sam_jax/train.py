@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from sam_jax.config import cli
 from sam_jax.runs import logs
@@ -39,19 +39,13 @@ _SUMMARY = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
   """Run the training loop that the flags ask for."""
-  if len(argv) > 1:
-    cli.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
   needed = ["config"] if _SUMMARY.value else ["config", "workdir"]
-  for name in needed:
-    if not flags.FLAGS[name].value:
-      cli.refuse(f"--{name} is missing, see: python -m sam_jax.train --help")
+  cli.check_arguments(argv, *needed)
   logs.show_on_stderr()
-  # Imported late: a mistyped flag is reported without waiting for JAX.
+  # Imported late: wrong flags are reported without waiting for Orbax.
   import jax
 
   from sam_jax.analysis.hook import AnalysisHook
-  from sam_jax.config.schema import ConfigError
-  from sam_jax.datasets.catalog import DatasetError
   from sam_jax.runs.workdir import WorkdirLostError
   from sam_jax.training import build, loop
   from sam_jax.training.hooks import DivergedError
@@ -59,14 +53,12 @@ def main(argv: list[str]) -> None:
   config = _CONFIG.value
   _cache_compiled_programs(jax, config.compilation_cache_dir)
   _join_other_processes(jax)
+  if _SUMMARY.value:
+    print(build.summary(config, jax.device_count()))
+    return
+  hooks = [AnalysisHook] if config.analysis.every_epochs else []
   try:
-    if _SUMMARY.value:
-      print(build.summary(config, jax.device_count()))
-      return
-    hooks = [AnalysisHook] if config.analysis.every_epochs else []
     loop.train_and_evaluate(config, _WORKDIR.value, hooks)
-  except (ConfigError, DatasetError) as error:
-    cli.refuse(str(error))
   except DivergedError as error:
     sys.exit(f"error: {error}")
   except (WorkdirLostError, jax.errors.JaxRuntimeError) as error:
@@ -114,4 +106,4 @@ def _cache_compiled_programs(jax: Any, directory: str) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=cli.parse_flags)
+  cli.run(main)

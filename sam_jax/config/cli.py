@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -154,6 +155,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
   if flag is None:
     return rest
   if values["help_config"].value:
+    # A reader such as head may have enough before the end.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(help_text())
     sys.exit()
   if isinstance(flag.value, str):

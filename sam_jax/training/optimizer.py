@@ -14,8 +14,6 @@ from ml_collections import ConfigDict
 
 from sam_jax import masks
 
-SCHEDULES = ("cosine", "exponential", "constant")
-
 # The exponential schedule ends at this fraction of the initial learning rate,
 # as in google-research/sam, after the EfficientNet paper.
 EXPONENTIAL_END = 0.012

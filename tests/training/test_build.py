@@ -104,7 +104,6 @@ def test_every_method_trains_the_same_on_any_number_of_devices(method):
 
 
 def test_a_method_in_a_file_of_ones_own(own_file):
-  start = one_step(make_config(rho=0.0))[0].params
   plain, _ = one_step(make_config(rho=0.0))
   sam, _ = one_step(make_config())
   config = make_config("own_methods:halfway", {"weight": 0.25})
@@ -118,7 +117,6 @@ def test_a_method_in_a_file_of_ones_own(own_file):
     ours.params,
     expected,
   )
-  del start
   assert metrics["perturbation_norm"] == pytest.approx(0.5, rel=1e-5)
   assert metrics["sharpness"] == pytest.approx(
     metrics["sam_loss"] - metrics["loss"], rel=1e-4
