@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from sam_jax import methods
+from sam_jax import masks, methods
 from tests.method_references import (
   CENTERS,
   LEARNING_RATE,
@@ -297,7 +297,7 @@ def test_sam_on_finds_the_normalization_layers_of_flax():
     nnx.state(Network(), nnx.Param),
     {"block": {"norm": PARAMS["norm"]}, "dense": PARAMS["conv"]},
   ):
-    mask = methods._normalization_parameters(params)
+    mask = masks.normalization(params)
     perturbed = [
       jax.tree_util.keystr(path)
       for path, is_perturbed in jax.tree_util.tree_leaves_with_path(mask)
@@ -315,7 +315,7 @@ def code_blocks_of_the_docs():
 def test_docs_name_every_method():
   text = (pathlib.Path(__file__).parents[1] / "docs/methods.md").read_text()
   rows = re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE)
-  assert {*rows} == {"sharpness_aware", *methods.__all__}
+  assert {*rows} == {"sam", *methods.__all__}
 
 
 def test_python_of_the_docs_descends(capsys):
