@@ -1,4 +1,8 @@
-"""Small files of a workdir, written so that a crash leaves old or new."""
+"""Atomic writes of small files, for workdirs and for files of no run.
+
+A module of its own because reports and caches, which belong to no workdir, use
+it too, and because it imports neither JAX nor the config.
+"""
 
 import json
 import os
@@ -9,9 +13,14 @@ from etils import epath
 
 
 def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
-  """Writes a file under another name, and renames it into place.
+  """Write a file atomically: readers see the old or the new content.
 
-  Processes that write the same file do not get in each other's way.
+  Several processes may write the same file: the last one wins, and none leaves
+  a mix of two contents.
+
+  Args:
+    path: Local or gs:// path in a directory that exists.
+    data: New content of the file.
   """
   path = epath.Path(path)
   writer = f"{socket.gethostname()}.{os.getpid()}"
@@ -24,5 +33,5 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-  """Writes a value as readable JSON, atomically."""
+  """Write a value as indented JSON with sorted keys, atomically."""
   write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

@@ -1,4 +1,4 @@
-"""The directory of a run: whose it is, and what came out."""
+"""The directory of a run: its owner, its config and its result."""
 
 import contextlib
 import errno
@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,11 +19,11 @@ from sam_jax.runs import files
 try:
   import fcntl
 except ImportError:  # Windows
-  fcntl = None
+  fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
-# Fields that may differ when a run goes on: they don't change its result.
+# Fields that do not change the result of a run: they may differ on a resume.
 FREE_FIELDS = (
   "dataset.data_dir",
   "compilation_cache_dir",
@@ -37,29 +37,31 @@ FREE_FIELDS = (
 
 
 class WorkdirLostError(OSError):
-  """A workdir can't be written to any more."""
+  """A workdir can no longer be written to."""
 
 
 @contextlib.contextmanager
 def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
-  """Makes a directory the home of a run, or finds that it already is.
+  """Reserve a directory for one run and for this process.
 
-  As long as the context lasts no other process can claim it, unless it is a
-  gs:// path, where nothing can be locked. A run that never began, such as one
-  whose data was missing, leaves it to any other.
+  No other process can claim the directory inside the context. A gs:// path
+  cannot be locked, so there the caller must start one process only. A directory
+  whose run never began, for example because its data was missing, may be
+  claimed with any other config.
 
   Args:
-    workdir: Local or gs:// path.
-    config: The config of the run.
+    workdir: Local or gs:// path; it is created if missing.
+    config: Config of the run.
 
   Yields:
-    The directory. It holds `config.json`.
+    The directory, which now contains `config.json`.
 
   Raises:
-    ConfigError: It can't be written, or is in use, or belongs to a run with
-      another config; the message names the fields that differ.
-    WorkdirLostError: The context found that it was removed, or that the disk
-      is full.
+    ConfigError: The directory cannot be written, is in use by another process,
+      or belongs to a run with another config; the message names the fields that
+      differ.
+    WorkdirLostError: Inside the context the directory was removed or the disk
+      was full.
   """
   path = epath.Path(workdir).expanduser()
   with contextlib.ExitStack() as stack:
@@ -74,7 +76,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
         files.write_json(path / "config.json", to_dict(config))
     except ConfigError:
       raise
-    except Exception as error:  # gs:// has errors of its own
+    except Exception as error:  # gs:// clients raise errors of their own
       raise ConfigError(
         f"--workdir={workdir} can't be written:"
         f" {getattr(error, 'strerror', None) or error}. Choose another"
@@ -87,17 +89,17 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
       if not lost and error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise
       raise WorkdirLostError(
-        f"--workdir={workdir} can't be written any more: {error}. The same"
-        " command goes on from the last checkpoint, or starts again."
+        f"--workdir={workdir} can no longer be written: {error}. Run the same"
+        " command again: it resumes from the last checkpoint if there is one."
       ) from error
 
 
 @contextlib.contextmanager
 def _lock(path: epath.Path) -> Iterator[None]:
-  """Keeps other processes out of a local directory.
+  """Keep other processes out of a local directory.
 
-  The operating system forgets the lock when this process ends in any way; the
-  file that stays says nothing.
+  The operating system releases the lock when this process ends for any reason;
+  the lock file that remains does not mean that the directory is in use.
   """
   if fcntl is None or "://" in os.fspath(path):
     yield
@@ -111,7 +113,7 @@ def _lock(path: epath.Path) -> Iterator[None]:
         f"--workdir={path} is in use by {file.read() or 'another process'}."
         " Wait for it or stop it, or choose another directory."
       ) from error
-    except OSError as error:  # some network file systems have no locks
+    except OSError as error:  # some network file systems do not support locks
       logger.warning("%s can't be locked: %s", path, error)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -120,20 +122,36 @@ def _lock(path: epath.Path) -> Iterator[None]:
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
-  """Returns a config as what JSON can hold."""
+  """Return a config as nested dicts of JSON values."""
   return json.loads(config.to_json_best_effort())
 
 
-def write_result(workdir: epath.Path, result: dict[str, float]) -> None:
-  """Marks a run as finished, with its last evaluation, in `result.json`."""
-  files.write_json(workdir / "result.json", result)
+def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the fields of a config that may change the result of a run.
+
+  Args:
+    config: A config as `to_dict` returns it.
+
+  Returns:
+    Values by dotted name, such as {"sam.rho": 0.05}.
+  """
+  return {
+    name: value
+    for name, value in flatten(dict(config))
+    if name not in FREE_FIELDS and not name.startswith("paper.")
+  }
+
+
+def write_result(workdir: epath.PathLike, result: Mapping[str, float]) -> None:
+  """Mark a run as finished: write its last evaluation to `result.json`."""
+  files.write_json(epath.Path(workdir) / "result.json", dict(result))
 
 
 def read_config(path: epath.Path) -> dict[str, Any] | None:
-  """Returns the config.json of a workdir, or None if it has none.
+  """Return the `config.json` of a workdir, or None if there is none.
 
   Raises:
-    ConfigError: It is damaged.
+    ConfigError: The file is damaged.
   """
   file = path / "config.json"
   if not file.exists():
@@ -143,39 +161,40 @@ def read_config(path: epath.Path) -> dict[str, Any] | None:
   except ValueError as error:
     raise ConfigError(f"{file} is not JSON ({error}); remove it.") from error
   if not isinstance(config, dict):
-    raise ConfigError(f"{file} holds no config; remove it.")
+    raise ConfigError(f"{file} is not a config; remove it.")
   return config
 
 
 def has_begun(path: epath.Path) -> bool:
-  """Whether a run left anything in its workdir that depends on its config."""
+  """Return True if a workdir contains logs or checkpoints of a run."""
   checkpoints = path / "checkpoints"
   return (path / "metrics.jsonl").exists() or (
     checkpoints.exists() and any(checkpoints.iterdir())
   )
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-  """Says field by field how a config differs from that of an earlier process.
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """Describe how a config differs from the config of an earlier process.
 
   Args:
-    old: The config.json of a run.
-    new: A config, as `to_dict` returns it.
+    old: The `config.json` of a run.
+    new: A config as `to_dict` returns it.
 
   Returns:
-    "sam.rho was 0.05 and is now 0.1" for every field that decides a result.
+    One text such as "sam.rho was 0.05 and is now 0.1" for each field that may
+    change the result, sorted by name.
   """
-  old, new = dict(flatten(old)), dict(flatten(new))
+  before, after = deciding_fields(old), deciding_fields(new)
   return [
-    f"{field} was {old.get(field)!r} and is now {new.get(field)!r}"
-    for field in sorted(old.keys() | new.keys())
-    if old.get(field) != new.get(field)
-    and field not in FREE_FIELDS
-    and not field.startswith("paper.")
+    f"{field} was {before.get(field)!r} and is now {after.get(field)!r}"
+    for field in sorted(before.keys() | after.keys())
+    if before.get(field) != after.get(field)
   ]
 
 
-def _check_same(old: dict, new: dict, path: epath.Path) -> None:
+def _check_same(
+  old: Mapping[str, Any], new: Mapping[str, Any], path: epath.Path
+) -> None:
   different = differences(old, new)
   if different:
     raise ConfigError(

@@ -58,7 +58,7 @@ def test_workdir_in_use_names_the_process(tmp_path):
 
 def test_removed_workdir_is_named_with_a_remedy(tmp_path):
   path = tmp_path / "run"
-  message = r"can't be written any more: .*metrics\.jsonl.*The same command"
+  message = r"can no longer be written: .*metrics\.jsonl.*the same command"
   with (
     pytest.raises(workdir.WorkdirLostError, match=message),
     workdir.claim(path, default_config()),
