@@ -72,9 +72,9 @@ def main(argv: list[str]) -> None:
 
   from sam_jax.config.schema import ConfigError
   from sam_jax.datasets.catalog import DatasetError
-  from sam_jax.runs import logs
+  from sam_jax.runs import logging as run_logging
 
-  logs.show_on_stderr()
+  run_logging.show_on_stderr()
   try:
     output = output_directory()
     subjects = [load(workdir, name) for workdir in _WORKDIR.value]

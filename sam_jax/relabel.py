@@ -18,7 +18,7 @@ from sam_jax.config import cli as command_line
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.catalog import DatasetError
 from sam_jax.datasets.labels import write_labels
-from sam_jax.runs import logs
+from sam_jax.runs import logging as run_logging
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     command_line.refuse(f"--output={_OUTPUT.value} is a directory.")
   if "://" not in _OUTPUT.value:
     command_line.make_directory("output", pathlib.Path(_OUTPUT.value).parent)
-  logs.show_on_stderr()
+  run_logging.show_on_stderr()
   try:
     run = runs.restore_run(_WORKDIR.value)
     labels = runs.predicted_labels(run)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from sam_jax.config import cli as command_line
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog, tfds_files
-from sam_jax.runs import logs
+from sam_jax.runs import logging as run_logging
 from sam_jax.training import build, input_pipeline
 
 _CONFIG = command_line.define_config()
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
   if output.suffix != ".png" or output.is_dir():
     command_line.refuse(f"--output={output} must be a .png file.")
   command_line.make_directory("output", output.parent)
-  logs.show_on_stderr()
+  run_logging.show_on_stderr()
   config, step = _CONFIG.value, _STEP.value
   try:
     config = build.validate(config, jax.device_count())

@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from sam_jax.config import cli
-from sam_jax.runs import logs
+from sam_jax.runs import logging as run_logging
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
   """Run the training loop that the flags ask for."""
   needed = ["config"] if _SUMMARY.value else ["config", "workdir"]
   cli.check_arguments(argv, *needed)
-  logs.show_on_stderr()
+  run_logging.show_on_stderr()
   # Imported late: wrong flags are reported without waiting for Orbax.
   import jax
 

@@ -8,7 +8,7 @@ from unittest import mock
 from absl import flags
 
 from sam_jax.config import cli as command_line
-from sam_jax.runs import logs
+from sam_jax.runs import logging as run_logging
 from tests.processes import REPOSITORY
 
 
@@ -17,7 +17,7 @@ def run_script(name, *arguments):
   with (
     own_flags(),
     mock.patch.object(sys, "argv", [name, *arguments]),
-    mock.patch.object(logs, "show_on_stderr"),
+    mock.patch.object(run_logging, "show_on_stderr"),
     contextlib.chdir(REPOSITORY),
   ):
     script = runpy.run_path(f"sam_jax/{name}.py")

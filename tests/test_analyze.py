@@ -84,7 +84,7 @@ def load_run():
 def analyze(script, load_run, monkeypatch):
   monkeypatch.setattr(runs, "create_dataset", toy_dataset)
   monkeypatch.setattr(runs, "load_run", load_run)
-  monkeypatch.setattr("sam_jax.runs.logs.show_on_stderr", lambda: None)
+  monkeypatch.setattr("sam_jax.runs.logging.show_on_stderr", lambda: None)
 
   def run(*arguments):
     argv = ["analyze", *map(str, arguments)]

@@ -1,4 +1,13 @@
-"""Where the numbers of a run go: TensorBoard, metrics.jsonl, the console."""
+"""Logs of a run: TensorBoard events, metrics.jsonl and console lines.
+
+Events are built and framed by TensorBoard's own package, without TensorFlow.
+tensorboardX 2.6.5 does not replace this: its `flush` returned before the events
+were in the file (20 times of 20), a full disk ended its writer thread and then
+blocked training forever instead of raising, and a run that resumed within a
+second overwrote its own event file. It also puts hyperparameters into a second
+run, without start and end times, and needs google-cloud-storage for gs:// paths
+where this module writes through etils, as the rest of a workdir does.
+"""
 
 import contextlib
 import io
@@ -8,27 +17,26 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
+from absl import flags
+from absl import logging as absl_logging
 from etils import epath
 from PIL import Image
-from tensorboard.compat.proto import (
-  event_pb2,
-  summary_pb2,
-  tensor_pb2,
-  tensor_shape_pb2,
-  types_pb2,
-)
-from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # no TensorFlow
+from tensorboard.plugins.text.summary import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from sam_jax.runs import files, workdir
 
 logger = logging.getLogger(__name__)
 
-# The order of a log line: (scalar, label, format).
+# Scalars of a console line in their order: name, label, format.
 _CONSOLE = (
   ("loss", "loss", "{:.4f}"),
   ("error_rate", "error", "{:.2%}"),
@@ -40,19 +48,19 @@ _CONSOLE = (
 
 
 class MetricsWriter:
-  """Writes the scalars of a run to TensorBoard and to metrics.jsonl.
+  """Write what a run measures to TensorBoard events and to metrics.jsonl.
 
-  TensorBoard's own record writer is used directly: it needs no TensorFlow.
-  A resumed run first drops what an earlier process wrote past its checkpoint,
-  so that the files end as those of an undisturbed run do.
+  Only process 0 of a run has a writer. A resumed run first removes what an
+  earlier process logged after the checkpoint, so that the logs of a resumed run
+  equal those of an uninterrupted one.
   """
 
   def __init__(self, directory: epath.PathLike, first_step: int):
-    """Opens the files of a workdir.
+    """Open the files of a workdir.
 
     Args:
       directory: Local or gs:// path; it exists.
-      first_step: The run goes on after this step.
+      first_step: Steps done so far; 0 for a new run.
     """
     directory = epath.Path(directory)
     self._jsonl = directory / "metrics.jsonl"
@@ -65,6 +73,7 @@ class MetricsWriter:
     self._records = RecordWriter(file)
     self._write(event_pb2.Event(file_version="brain.Event:2"))
     if first_step:
+      # Readers of the events drop all points from this step on.
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._write(event_pb2.Event(step=first_step + 1, session_log=start))
     self.flush()
@@ -72,65 +81,80 @@ class MetricsWriter:
   def scalars(
     self, step: int, prefix: str, values: Mapping[str, float]
   ) -> None:
-    """Writes scalars as `prefix/name`; a nan was not measured: left out."""
-    values = {
+    """Write scalars under the names `prefix/name`.
+
+    Args:
+      step: Steps done so far.
+      prefix: Group of the scalars, such as "train".
+      values: Scalars by name; nan means not measured and is left out.
+    """
+    scalars = {
       f"{prefix}/{name}": float(value)
       for name, value in values.items()
       if not math.isnan(value)
     }
-    self._summary(
+    self._write_summary(
       step,
-      [
-        summary_pb2.Summary.Value(tag=tag, simple_value=value)
-        for tag, value in values.items()
-      ],
+      summary_pb2.Summary(
+        value=[
+          summary_pb2.Summary.Value(tag=tag, simple_value=value)
+          for tag, value in scalars.items()
+        ]
+      ),
     )
     with self._jsonl.open("a") as f:
-      f.write(json.dumps({"step": step, **values}) + "\n")
+      f.write(json.dumps({"step": step, **scalars}) + "\n")
 
   def image(self, step: int, tag: str, image: np.ndarray) -> None:
-    """Writes an image, uint8 [H, W, 3] or [H, W, 1]."""
+    """Write an image, uint8 [H, W, 3] or [H, W, 1], as PNG."""
     png = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-      png, "PNG"
-    )
+    pixels = image.squeeze(-1) if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(png, "PNG")
     value = summary_pb2.Summary.Image(
       height=image.shape[0],
       width=image.shape[1],
       colorspace=image.shape[2],
       encoded_image_string=png.getvalue(),
     )
-    self._summary(step, [summary_pb2.Summary.Value(tag=tag, image=value)])
+    summary = summary_pb2.Summary()
+    summary.value.add(tag=tag, image=value)
+    self._write_summary(step, summary)
 
   def config(self, config: Mapping[str, Any]) -> None:
-    """Writes the config as text, and its fields as hyperparameters."""
-    text = "```json\n" + json.dumps(config, indent=2, sort_keys=True) + "\n```"
-    plugin = summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
-    tensor = tensor_pb2.TensorProto(
-      dtype=types_pb2.DT_STRING,
-      string_val=[text.encode()],
-      tensor_shape=tensor_shape_pb2.TensorShapeProto(
-        dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=1)]
-      ),
-    )
-    value = summary_pb2.Summary.Value(
-      tag="config",
-      tensor=tensor,
-      metadata=summary_pb2.SummaryMetadata(plugin_data=plugin),
-    )
-    self._summary(0, [value, _hparams_value(config)])
+    """Write a config as text, and as hyperparameters of a session that starts.
+
+    Args:
+      config: A config as `workdir.to_dict` returns it.
+    """
+    text = json.dumps(config, indent=2, sort_keys=True)
+    self._write_summary(0, text_pb("config", f"```json\n{text}\n```"))
+    # An empty trial_id shows each run as a trial under its own name.
+    session = hparams_pb(_hyperparameters(config), trial_id="")
+    self._write_summary(0, session)
 
   def flush(self) -> None:
-    """Makes everything written so far visible to readers."""
+    """Make everything written so far visible to readers."""
     self._records.flush()
 
-  def close(self) -> None:
-    """Marks the session as ended and closes the files."""
-    end = plugin_data_pb2.SessionEndInfo(
-      status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time()
-    )
-    data = plugin_data_pb2.HParamsPluginData(session_end_info=end)
-    self._summary(0, [_hparams_summary("_hparams_/session_end_info", data)])
+  def close(self, finished: bool = True) -> None:
+    """Close the files.
+
+    Args:
+      finished: Mark the session of hyperparameters as successful. TensorBoard
+        keeps the first mark only, so a run that may resume must not set it.
+    """
+    if finished:
+      end = plugin_data_pb2.SessionEndInfo(
+        status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time()
+      )
+      data = plugin_data_pb2.HParamsPluginData(session_end_info=end)
+      summary = summary_pb2.Summary()
+      summary.value.add(
+        tag=metadata.SESSION_END_INFO_TAG,
+        metadata=metadata.create_summary_metadata(data),
+        tensor=metadata.NULL_TENSOR,
+      )
+      self._write_summary(0, summary)
     self.flush()
     self._open_files.close()
 
@@ -144,8 +168,7 @@ class MetricsWriter:
     ]
     files.write_atomically(self._jsonl, "".join(f"{k}\n" for k in kept))
 
-  def _summary(self, step: int, values: list[Any]) -> None:
-    summary = summary_pb2.Summary(value=values)
+  def _write_summary(self, step: int, summary: summary_pb2.Summary) -> None:
     self._write(event_pb2.Event(step=step, summary=summary))
 
   def _write(self, event: event_pb2.Event) -> None:
@@ -154,9 +177,10 @@ class MetricsWriter:
 
 
 class NullWriter:
-  """Writes nothing: the writer of every process but the first."""
+  """Write nothing; the writer of every process but the first."""
 
-  def __getattr__(self, name: str):
+  def __getattr__(self, name: str) -> Callable[..., None]:
+    """Return a function that does nothing."""
     return lambda *args, **kwargs: None
 
 
@@ -164,33 +188,33 @@ class Throughput:
   """Images per second and time to go, without compilation and pauses."""
 
   def __init__(self, batch_size: int, total_steps: int):
-    """Starts with a clock that stands still."""
+    """Start with a clock that stands still."""
     self._batch_size = batch_size
     self._total_steps = total_steps
     self._active_seconds = 0.0
     self._active_steps = 0
-    self._since = None
+    self._since: float | None = None
     self._step = 0
 
   def restart(self, step: int) -> None:
-    """Leaves out what happened since the last reading, up to a step."""
+    """Leave out the time since the last reading, up to a step."""
     self._since, self._step = time.monotonic(), step
 
   def read(self, step: int) -> tuple[float, float]:
-    """Reads the clock at a step that is done.
+    """Read the clock at a step that is done.
 
     Args:
       step: Steps done so far.
 
     Returns:
       Images per second since the last reading, and an estimate of the seconds
-      that remain; nan where it can't be known yet.
+      that remain; nan where they are not known yet.
     """
-    since, steps = self._since, step - self._step
-    self.restart(step)
+    now, since, steps = time.monotonic(), self._since, step - self._step
+    self._since, self._step = now, step
     if since is None or steps <= 0:
       return math.nan, math.nan
-    seconds = max(self._since - since, 1e-9)
+    seconds = max(now - since, 1e-9)
     self._active_seconds += seconds
     self._active_steps += steps
     seconds_per_step = self._active_seconds / self._active_steps
@@ -202,17 +226,28 @@ def log_line(
   step: int,
   total_steps: int,
   epoch: float,
-  what: str,
+  phase: str,
   values: Mapping[str, float],
   images_per_second: float = math.nan,
   seconds_left: float = math.nan,
 ) -> None:
-  """Logs one readable line, for example
+  """Log one console line; numbers that are missing or nan are left out.
+
+  Example of a line:
 
   step  110/330  epoch 10.0  train  loss 0.8123  error 30.10%  2,345 images/s
+
+  Args:
+    step: Steps done so far.
+    total_steps: Steps of the run.
+    epoch: Epochs done so far.
+    phase: What was measured, such as "train".
+    values: Scalars by name; those that the console does not show are ignored.
+    images_per_second: Throughput.
+    seconds_left: Estimated time until the end of the run.
   """
   width = len(str(total_steps))
-  parts = [f"step {step:>{width}}/{total_steps}", f"epoch {epoch:.1f}", what]
+  parts = [f"step {step:>{width}}/{total_steps}", f"epoch {epoch:.1f}", phase]
   parts += [
     f"{label} {form.format(values[name])}"
     for name, label, form in _CONSOLE
@@ -227,7 +262,7 @@ def log_line(
 
 
 def image_grid(images: np.ndarray, columns: int = 8) -> np.ndarray:
-  """Puts images side by side, one pixel apart.
+  """Arrange images in a grid with a black line of one pixel between them.
 
   Args:
     images: uint8 [N, H, W, C].
@@ -246,31 +281,45 @@ def image_grid(images: np.ndarray, columns: int = 8) -> np.ndarray:
   return grid[:-1, :-1]
 
 
+def show_on_stderr() -> None:
+  """Show log lines of this package on stderr; only warnings of other packages.
+
+  Call it after flags are parsed: `--verbosity` overrides the level of others.
+  """
+  if not flags.FLAGS["verbosity"].present:
+    absl_logging.set_verbosity(absl_logging.WARNING)
+  handler = logging.StreamHandler()
+  handler.setFormatter(
+    logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+  )
+  package = logging.getLogger("sam_jax")
+  package.setLevel(logging.INFO)
+  package.addHandler(handler)
+  package.propagate = False
+
+
 def _step_of_line(line: str) -> float:
-  """The step of a line of metrics.jsonl; infinite if it was cut short."""
+  """Return the step of a line of metrics.jsonl; infinity if it is damaged."""
   try:
     return json.loads(line)["step"]
   except (ValueError, KeyError, TypeError):
     return math.inf
 
 
-def _hparams_value(config: Mapping[str, Any]) -> summary_pb2.Summary.Value:
-  """The start of a session of TensorBoard's HParams tab."""
-  start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-  for name, value in sorted(workdir.flatten(config)):
-    if isinstance(value, bool):
-      start.hparams[name].bool_value = value
-    elif isinstance(value, (int, float)):
-      start.hparams[name].number_value = value
-    else:
-      start.hparams[name].string_value = str(value)
-  data = plugin_data_pb2.HParamsPluginData(session_start_info=start)
-  return _hparams_summary("_hparams_/session_start_info", data)
+def _hyperparameters(
+  config: Mapping[str, Any],
+) -> dict[str, bool | float | str]:
+  """Return the fields that may change a result, as TensorBoard's types.
 
-
-def _hparams_summary(tag, data) -> summary_pb2.Summary.Value:
-  plugin = summary_pb2.SummaryMetadata.PluginData(
-    plugin_name="hparams", content=data.SerializeToString()
-  )
-  metadata = summary_pb2.SummaryMetadata(plugin_data=plugin)
-  return summary_pb2.Summary.Value(tag=tag, metadata=metadata)
+  A field that is None is left out: the text "None" would turn the numbers of
+  its column into texts, which sort as texts and have no range filter. sam.m is
+  the number that None stands for, the batch of a device.
+  """
+  fields = workdir.deciding_fields(config)
+  if fields["sam.m"] is None:
+    fields["sam.m"] = fields["batch_size"] // jax.device_count()
+  return {
+    name: value if isinstance(value, bool | int | float) else str(value)
+    for name, value in fields.items()
+    if value is not None
+  }
