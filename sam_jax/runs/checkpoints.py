@@ -1,8 +1,9 @@
-"""Checkpoints of a run: asynchronous, checked, and never lost."""
+"""Checkpoints of a run: asynchronous, checksummed, safe against damage."""
 
 import logging
 import zlib
 from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -11,21 +12,31 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from sam_jax.config.schema import ConfigError
-from sam_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 
-class Checkpoints:
-  """The checkpoints in a directory: the last two, and some kept for ever.
+class HasStep(Protocol):
+  """A tree of arrays that counts its steps, such as a `TrainState`."""
 
-  Saving returns at once and writes in the background (Orbax); a checkpoint
-  appears under its final name only when it is whole. A checksum goes with it,
-  so that a damaged one is noticed when it is read. No pickle is involved.
+  @property
+  def step(self) -> Any:
+    """Integer (); steps done so far."""
+
+
+State = TypeVar("State", bound=HasStep)
+
+
+class Checkpoints:
+  """The checkpoints in a directory: the last two and those asked for.
+
+  Orbax writes a checkpoint in the background and gives it its final name once
+  it is complete. A checksum is stored with it, so that damage is noticed when
+  the checkpoint is read. No pickle is involved.
   """
 
   def __init__(self, directory: epath.PathLike, keep_steps: Sequence[int] = ()):
-    """Opens, or creates, a directory of checkpoints.
+    """Open or create a directory of checkpoints.
 
     Args:
       directory: Local or gs:// path.
@@ -44,12 +55,13 @@ class Checkpoints:
     )
 
   def steps(self) -> list[int]:
-    """Steps that have a checkpoint, in order."""
+    """Return the steps that have a checkpoint, in ascending order."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState) -> None:
-    """Starts to save a state; waits only for the save before it."""
-    state = jax.device_get(state)  # numpy: donation can't reach it
+  def save(self, state: HasStep) -> None:
+    """Start to save a state; wait only for the previous save."""
+    # Copy to the host first: the next step donates the device arrays.
+    state = jax.device_get(state)
     self._manager.save(
       int(state.step),
       args=ocp.args.Composite(
@@ -58,18 +70,18 @@ class Checkpoints:
       ),
     )
 
-  def restore(self, template: TrainState, step: int) -> TrainState:
-    """Reads the checkpoint of a step.
+  def restore(self, template: State, step: int) -> State:
+    """Read the checkpoint of a step.
 
     Args:
       template: A state with the same structure, shapes and dtypes.
       step: One of `steps()`.
 
     Returns:
-      The state, of numpy arrays.
+      The state, as NumPy arrays.
 
     Raises:
-      ValueError: The checkpoint is damaged, or is of another structure.
+      ValueError: The checkpoint is damaged or has another structure.
     """
     try:
       restored = self._manager.restore(
@@ -79,7 +91,7 @@ class Checkpoints:
           checksum=ocp.args.JsonRestore(),
         ),
       )
-    except Exception as error:  # whatever the storage layer makes of damage
+    except Exception as error:  # each storage layer reports damage differently
       raise ValueError(
         f"checkpoint {self._directory / str(step)} can't be read:"
         f" {str(error).splitlines()[0] if str(error) else repr(error)}"
@@ -92,19 +104,19 @@ class Checkpoints:
       )
     return state
 
-  def restore_latest(self, template: TrainState) -> TrainState | None:
-    """Reads the newest checkpoint that is whole.
+  def restore_latest(self, template: State) -> State | None:
+    """Read the newest checkpoint that is intact.
 
-    A damaged one is moved aside, to `damaged_checkpoints`, with a warning.
+    A damaged checkpoint is moved to `damaged_checkpoints` with a warning.
 
     Args:
       template: A state with the same structure, shapes and dtypes.
 
     Returns:
-      The state, of numpy arrays, or None where no checkpoint was ever saved.
+      The state, as NumPy arrays, or None if no checkpoint was ever saved.
 
     Raises:
-      ConfigError: There are checkpoints, and all are damaged.
+      ConfigError: There are checkpoints, and all of them are damaged.
     """
     steps = self.steps()
     for step in reversed(steps):
@@ -122,7 +134,7 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    """Waits until all is written."""
+    """Wait until all checkpoints are written."""
     self._manager.close()
 
   @property
@@ -136,14 +148,16 @@ class Checkpoints:
       if target.exists():
         target.rmtree()
       (self._directory / str(step)).rename(target)
-      logger.warning("Moved it to %s and fall back to the one before.", target)
+      logger.warning(
+        "Moved it to %s; falling back to the previous checkpoint.", target
+      )
     self._manager.reload()
 
 
-def _checksum(tree) -> int:
-  """CRC-32 of all bytes of a tree of numpy arrays, in order."""
+def _checksum(tree: Any) -> int:
+  """Return the CRC-32 of the bytes of all NumPy arrays of a tree, in order."""
   crc = 0
   for leaf in jax.tree.leaves(tree):
     data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-    crc = zlib.crc32(data, crc)
+    crc = zlib.crc32(data.data, crc)
   return crc
