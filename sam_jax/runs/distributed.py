@@ -1,9 +1,10 @@
-"""Joining the other processes of a run, and leaving when one of them fails."""
+"""Several processes of one run: how they connect, and what they must share."""
 
 import faulthandler
 import os
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,24 +14,24 @@ from ml_collections import ConfigDict
 
 from sam_jax.config.schema import ConfigError, flatten
 
-# Stands for an address that JAX finds itself. Hosts of a TPU pod must say it:
-# nothing but a server inside Google tells that they are several.
+# The address that JAX finds itself. Hosts of a TPU pod must pass it: only a
+# server inside Google knows that there are several of them.
 AUTO = "auto"
 
-# What srun and mpirun tell the processes that they start, how many there are,
-# and what JAX finds the others by. SLURM_NTASKS alone is an allocation's size,
-# in which nothing but one shell may run.
+# Variables that srun and mpirun set: the number of processes that they started,
+# and those by which JAX finds the other processes. SLURM_NTASKS alone is the
+# size of an allocation, in which only one shell may run.
 _SIZE_VARIABLES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _FINDING_VARIABLES = ("SLURM_PROCID", "OMPI_MCA_orte_hnp_uri")
 
-# What GKE sets on the hosts of a TPU.
+# The variable that GKE sets on the hosts of a TPU.
 _TPU_HOSTS_VARIABLE = "TPU_WORKER_HOSTNAMES"
 
-# Fields that each host may have a value of its own for.
+# Fields that may have another value on each host.
 _FIELDS_OF_A_HOST = ("dataset.data_dir", "compilation_cache_dir")
 
 # JAX ends a process this long after another one died, by SIGABRT and with a
-# message that says so: a collective alone would wait for ever.
+# message about it. Without this a collective operation would wait forever.
 _HEARTBEAT_SECONDS = 30
 
 
@@ -39,20 +40,20 @@ def initialize(
   num_processes: int | None,
   process_id: int | None,
 ) -> None:
-  """Connects the processes of a run; call it before any other use of JAX.
+  """Connect the processes of a run; call it before any other use of JAX.
 
-  Without arguments it does so only where the environment is that of a cluster
-  with several processes (SLURM, Open MPI, GKE): JAX finds the rest there.
+  Without arguments it connects only in the environment of a cluster that
+  started several processes (SLURM, Open MPI, GKE), where JAX finds the values.
 
   Args:
-    coordinator_address: host:port of process 0, or "auto" alone, for instance
-      on a TPU pod: JAX finds it, and the rest.
-    num_processes: Processes of the run.
-    process_id: This one, from 0.
+    coordinator_address: host:port of process 0. "auto", for example on a TPU
+      pod, lets JAX find it and the other two values.
+    num_processes: Number of processes of the run.
+    process_id: Index of this process, from 0.
 
   Raises:
-    ValueError: Some arguments are given and others are missing, or all are
-      missing where JAX can't find them.
+    ValueError: Only some arguments are given, or none are given where JAX
+      cannot find them.
     RuntimeError: The other processes did not answer.
   """
   given = {
@@ -62,7 +63,7 @@ def initialize(
   }
   missing = [name for name, value in given.items() if value is None]
   if coordinator_address == AUTO:
-    _find_the_others()
+    _find_other_processes()
   elif not missing:
     _initialize(**given)
   elif len(missing) < len(given):
@@ -71,7 +72,7 @@ def initialize(
       f" --num_processes and --process_id; missing: {', '.join(missing)}."
     )
   elif _is_cluster(os.environ):
-    _find_the_others()
+    _find_other_processes()
   elif jax.process_count() > 1:
     raise ValueError(
       f"This is one of {jax.process_count()} hosts of a TPU pod: start training"
@@ -80,13 +81,14 @@ def initialize(
 
 
 def environment_of_one(environment: Mapping[str, str]) -> dict[str, str]:
-  """Returns the environment of a process that is to join no other.
+  """Return an environment in which a process does not join other processes.
 
   Args:
-    environment: That of one of several processes, or of any other.
+    environment: Environment variables of this process, which srun or mpirun may
+      have started as one of several.
 
   Raises:
-    ValueError: This is one of several hosts of a TPU, whose chips work only
+    ValueError: This is one of several hosts of a TPU, whose chips only work
       together.
   """
   if "," in environment.get(_TPU_HOSTS_VARIABLE, ""):
@@ -99,17 +101,17 @@ def environment_of_one(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_same(config: ConfigDict, workdir: epath.PathLike) -> None:
-  """Checks that the processes of a run were started for the same run.
+  """Check that all processes were started with one config and one workdir.
 
-  All of them must call it. Without it they would train networks that drift
-  apart, each by its own config, and nobody would notice.
+  Every process must call it. Without the check, processes with different
+  configs would silently train networks that drift apart.
 
   Args:
-    config: The config of this process.
-    workdir: The workdir of this process.
+    config: Config of this process.
+    workdir: Workdir of this process.
 
   Raises:
-    ConfigError: They were not; every process says what differs.
+    ConfigError: They differ; on every process, the message lists how.
   """
   if jax.process_count() == 1:
     return
@@ -118,6 +120,8 @@ def check_same(config: ConfigDict, workdir: epath.PathLike) -> None:
     del values[f"config.{name}"]
   values["--workdir"] = os.fspath(workdir)
   codes = [zlib.crc32(f"{k}={v!r}".encode()) for k, v in values.items()]
+  # Compare one number first: the codes can be gathered only if all processes
+  # have the same number of them.
   whole = zlib.crc32(np.array(codes, np.uint32).tobytes())
   counts, wholes = _gather([len(codes), whole]).T
   if (wholes == whole).all():
@@ -125,8 +129,8 @@ def check_same(config: ConfigDict, workdir: epath.PathLike) -> None:
   if (counts != len(codes)).any():
     raise ConfigError("The processes of this run have different code.")
   is_different = (_gather(codes) != np.array(codes, np.uint32)).any(axis=0)
-  named = zip(values.items(), is_different, strict=True)
-  different = [f"{k} (here {v!r})" for (k, v), differs in named if differs]
+  compared = zip(values.items(), is_different, strict=True)
+  different = [f"{k} (here {v!r})" for (k, v), differs in compared if differs]
   raise ConfigError(
     f"The processes of this run differ in {', '.join(different)}: start all of"
     " them with the same command."
@@ -134,23 +138,23 @@ def check_same(config: ConfigDict, workdir: epath.PathLike) -> None:
 
 
 def _gather(numbers: list[int]) -> np.ndarray:
-  """Returns every process's numbers, uint32 [processes, n]."""
+  """Return the numbers of all processes, uint32 [processes, n]."""
   return multihost_utils.process_allgather(np.array(numbers, np.uint32))
 
 
-def _find_the_others() -> None:
+def _find_other_processes() -> None:
   try:
     _initialize()
   except ValueError as error:
     raise ValueError(
-      "JAX finds no other processes, on a TPU pod or a cluster, here"
+      "JAX finds no other processes of a TPU pod or a cluster here"
       f" ({error}) Give --coordinator_address=host:port, --num_processes and"
       " --process_id."
     ) from error
 
 
-def _initialize(**kwargs) -> None:
-  # The stack of the thread that JAX interrupts tells nothing of the cause.
+def _initialize(**kwargs: Any) -> None:
+  # The stack of the thread that JAX interrupts does not show the cause.
   faulthandler.disable()
   jax.distributed.initialize(
     heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, **kwargs
@@ -158,7 +162,7 @@ def _initialize(**kwargs) -> None:
 
 
 def _is_cluster(environment: Mapping[str, str]) -> bool:
-  """Whether an environment promises several processes."""
+  """Return True if the environment announces several processes."""
   sizes = [environment.get(name, "1") for name in _SIZE_VARIABLES]
   hosts = environment.get(_TPU_HOSTS_VARIABLE, "")
   return any(size.isdigit() and int(size) > 1 for size in sizes) or (

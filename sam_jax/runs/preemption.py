@@ -1,24 +1,32 @@
-"""Being asked to stop, by a preemption or by Ctrl-C, and by non-finite loss."""
+"""Requests to stop a run: preemption, Ctrl-C and terminals that close."""
 
 import logging
 import signal
+import types
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 logger = logging.getLogger(__name__)
 
+# SIGHUP reports that a terminal closed; Windows does not have it.
 _HANGUP = getattr(signal, "SIGHUP", None)
+
+# What `signal.signal` returns and takes back.
+Handler = Callable[[int, types.FrameType | None], Any] | int | None
 
 
 class DivergedError(FloatingPointError):
-  """Loss or gradient is no longer finite."""
+  """The loss or a gradient is not finite."""
 
 
 def stop_signals() -> list[signal.Signals]:
-  """What asks a process to stop: Ctrl-C, SIGTERM, a terminal that closes.
+  """Return the signals that ask a process to stop.
 
-  Not the last one under nohup, nor on Windows, which doesn't have it.
+  They are SIGINT (Ctrl-C), SIGTERM (preemption) and SIGHUP (a terminal that
+  closes), the last one unless it is ignored, as under nohup.
   """
   signals = [signal.SIGINT, signal.SIGTERM]
   if _HANGUP and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
@@ -27,42 +35,50 @@ def stop_signals() -> list[signal.Signals]:
 
 
 def repeats_itself(number: int) -> bool:
-  """Whether a second signal of this kind is no sign of impatience.
+  """Return True for a signal whose second arrival must not force an exit.
 
-  When a terminal closes, both the shell and the kernel say so.
+  When a terminal closes, both the shell and the kernel send SIGHUP.
   """
   return number == _HANGUP
 
 
 class StopRequest:
-  """Turns the signals to stop into a question that the loop asks.
+  """Turn signals to stop into a question that the training loop asks.
 
-  On several hosts, where a signal may reach only one, `jax.distributed` makes
-  all agree on the step. A second Ctrl-C interrupts at once.
+  A signal may reach only one of several hosts; `jax.distributed` then makes all
+  hosts agree on the step after which they stop. A second Ctrl-C interrupts at
+  once.
   """
 
-  def __init__(self):
-    self._signal = None
-    self._previous = {}
+  def __init__(self) -> None:
+    """Prepare to handle signals, which starts when the context is entered."""
+    self._signal: int | None = None
+    self._previous: dict[signal.Signals, Handler] = {}
 
   def __enter__(self) -> "StopRequest":
     for number in stop_signals():
       if number == signal.SIGTERM and jax.process_count() > 1:
-        continue  # `jax.distributed` listens to it
+        continue  # `jax.distributed` handles it
       self._previous[number] = signal.signal(number, self._handle)
     return self
 
-  def __exit__(self, *exc_info) -> None:
+  def __exit__(self, *exc_info: object) -> None:
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
   def is_due(self, step: int) -> bool:
-    """Whether to save and stop after this step; all hosts agree."""
+    """Return True if all hosts must save and stop after this step.
+
+    With several hosts, every host must call it once after every step.
+
+    Args:
+      step: Steps done so far.
+    """
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._signal is not None
 
-  def _handle(self, number, frame) -> None:
+  def _handle(self, number: int, frame: types.FrameType | None) -> None:
     del frame
     if self._signal is not None:
       if repeats_itself(number):
@@ -70,5 +86,6 @@ class StopRequest:
       raise KeyboardInterrupt
     self._signal = number
     logger.info("%s: stopping after this step.", signal.Signals(number).name)
-    if jax.process_count() > 1:  # tell the other hosts, as preemption would
+    if jax.process_count() > 1:
+      # Report it to the other hosts in the way that a preemption does.
       signal.raise_signal(signal.SIGTERM)

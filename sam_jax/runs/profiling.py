@@ -1,4 +1,4 @@
-"""Traces of some steps of a run, for TensorBoard's profile plugin."""
+"""Traces of some training steps for TensorBoard's profile plugin."""
 
 import logging
 import re
@@ -15,37 +15,40 @@ logger = logging.getLogger(__name__)
 
 
 class Profiler:
-  """Traces the steps of a window, with all of their work and no other's.
+  """Trace the steps of a window: all of their work, and no other work.
 
-  Every host traces its own devices, in files of its own. A run that is stopped
-  within the window keeps the trace of the steps that it made; one that goes on
-  within it traces the others. As a context it ends the trace in any case.
+  Every host traces its own devices into files of its own. A run that stops
+  inside the window keeps the trace of the steps that it did; a run that resumes
+  inside the window traces the remaining steps. Leaving the context always ends
+  the trace.
   """
 
   def __init__(self, window: str, total_steps: int, workdir: epath.Path):
-    """Prepares to trace, or not to.
+    """Prepare to trace a window.
 
     Args:
-      window: "START:STOP", to trace the steps from START to STOP - 1; "" for
-        none.
+      window: "START:STOP" traces the steps from START to STOP - 1; "" traces
+        nothing.
       total_steps: Steps of the run.
-      workdir: The traces go below its plugins/profile.
+      workdir: Directory of the run; traces are written to plugins/profile in
+        it.
 
     Raises:
-      ConfigError: There is no such window in this run.
+      ConfigError: The run has no such window.
     """
     self._window = _parse_window(window, total_steps)
     self._workdir = workdir
-    self._draft = None  # where the trace under way will be written
+    # The profiler writes to a local directory first: it cannot write to gs://,
+    # and it names directories by the time, which differs between hosts.
+    self._local: tempfile.TemporaryDirectory[str] | None = None
     self._first_step = self._step = 0
-    self._arrays = None
+    self._arrays: Any = None
 
   def __enter__(self) -> "Profiler":
     return self
 
-  def __exit__(self, *exc_info) -> None:
-    if self._draft is not None:
-      self._stop()
+  def __exit__(self, *exc_info: object) -> None:
+    self._stop()
 
   def __call__(
     self, step: int, state: Any, metrics: Any, is_last: bool
@@ -55,45 +58,46 @@ class Profiler:
     self.reach(step, metrics)
 
   def reach(self, step: int, arrays: Any) -> None:
-    """Starts or ends the trace, if it is time to.
+    """Start or end the trace if the window starts or ends at a step.
 
     Args:
-      step: The next step; those before it are on their way.
-      arrays: Results of the last of them, to wait for.
+      step: The next step; the steps before it are dispatched.
+      arrays: Results of the last dispatched step, to wait for.
     """
-    if self._draft is None and step in self._window:
+    if self._local is None and step in self._window:
       jax.block_until_ready(arrays)
       self._start(step)
-    if self._draft is None:
-      return
+    if self._local is None:
+      return  # keep no reference: the next step donates arrays of this one
     self._step, self._arrays = step, arrays
     if step not in self._window:
       self._stop()
 
   def _start(self, step: int) -> None:
-    # Not to the workdir at once: the profiler itself can't write to gs://, and
-    # names directories by the time, which differs from host to host.
-    self._draft = tempfile.TemporaryDirectory(prefix="profile-")
+    self._local = tempfile.TemporaryDirectory(prefix="profile-")
     self._first_step = step
-    jax.profiler.start_trace(self._draft.name)
+    jax.profiler.start_trace(self._local.name)
 
   def _stop(self) -> None:
+    """End the trace, if there is one, and copy it to the workdir."""
+    if self._local is None:
+      return
     jax.block_until_ready(self._arrays)
     jax.profiler.stop_trace()
     target = self._workdir / "plugins" / "profile"
     target /= f"steps_{self._first_step}-{self._step}"
     target.mkdir(parents=True, exist_ok=True)
     host = f"{socket.gethostname()}_{jax.process_index()}"
-    for file in epath.Path(self._draft.name).glob("plugins/profile/*/*"):
+    for file in epath.Path(self._local.name).glob("plugins/profile/*/*"):
       suffix = file.name.removeprefix(socket.gethostname())
       (target / f"{host}{suffix}").write_bytes(file.read_bytes())
-    self._draft.cleanup()
-    self._draft = self._arrays = None
-    logger.info("A trace of %s is in %s.", target.name, target)
+    self._local.cleanup()
+    self._local = self._arrays = None
+    logger.info("The trace of %s is in %s.", target.name, target)
 
 
 def _parse_window(window: str, total_steps: int) -> range:
-  """The steps of "START:STOP"; none of ""."""
+  """Return the steps of "START:STOP"; no steps for ""."""
   if not window:
     return range(0)
   match = re.fullmatch(r"(\d+):(\d+)", window)
