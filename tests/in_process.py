@@ -21,7 +21,8 @@ def run_script(name, *arguments):
     contextlib.chdir(REPOSITORY),
   ):
     script = runpy.run_path(f"sam_jax/{name}.py")
-    script["main"](command_line.parse_flags(sys.argv))
+    argv = command_line.parse_flags(sys.argv)
+    command_line.report_errors(script["main"], argv)
 
 
 def load_script(name):

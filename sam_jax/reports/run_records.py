@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sam_jax.config import schema
-from sam_jax.runs import sweep_plan
+from sam_jax.runs import sweep
 
 # Scalars of an evaluation.
 ERROR, TOP_5_ERROR = "error_rate", "top_5_error_rate"
@@ -126,7 +126,7 @@ def read_runs(
         runs[path.resolve()] = read_run(path)
         continue
       try:
-        planned += [path / name for name in sweep_plan.read_plan(path)]
+        planned += [path / name for name in sweep.read_names(path)]
       except (OSError, ValueError):
         problems.append(
           f"{path / 'sweep.json'} is damaged: runs that were not started are"

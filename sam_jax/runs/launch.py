@@ -1,0 +1,199 @@
+"""Train the planned runs of a sweep one after another, in processes."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+import types
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sam_jax.config.schema import ConfigError
+from sam_jax.runs import distributed, preemption, workdir
+from sam_jax.runs.sweep import PlannedRun
+
+
+class Failure(NamedTuple):
+  """A run that is not finished.
+
+  Attributes:
+    name: Name of the run.
+    reason: Why it is not finished, and where to read more.
+  """
+
+  name: str
+  reason: str
+
+
+class Interruptions:
+  """Pass signals to stop on to the current run.
+
+  The first signal terminates the run, which saves a checkpoint. A second one
+  kills it.
+  """
+
+  def __init__(self, report: Callable[[str], None]):
+    """Prepare to handle signals, which starts when the context is entered.
+
+    Args:
+      report: Shows a line to the user.
+    """
+    self.happened = False
+    self._report = report
+    self._process: subprocess.Popen | None = None
+    self._previous: dict[signal.Signals, preemption.Handler] = {}
+
+  def __enter__(self) -> "Interruptions":
+    for number in preemption.stop_signals():
+      self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *exc_info: object) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def wait(self, process: subprocess.Popen) -> int:
+    """Wait for the process of a run; return its exit code."""
+    self._process = process
+    if self.happened:  # between the decision to train and the start
+      process.terminate()
+    code = process.wait()
+    self._process = None
+    return code
+
+  def _handle(self, number: int, frame: types.FrameType | None) -> None:
+    del frame
+    is_first, self.happened = not self.happened, True
+    if self._process is None:
+      return
+    if is_first:
+      self._process.terminate()
+      self._report("Stopping the run; a second signal kills it.")
+    elif not preemption.repeats_itself(number):
+      self._process.kill()
+
+
+def environment_of_runs(num_shards: int) -> dict[str, str]:
+  """Return the environment variables of the runs of a shard.
+
+  srun or mpirun may have started the shards as processes of one job. Their runs
+  must not take each other for processes of one run.
+
+  Args:
+    num_shards: Number of shards of the sweep.
+
+  Raises:
+    ConfigError: The machines of the shards cannot train independently.
+  """
+  if num_shards == 1:
+    return dict(os.environ)
+  try:
+    return distributed.environment_of_one(os.environ)
+  except ValueError as error:
+    raise ConfigError(f"--shard must be left out: {error}") from error
+
+
+def train_all(
+  runs: Sequence[PlannedRun],
+  environment: dict[str, str],
+  interruptions: Interruptions,
+  report: Callable[[str], None],
+) -> list[Failure]:
+  """Train the runs that are not finished, until interrupted.
+
+  Args:
+    runs: Runs, in their order.
+    environment: Environment variables of their processes.
+    interruptions: Inside its context.
+    report: Shows a line to the user.
+
+  Returns:
+    The runs that were tried and are not finished.
+  """
+  failures = []
+  for number, run in enumerate(runs, start=1):
+    label = f"[{number}/{len(runs)}] {run.name}"
+    start = time.monotonic()
+    reason = conflict(run)
+    if reason:
+      report(f"{label}: {reason}")
+      failures.append(Failure(run.name, reason))
+    elif is_finished(run):
+      report(f"{label}: finished before")
+    else:
+      report(f"{label}: training")
+      reason = train(run, environment, interruptions)
+      seconds = time.monotonic() - start
+      outcome = reason or f"finished, error {final_error(run):.2%}"
+      report(f"{label}: {outcome} ({seconds:.0f} s)")
+      if reason:
+        failures.append(Failure(run.name, f"{reason}, see {run.log}"))
+    if interruptions.happened:
+      break
+  return failures
+
+
+def conflict(run: PlannedRun) -> str:
+  """Return how a run in the same directory differs; "" if none does."""
+  try:
+    old = workdir.read_config(run.workdir)
+  except ConfigError:
+    return ""  # the run itself reports the damaged file
+  if old is None or not workdir.has_begun(run.workdir):
+    return ""
+  new = workdir.to_dict(run.config)
+  if new["sam"]["m"] is None:
+    # The run wrote the number of its devices; it checks that it has as many.
+    new["sam"]["m"] = old.get("sam", {}).get("m")
+  different = workdir.differences(old, new)
+  if not different:
+    return ""
+  return f"holds a run with another config: {'; '.join(different)}"
+
+
+def is_finished(run: PlannedRun) -> bool:
+  """Return True if a run has its result."""
+  return (run.workdir / "result.json").exists()
+
+
+def final_error(run: PlannedRun) -> float:
+  """Return the error rate at the end of a finished run."""
+  return json.loads((run.workdir / "result.json").read_text())["error_rate"]
+
+
+def train(
+  run: PlannedRun, environment: dict[str, str], interruptions: Interruptions
+) -> str:
+  """Train a run and append its output to its log.
+
+  Args:
+    run: Run to train.
+    environment: Environment variables of its process.
+    interruptions: Inside its context.
+
+  Returns:
+    Why the run is not finished; "" if it is.
+  """
+  run.log.parent.mkdir(parents=True, exist_ok=True)
+  with run.log.open("a") as log:
+    log.write(f"$ {shlex.join(run.command)}\n")
+    log.flush()
+    # In its own session the run does not receive the terminal's Ctrl-C, which
+    # `interruptions` passes on once.
+    process = subprocess.Popen(
+      run.command,
+      env=environment,
+      stdout=log,
+      stderr=log,
+      start_new_session=True,
+    )
+    code = interruptions.wait(process)
+  if is_finished(run):
+    return ""
+  if interruptions.happened:
+    return "interrupted"
+  if code == 0:
+    return "stopped before its end"
+  return f"failed with exit code {code}"

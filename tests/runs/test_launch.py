@@ -1,0 +1,170 @@
+"""What becomes of the runs of a sweep, with programs in place of training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from etils import epath
+
+from sam_jax.config.schema import default_config
+from sam_jax.runs import launch, workdir
+from sam_jax.runs.sweep import PlannedRun
+
+FINISH = """
+import json, pathlib, sys
+print("training")
+result = {"error_rate": 0.125}
+(pathlib.Path(sys.argv[1]) / "result.json").write_text(json.dumps(result))
+"""
+FAIL = "import sys; print('out of memory', file=sys.stderr); sys.exit(3)"
+STOP_EARLY = ""
+
+# The run sends these signals to the sweep, the second one when it is told to
+# stop, and waits for what the sweep does.
+INTERRUPT = """
+import os, signal, sys
+first, *more = [getattr(signal, name) for name in {signals}]
+def stop(*_):
+  for number in more:
+    os.kill(os.getppid(), number)
+  {then}
+signal.signal(signal.SIGTERM, stop)
+os.kill(os.getppid(), first)
+while True:
+  signal.pause()
+"""
+SAVE = "print('saved'); sys.exit(0)"
+
+
+@pytest.fixture
+def launched(tmp_path):
+  """Trains runs that are these programs; what came out, and what was said."""
+
+  def train(**programs):
+    said = []
+    runs = [
+      make_run(tmp_path / name, program) for name, program in programs.items()
+    ]
+    with launch.Interruptions(said.append) as interruptions:
+      failures = launch.train_all(
+        runs, dict(os.environ), interruptions, said.append
+      )
+    return failures, said, interruptions.happened
+
+  return train
+
+
+def make_run(path, program):
+  command = [sys.executable, "-c", program, str(path)]
+  return PlannedRun(
+    path.name, epath.Path(path), path / "log.txt", command, default_config()
+  )
+
+
+def without_seconds(lines):
+  return [line.rpartition(" (")[0] or line for line in lines]
+
+
+def test_one_failure_does_not_stop_the_rest(launched, tmp_path):
+  failures, said, interrupted = launched(a=FAIL, b=STOP_EARLY, c=FINISH)
+  assert failures == [
+    ("a", f"failed with exit code 3, see {tmp_path}/a/log.txt"),
+    ("b", f"stopped before its end, see {tmp_path}/b/log.txt"),
+  ]
+  assert without_seconds(said) == [
+    "[1/3] a: training",
+    "[1/3] a: failed with exit code 3",
+    "[2/3] b: training",
+    "[2/3] b: stopped before its end",
+    "[3/3] c: training",
+    "[3/3] c: finished, error 12.50%",
+  ]
+  assert not interrupted
+  command, output = (tmp_path / "a/log.txt").read_text().splitlines()
+  assert command.startswith(f"$ {sys.executable} -c ")
+  assert output == "out of memory"
+
+
+def test_finished_runs_are_skipped_and_others_resume(launched, tmp_path):
+  launched(a=FINISH, b=FAIL)
+  log = (tmp_path / "a/log.txt").read_text()
+  failures, said, _ = launched(a=FAIL, b=FINISH)
+  assert failures == []
+  assert said[0] == "[1/2] a: finished before"
+  assert said[-1].startswith("[2/2] b: finished, error 12.50% (")
+  assert (tmp_path / "a/log.txt").read_text() == log
+  resumed = (tmp_path / "b/log.txt").read_text()
+  assert resumed.index("out of memory") < resumed.index("training")
+
+
+def test_another_config_is_refused_without_a_log(launched, tmp_path):
+  config = default_config()
+  config.seed = 7
+  path = tmp_path / "a"
+  (path / "checkpoints/1").mkdir(parents=True)
+  (path / "config.json").write_text(json.dumps(workdir.to_dict(config)))
+  failures, said, _ = launched(a=FINISH)
+  reason = "holds a run with another config: seed was 7 and is now 0"
+  assert failures == [("a", reason)]
+  assert said == [f"[1/1] a: {reason}"]
+  assert not (path / "log.txt").exists()
+
+
+INTERRUPTIONS = {
+  # Ctrl-C reaches the run as SIGTERM, once.
+  "ctrl-c": (["SIGINT"], SAVE, "saved"),
+  "preemption": (["SIGTERM"], SAVE, "saved"),
+  # A terminal that closes sends SIGHUP twice, which is no impatience.
+  "hangup": (["SIGHUP", "SIGHUP"], SAVE, "saved"),
+  # The second Ctrl-C kills a run that does not stop.
+  "impatience": (["SIGINT", "SIGINT"], "pass", None),
+}
+
+
+@pytest.mark.parametrize("case", INTERRUPTIONS)
+def test_interrupted_sweep(case, launched, tmp_path):
+  signals, then, last_words = INTERRUPTIONS[case]
+  program = INTERRUPT.format(signals=signals, then=then)
+  failures, said, interrupted = launched(a=program, b=FINISH)
+  assert interrupted
+  assert failures == [("a", f"interrupted, see {tmp_path}/a/log.txt")]
+  assert without_seconds(said) == [
+    "[1/2] a: training",
+    "Stopping the run; a second signal kills it.",
+    "[1/2] a: interrupted",
+  ]
+  log = (tmp_path / "a/log.txt").read_text()
+  assert log.endswith(f"{last_words}\n") == bool(last_words)
+  assert not (tmp_path / "b").exists()
+
+
+def test_signals_before_the_start_stop_the_run_and_handlers_return():
+  said = []
+  before = signal.getsignal(signal.SIGTERM)
+  with launch.Interruptions(said.append) as interruptions:
+    signal.raise_signal(signal.SIGTERM)
+    assert (interruptions.happened, said) == (True, [])
+    with subprocess.Popen(["sleep", "300"]) as process:
+      assert interruptions.wait(process) == -signal.SIGTERM
+  assert signal.getsignal(signal.SIGTERM) == before
+
+
+# Variables of one of two tasks that srun starts.
+TASK = {
+  "SLURM_JOB_ID": "4242",
+  "SLURM_STEP_NUM_TASKS": "2",
+  "SLURM_PROCID": "1",
+}
+
+
+def test_runs_of_a_shard_do_not_join_those_of_another(monkeypatch):
+  for name, value in TASK.items():
+    monkeypatch.setenv(name, value)
+  assert launch.environment_of_runs(1).items() >= TASK.items()
+  alone = launch.environment_of_runs(2)
+  assert alone["SLURM_JOB_ID"] == "4242"
+  assert not {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"} & set(alone)
+  assert alone["PATH"] == os.environ["PATH"]
