@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Trains on every host of a Cloud TPU slice, from this machine.
+# Train on every host of a Cloud TPU slice, from this machine.
 #
 #   export TPU_NAME=pod ZONE=europe-west4-b ACCELERATOR_TYPE=v5litepod-32
 #   scripts/tpu_pod.sh create
-#   scripts/tpu_pod.sh copy      # this working tree, to ~/sam_jax of each host;
-#                                # what else is there, such as runs, stays
+#   scripts/tpu_pod.sh copy      # this working tree, to ~/sam_jax on each host;
+#                                # other files there, such as runs, stay
 #   scripts/tpu_pod.sh install   # Python, jax[tpu] and sam_jax
 #   scripts/tpu_pod.sh launch -- --config=configs/imagenet.py \
 #     --config.dataset.data_dir=gs://bucket/tfds --workdir=gs://bucket/run
-#   scripts/tpu_pod.sh status    # is it running, and each host's last line
-#   scripts/tpu_pod.sh logs      # all that each host said, to --output here
-#   scripts/tpu_pod.sh stop      # saves a checkpoint; launch goes on from it
+#   scripts/tpu_pod.sh status    # of each host: running or not, its last line
+#   scripts/tpu_pod.sh logs      # the output of each host, to --output here
+#   scripts/tpu_pod.sh stop      # saves a checkpoint; launch resumes from it
 #   scripts/tpu_pod.sh delete
 #
 # Options, or the environment variables of Google's guides:
@@ -18,23 +18,23 @@
 #   --zone     $ZONE
 #   --project  $PROJECT_ID; default: gcloud's own
 #   --type     $ACCELERATOR_TYPE, to create
-#   --version  $RUNTIME_VERSION, to create; default: the one that suits the type
+#   --version  $RUNTIME_VERSION, to create; default: the one for the type
 #   --output   directory for logs; default: runs/NAME-logs
 #   --dry_run  only print the commands
-# Arguments after -- are flags of training (launch) or gcloud's (create, for
-# example --spot). Exit codes: 2, wrong arguments; otherwise gcloud's.
+# Arguments after -- are flags of training (launch) or of gcloud (create, for
+# example --spot). Exit codes: 2, wrong arguments; otherwise that of gcloud.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# On each host, below the home directory.
+# Paths on each host, relative to the home directory.
 readonly CODE=sam_jax VENV=sam_jax_venv LOG=sam_jax.log PID=sam_jax.pid
 
-# Whether the process that was launched last is alive, in the hosts' shell. Its
-# number alone may long be another's.
+# A condition in the shell of a host: the process launched last is alive. Check
+# its command too, because its number may by now belong to another process.
 readonly IS_RUNNING="ps -o args= -p \"\$(cat $PID 2>/dev/null)\" 2>/dev/null \
 | grep -q sam_jax.train"
 readonly REFUSE_IF_RUNNING="if $IS_RUNNING; then \
-echo \"\$(hostname): a run is going on; stop it first\" >&2; exit 1; fi"
+echo \"\$(hostname): a run is in progress; stop it first\" >&2; exit 1; fi"
 
 readonly QUOTED_QUOTE="'\\''"
 
@@ -63,7 +63,7 @@ main() {
   "run_$command"
 }
 
-# The comment at the top of this file.
+# Print the comment at the top of this file.
 usage() {
   sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' scripts/tpu_pod.sh
 }
@@ -97,7 +97,7 @@ run_create() {
     --version="${version:-$(runtime_version)}" ${rest[@]+"${rest[@]}"}
 }
 
-# The runtime that Google names for a type of TPU.
+# Print the runtime version that Google documents for a type of TPU.
 runtime_version() {
   case "$accelerator" in
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
@@ -107,8 +107,9 @@ runtime_version() {
   esac
 }
 
-# What git knows or would add, as it is now: no environments, no runs. Of what
-# the hosts have only the files of the copy before this one go.
+# Copy the files that git tracks or would add, as they are now, without virtual
+# environments and runs. On the hosts, only files of the previous copy are
+# removed.
 run_copy() {
   local archive="${TMPDIR:-/tmp}/sam_jax-$$.tar.gz"
   on_all_hosts "$REFUSE_IF_RUNNING"
@@ -122,7 +123,7 @@ tar -tzf ../$CODE.tar.gz --quoting-style=literal | xargs -rd '\n' rm -f --; fi \
 && mv ../$CODE.new.tar.gz ../$CODE.tar.gz && tar -xzf ../$CODE.tar.gz"
 }
 
-# By uv, because the Python of most TPU runtimes is older than ours.
+# Install with uv, because the Python of most TPU runtimes is too old.
 run_install() {
   on_all_hosts "python3 -m pip install --quiet --user --upgrade uv \
 && python3 -m uv venv --quiet --allow-existing --python=3.12 $VENV \
@@ -136,7 +137,7 @@ run_launch() {
   local training
   training="$(quote "../$VENV/bin/python" -m sam_jax.train \
     --coordinator_address=auto "${rest[@]}")"
-  # Detached from ssh in every respect, or gcloud would wait for the end.
+  # Detach all streams from ssh, or gcloud would wait for the end of training.
   on_all_hosts "$REFUSE_IF_RUNNING; cd $CODE && \
 { nohup $training >>../$LOG 2>&1 </dev/null & echo \$! >../$PID; }"
 }
@@ -151,10 +152,10 @@ run_logs() {
   local directory="${output:-runs/$name-logs}"
   execute mkdir -p "$directory"
   on_all_hosts "cat $LOG" --output-directory="$directory"
-  $dry_run || echo "$directory holds what each host said."
+  $dry_run || echo "The output of each host is in $directory."
 }
 
-# Training answers SIGTERM by a checkpoint, which takes as long as it takes.
+# Training saves a checkpoint on SIGTERM; wait for it, however long it takes.
 run_stop() {
   on_all_hosts "if $IS_RUNNING; then kill -TERM \$(cat $PID) \
 && tail --pid=\$(cat $PID) -f /dev/null; fi; tail -n 1 $LOG"
@@ -173,7 +174,7 @@ tpu_vm() {
     ${project:+"--project=$project"}
 }
 
-# Runs a command, or prints it so that a shell would read the same words.
+# Run a command, or print it as a line that a shell splits into the same words.
 execute() {
   if $dry_run; then
     quote "$@"
@@ -182,7 +183,7 @@ execute() {
   fi
 }
 
-# Words as any shell would read them, in quotes where they need some.
+# Print words as one line of shell input, quoted where necessary.
 quote() {
   local word line=""
   for word; do

@@ -1,17 +1,18 @@
-"""tpu_pod.sh with a gcloud that records its words and plays one host."""
+"""tpu_pod.sh with a fake gcloud that records its words and acts as a host."""
 
+import os
 import pathlib
 import re
+import select
 import subprocess
-import time
 
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "scripts/tpu_pod.sh"
 
-# Appends its words, each ended by a zero byte, and an empty one. What it is to
-# run on all hosts, or to copy to them, it does in $HOST.
+# Appends its words, each ended by a zero byte, and an empty one. It runs
+# commands for all hosts in $HOST, and copies files there.
 GCLOUD = r"""#!/usr/bin/env bash
 printf '%s\0' "$@" '' >> "$RECORD"
 [[ -n "${HOST:-}" ]] || exit 0
@@ -26,10 +27,12 @@ for word; do
 done
 """
 
-# Stands for the hosts' Python: says its words and trains until stopped.
+# Takes the place of Python on a host: prints its words, writes to the pipe
+# `started`, and runs until SIGTERM.
 PYTHON = r"""#!/usr/bin/env bash
 printf '<%s>' "$@"; echo
 trap 'echo saved; exit' TERM
+echo > ../started
 while :; do sleep 0.05; done
 """
 
@@ -39,7 +42,7 @@ TRAINING = ["--config=configs/imagenet.py:sam", '--config.x=it\'s "$HOME" a b']
 
 @pytest.fixture
 def pod(tmp_path):
-  """Runs a program, the script; its exit code, output, and gcloud's calls."""
+  """Run the script; return its exit code, output, errors, gcloud calls."""
   write_program(tmp_path / "bin/gcloud", GCLOUD)
   record = tmp_path / "record"
 
@@ -82,7 +85,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_dry_run_prints_what_would_be_run(command, pod, tmp_path):
+def test_dry_run_prints_the_same_commands(command, pod, tmp_path):
   words = [command, "--project=mine", f"--output={tmp_path / 'logs'}"]
   training = ["--", *TRAINING] if command == "launch" else []
   code, printed, _, calls = pod(*words, "--dry_run", *training)
@@ -123,7 +126,7 @@ def test_install_takes_the_tpu_extra(pod):
 
 
 def test_a_run_on_a_host(pod, tmp_path):
-  """Everything that the hosts are told, on this machine as a host."""
+  """Run all commands for hosts on this machine."""
   host = tmp_path / "host"
   write_program(host / "sam_jax_venv/bin/python", PYTHON)
   code, _, said, _ = pod("copy", host=host)
@@ -134,9 +137,11 @@ def test_a_run_on_a_host(pod, tmp_path):
   check_that_a_copy_keeps_runs(host, pod)
 
   assert "not running" in pod("status", host=host)[1]
+  os.mkfifo(host / "started")
+  pipe = os.open(host / "started", os.O_RDONLY | os.O_NONBLOCK)
   assert pod("launch", "--", *TRAINING, host=host)[0] == 0
   try:
-    wait_for_output(host / "sam_jax.log")
+    assert select.select([pipe], [], [], 60)[0]
     words = ["-m", "sam_jax.train", "--coordinator_address=auto", *TRAINING]
     line = "".join(f"<{word}>" for word in words)
     said = (host / "sam_jax.log").read_text()
@@ -149,21 +154,22 @@ def test_a_run_on_a_host(pod, tmp_path):
     for command in (["launch", "--", *TRAINING], ["copy"]):
       code, _, said, _ = pod(*command, host=host)
       assert code == 1
-      assert "a run is going on" in said
+      assert "a run is in progress" in said
   finally:
     code, said, *_ = pod("stop", host=host)
+    os.close(pipe)
   assert (code, said) == (0, "saved\n")
   assert "not running: saved" in pod("status", host=host)[1]
 
 
 def check_that_a_copy_keeps_runs(host, pod):
-  """Only what the copy before it brought is replaced, or removed."""
+  """Check that a copy replaces or removes only files of the previous copy."""
   code = host / "sam_jax"
   (code / "runs/a").mkdir(parents=True)
   (code / "runs/a/metrics.jsonl").write_text("{}")
   (code / "setup.py").write_text("old")
   (code / "gone now").write_text("old")
-  archive = host / "sam_jax.tar.gz"  # of the copy before
+  archive = host / "sam_jax.tar.gz"  # of the previous copy
   subprocess.run(
     ["tar", "-czf", archive, "-C", code, "setup.py", "gone now"], check=True
   )
@@ -171,13 +177,6 @@ def check_that_a_copy_keeps_runs(host, pod):
   assert (code / "runs/a/metrics.jsonl").exists()
   assert (code / "setup.py").read_text() != "old"
   assert not (code / "gone now").exists()
-
-
-def wait_for_output(file):
-  deadline = time.monotonic() + 30
-  while not (file.exists() and file.read_text()):
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
 
 
 REFUSED = [
@@ -194,7 +193,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "environment", "message"), REFUSED)
-def test_wrong_arguments_are_one_line(words, environment, message, pod):
+def test_wrong_arguments_give_one_line(words, environment, message, pod):
   code, _, said, calls = pod(*words, environment=environment)
   assert (code, calls) == (2, [])
   assert said.startswith("error: ")
@@ -202,7 +201,7 @@ def test_wrong_arguments_are_one_line(words, environment, message, pod):
   assert message in said
 
 
-def test_missing_gcloud_is_one_line(tmp_path):
+def test_missing_gcloud_gives_one_line(tmp_path):
   for name in ("bash", "dirname", "env"):
     (tmp_path / name).symlink_to(f"/usr/bin/{name}")
   done = subprocess.run(
