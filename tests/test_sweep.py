@@ -25,7 +25,7 @@ TASK = {
 
 @pytest.fixture
 def sweep(capsys, monkeypatch):
-  """Runs the command in this process; its exit code and what it said."""
+  """Run the command in this process; return its exit code and output."""
   monkeypatch.setattr(signal, "SIG_DFL", signal.getsignal(signal.SIGPIPE))
 
   def run(*arguments):
@@ -41,7 +41,7 @@ def sweep(capsys, monkeypatch):
 
 @pytest.fixture
 def planned(sweep):
-  """Workdirs and other arguments of the runs that a dry run prints."""
+  """Return workdirs and other arguments of the runs of a dry run."""
 
   def run(*arguments):
     code, said, error = sweep("--dry_run", *arguments)

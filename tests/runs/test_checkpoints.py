@@ -1,4 +1,4 @@
-"""Checkpoints come back to the bit, and damage is noticed."""
+"""Checkpoints restore every bit, and damage is noticed."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ from sam_jax.training.state import Metrics, TrainState
 
 @pytest.fixture
 def reopen():
-  """Opens a directory of checkpoints, and closes it after the test."""
+  """Open a directory of checkpoints, and close it after the test."""
   opened = []
 
   def reopen_directory(directory):
@@ -58,7 +58,7 @@ def assert_same(a, b):
 
 
 def flip_bytes(directory: pathlib.Path):
-  """Damages the largest file below a directory."""
+  """Damage the largest file below a directory."""
   largest = max(
     directory.rglob("*"), key=lambda f: f.is_file() * f.stat().st_size
   )
@@ -69,6 +69,7 @@ def flip_bytes(directory: pathlib.Path):
 
 
 def truncate(directory: pathlib.Path):
+  """Cut the largest file below a directory short."""
   largest = max(
     directory.rglob("*"), key=lambda f: f.is_file() * f.stat().st_size
   )
@@ -76,6 +77,7 @@ def truncate(directory: pathlib.Path):
 
 
 def remove_metadata(directory: pathlib.Path):
+  """Remove the files that describe the arrays of a checkpoint."""
   for file in directory.rglob("*"):
     if file.is_file() and file.name.startswith(("_", "manifest")):
       file.unlink()
@@ -109,13 +111,13 @@ def test_damage_falls_back_to_the_one_before(reopen, tmp_path, damage, caplog):
   assert restored.step == 1
   assert str(tmp_path / "checkpoints" / "2") in caplog.text
   assert (tmp_path / "damaged_checkpoints" / "2").exists()
-  checkpoints.save(make_state(2))  # the run reaches that step once more
+  checkpoints.save(make_state(2))  # the run reaches that step again
   checkpoints.close()
   latest = reopen(tmp_path / "checkpoints").restore_latest(make_state(0))
   assert_same(jax.device_get(make_state(2)), latest)
 
 
-def test_nothing_but_damage_is_an_error(reopen, tmp_path):
+def test_damage_of_all_checkpoints_is_an_error(reopen, tmp_path):
   save(tmp_path / "checkpoints", [1, 2])
   for step in ("1", "2"):
     truncate(tmp_path / "checkpoints" / step)

@@ -1,4 +1,4 @@
-"""Traces hold the steps of their window, however the run gets there."""
+"""Traces contain the steps of their window, in whole and in resumed runs."""
 
 import collections
 import gzip
@@ -19,7 +19,7 @@ def step_program(x):
 
 
 def run(profiler, steps):
-  """Some steps, each of which is seen in a trace by its name."""
+  """Run steps that a trace shows under their names."""
   x = jnp.ones((100, 100))
   with profiler:
     profiler.reach(steps[0], x)
@@ -30,7 +30,7 @@ def run(profiler, steps):
 
 
 def traced_steps(directory):
-  """The steps in the only trace of a directory, and how often each op ran."""
+  """Return the steps in the only trace of a directory, and counts of ops."""
   (trace,) = directory.glob("*_0.trace.json.gz")
   assert len(list(directory.glob("*_0.xplane.pb"))) == 1
   with gzip.open(trace, "rt") as file:
@@ -50,7 +50,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_trace_holds_the_steps_of_the_window(case, tmp_path):
+def test_trace_contains_the_steps_of_the_window(case, tmp_path):
   steps, name, expected = CASES[case]
   step_program(jnp.ones((100, 100)))  # compiled before
   run(Profiler("3:6", 20, tmp_path), steps)
@@ -58,7 +58,9 @@ def test_trace_holds_the_steps_of_the_window(case, tmp_path):
   assert directory.name == name
   traced, ops = traced_steps(directory)
   assert traced == expected
-  assert set(ops.values()) == {len(expected)}  # steps are done, not just begun
+  assert set(ops.values()) == {
+    len(expected)
+  }  # steps completed, not only started
 
 
 @pytest.mark.parametrize(("window", "steps"), [("", 9), ("3:6", range(6, 9))])
@@ -76,7 +78,7 @@ def test_an_error_ends_the_trace(tmp_path):
 
 
 @pytest.mark.parametrize("window", ["3", "a:b", "6:6", "7:6", "3:21", "-1:2"])
-def test_wrong_windows_are_one_message(window, tmp_path):
+def test_wrong_windows_give_one_line(window, tmp_path):
   message = f"config.profile = '{window}' must be START:STOP.* 20, the steps"
   with pytest.raises(ConfigError, match=message):
     Profiler(window, 20, tmp_path)

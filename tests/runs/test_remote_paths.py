@@ -1,7 +1,7 @@
-"""What goes to gs:// goes there by etils' paths and TensorFlow's files.
+"""Files of gs:// directories are accessed through etils, never by `open`.
 
-TensorFlow's real file operations are used, on a local directory behind gs://.
-Checkpoints are not tried: Orbax goes to Google's servers by itself.
+TensorFlow's real file operations run on a local directory in place of a bucket.
+Checkpoints are left out: Orbax connects to Google's servers directly.
 """
 
 import json
@@ -24,7 +24,7 @@ BUCKET = "gs://bucket"
 
 
 class LocalBucket:
-  """The operations of a path on gs://bucket, done in a local directory."""
+  """Run the operations of paths on gs://bucket in a local directory."""
 
   def __init__(self, directory):
     self._directory = directory
@@ -41,11 +41,11 @@ class LocalBucket:
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-  """The local directory behind gs://bucket."""
+  """Return the local directory that stands for gs://bucket."""
   monkeypatch.setattr(backend, "tf_backend", LocalBucket(tmp_path / "bucket"))
   monkeypatch.chdir(tmp_path)
   yield tmp_path / "bucket"
-  assert not (tmp_path / "gs:").exists()  # where open() would have put a file
+  assert not (tmp_path / "gs:").exists()  # which `open` would have created
 
 
 def test_workdir(bucket):
@@ -74,9 +74,9 @@ def test_workdir(bucket):
     pass
 
 
-def test_unreachable_workdir_is_one_message(monkeypatch):
+def test_unreachable_workdir_gives_one_line(monkeypatch):
   def fail(*args, **kwargs):
-    raise RuntimeError("no such bucket")  # TensorFlow's errors are no OSErrors
+    raise RuntimeError("no such bucket")  # TensorFlow does not raise OSError
 
   monkeypatch.setattr(LocalBucket, "backend", None)
   monkeypatch.setattr(LocalBucket, "__getattr__", lambda *_: fail)

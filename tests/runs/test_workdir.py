@@ -12,7 +12,7 @@ from sam_jax.runs import workdir
 
 
 def claim(path, config=None):
-  """Claims a workdir, and lets it go."""
+  """Claim a workdir and release it."""
   with workdir.claim(path, config or default_config()):
     pass
 
@@ -24,8 +24,8 @@ def test_workdir_belongs_to_one_config(tmp_path):
   config.seed = 0
   claim(tmp_path / "run", config)  # the other run never began
   (tmp_path / "run/checkpoints/11").mkdir(parents=True)
-  claim(tmp_path / "run", config)  # going on is fine
-  config.dataset.data_dir = "/elsewhere"  # and so are other places
+  claim(tmp_path / "run", config)  # the same run resumes
+  config.dataset.data_dir = "/elsewhere"  # changes no result
   config.profile = "3:4"
   claim(tmp_path / "run", config)
   config.sam.rho, config.seed = 0.3, 1
@@ -42,13 +42,13 @@ def test_workdir_that_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[]", "{"])
-def test_damaged_config_is_named(text, tmp_path):
+def test_damaged_config_gives_its_path_and_a_remedy(text, tmp_path):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(ConfigError, match=r"config\.json .*; remove it"):
     claim(tmp_path)
 
 
-def test_workdir_in_use_names_the_process(tmp_path):
+def test_error_for_a_workdir_in_use_names_the_process(tmp_path):
   with workdir.claim(tmp_path, default_config()):
     user = f"in use by process {os.getpid()} on "
     with pytest.raises(ConfigError, match=re.escape(user)):
@@ -56,7 +56,7 @@ def test_workdir_in_use_names_the_process(tmp_path):
   claim(tmp_path)
 
 
-def test_removed_workdir_is_named_with_a_remedy(tmp_path):
+def test_removed_workdir_gives_one_line_with_a_remedy(tmp_path):
   path = tmp_path / "run"
   message = r"can no longer be written: .*metrics\.jsonl.*the same command"
   with (
@@ -67,7 +67,7 @@ def test_removed_workdir_is_named_with_a_remedy(tmp_path):
     (path / "metrics.jsonl").open("a")
 
 
-def test_full_disk_is_named_and_other_errors_are_left_alone(tmp_path):
+def test_full_disk_gives_one_line_and_other_errors_pass(tmp_path):
   with (
     pytest.raises(workdir.WorkdirLostError, match="No space left"),
     workdir.claim(tmp_path, default_config()),
@@ -78,3 +78,13 @@ def test_full_disk_is_named_and_other_errors_are_left_alone(tmp_path):
     workdir.claim(tmp_path, default_config()),
   ):
     os.stat("/elsewhere/file")
+
+
+def test_fields_that_decide_a_result():
+  config = workdir.to_dict(default_config())
+  fields = workdir.deciding_fields(config)
+  assert fields["sam.rho"] == 0.05
+  assert {"seed", "model.name", "optimizer.learning_rate"} <= fields.keys()
+  free = {"profile", "dataset.data_dir", "compilation_cache_dir", "analysis.m"}
+  assert not free & fields.keys()
+  assert not any(name.startswith("paper.") for name in fields)
