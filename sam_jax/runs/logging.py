@@ -17,7 +17,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -174,52 +174,6 @@ class MetricsWriter:
   def _write(self, event: event_pb2.Event) -> None:
     event.wall_time = time.time()
     self._records.write(event.SerializeToString())
-
-
-class NullWriter:
-  """Write nothing; the writer of every process but the first."""
-
-  def __getattr__(self, name: str) -> Callable[..., None]:
-    """Return a function that does nothing."""
-    return lambda *args, **kwargs: None
-
-
-class Throughput:
-  """Images per second and time to go, without compilation and pauses."""
-
-  def __init__(self, batch_size: int, total_steps: int):
-    """Start with a clock that stands still."""
-    self._batch_size = batch_size
-    self._total_steps = total_steps
-    self._active_seconds = 0.0
-    self._active_steps = 0
-    self._since: float | None = None
-    self._step = 0
-
-  def restart(self, step: int) -> None:
-    """Leave out the time since the last reading, up to a step."""
-    self._since, self._step = time.monotonic(), step
-
-  def read(self, step: int) -> tuple[float, float]:
-    """Read the clock at a step that is done.
-
-    Args:
-      step: Steps done so far.
-
-    Returns:
-      Images per second since the last reading, and an estimate of the seconds
-      that remain; nan where they are not known yet.
-    """
-    now, since, steps = time.monotonic(), self._since, step - self._step
-    self._since, self._step = now, step
-    if since is None or steps <= 0:
-      return math.nan, math.nan
-    seconds = max(now - since, 1e-9)
-    self._active_seconds += seconds
-    self._active_steps += steps
-    seconds_per_step = self._active_seconds / self._active_steps
-    seconds_left = seconds_per_step * (self._total_steps - step)
-    return self._batch_size * steps / seconds, seconds_left
 
 
 def log_line(

@@ -18,10 +18,6 @@ _HANGUP = getattr(signal, "SIGHUP", None)
 Handler = Callable[[int, types.FrameType | None], Any] | int | None
 
 
-class DivergedError(FloatingPointError):
-  """The loss or a gradient is not finite."""
-
-
 def stop_signals() -> list[signal.Signals]:
   """Return the signals that ask a process to stop.
 

@@ -82,7 +82,7 @@ def test_two_processes_train_fail_and_resume_together(
   outcomes = [finish(process) for process in (first, second)]
   assert [code for code, _ in outcomes] == [0, 0], outcomes
   said = outcomes[0][1]
-  assert "Going on from the checkpoint at step" in said
+  assert "Resuming from the checkpoint at step" in said
   assert "Stopped at step" in said
   assert "images/s" not in outcomes[1][1]  # the second one is silent
 
