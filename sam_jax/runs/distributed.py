@@ -12,7 +12,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sam_jax.config.schema import ConfigError, flatten
+from sam_jax.config.schema import ConfigError, flatten, host_fields
 
 # The address that JAX finds itself. Hosts of a TPU pod must pass it: only a
 # server inside Google knows that there are several of them.
@@ -26,9 +26,6 @@ _FINDING_VARIABLES = ("SLURM_PROCID", "OMPI_MCA_orte_hnp_uri")
 
 # The variable that GKE sets on the hosts of a TPU.
 _TPU_HOSTS_VARIABLE = "TPU_WORKER_HOSTNAMES"
-
-# Fields that may have another value on each host.
-_FIELDS_OF_A_HOST = ("dataset.data_dir", "compilation_cache_dir")
 
 # JAX ends a process this long after another one died, by SIGABRT and with a
 # message about it. Without this a collective operation would wait forever.
@@ -116,7 +113,7 @@ def check_same(config: ConfigDict, workdir: epath.PathLike) -> None:
   if jax.process_count() == 1:
     return
   values = {f"config.{name}": v for name, v in flatten(config.to_dict())}
-  for name in _FIELDS_OF_A_HOST:
+  for name in host_fields():
     del values[f"config.{name}"]
   values["--workdir"] = os.fspath(workdir)
   codes = [zlib.crc32(f"{k}={v!r}".encode()) for k, v in values.items()]

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax.config.schema import ConfigError, flatten
+from sam_jax.config.schema import ConfigError, flatten, free_fields
 from sam_jax.runs import files
 
 try:
@@ -22,18 +22,6 @@ except ImportError:  # Windows
   fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
-
-# Fields that do not change the result of a run: they may differ on a resume.
-FREE_FIELDS = (
-  "dataset.data_dir",
-  "compilation_cache_dir",
-  "profile",
-  "analysis.every_epochs",
-  "analysis.num_examples",
-  "analysis.rho",
-  "analysis.m",
-  "analysis.lanczos_steps",
-)
 
 
 class WorkdirLostError(OSError):
@@ -135,11 +123,8 @@ def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   Returns:
     Values by dotted name, such as {"sam.rho": 0.05}.
   """
-  return {
-    name: value
-    for name, value in flatten(dict(config))
-    if name not in FREE_FIELDS and not name.startswith("paper.")
-  }
+  free = free_fields()
+  return {k: v for k, v in flatten(config) if k not in free}
 
 
 def write_result(workdir: epath.PathLike, result: Mapping[str, float]) -> None:

@@ -139,6 +139,18 @@ class FakeProcess:
     self.received.append("kill")
 
 
+def test_m_that_the_devices_decided_is_no_conflict(launched, tmp_path):
+  """config.json has the number that sam.m = None stood for."""
+  config = default_config()
+  assert config.sam.m is None
+  config.sam.m = 32
+  (tmp_path / "a/checkpoints/1").mkdir(parents=True)
+  written = json.dumps(workdir.to_dict(config))
+  (tmp_path / "a/config.json").write_text(written)
+  failures, _, _ = launched(a=FINISH)
+  assert failures == []
+
+
 SIGNALS = [
   ([signal.SIGINT], ["terminate"]),
   ([signal.SIGTERM], ["terminate"]),
