@@ -142,7 +142,7 @@ def test_hyperparameters_have_types_and_a_session(tmp_path):
   assert not [name for name in found if name.startswith("analysis.")]
   assert "compilation_cache_dir" not in found
 
-  (run,) = tmp_path.glob("events.*")  # one file: no run beside the run
+  (run,) = tmp_path.glob("events.*")  # one file: one run
   assert [p.name for p in tmp_path.iterdir()] == [run.name]
   events = read_events(tmp_path)
   start = metadata.parse_session_start_info_plugin_data(
