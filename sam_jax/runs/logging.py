@@ -136,25 +136,26 @@ class MetricsWriter:
     """Make everything written so far visible to readers."""
     self._records.flush()
 
-  def close(self, finished: bool = True) -> None:
-    """Close the files.
+  def mark_finished(self) -> None:
+    """Mark the session of hyperparameters as successful.
 
-    Args:
-      finished: Mark the session of hyperparameters as successful. TensorBoard
-        keeps the first mark only, so a run that may resume must not set it.
+    TensorBoard keeps the first mark only: a run that may resume must not set
+    it.
     """
-    if finished:
-      end = plugin_data_pb2.SessionEndInfo(
-        status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time()
-      )
-      data = plugin_data_pb2.HParamsPluginData(session_end_info=end)
-      summary = summary_pb2.Summary()
-      summary.value.add(
-        tag=metadata.SESSION_END_INFO_TAG,
-        metadata=metadata.create_summary_metadata(data),
-        tensor=metadata.NULL_TENSOR,
-      )
-      self._write_summary(0, summary)
+    end = plugin_data_pb2.SessionEndInfo(
+      status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time()
+    )
+    data = plugin_data_pb2.HParamsPluginData(session_end_info=end)
+    summary = summary_pb2.Summary()
+    summary.value.add(
+      tag=metadata.SESSION_END_INFO_TAG,
+      metadata=metadata.create_summary_metadata(data),
+      tensor=metadata.NULL_TENSOR,
+    )
+    self._write_summary(0, summary)
+
+  def close(self) -> None:
+    """Write everything and close the files."""
     self.flush()
     self._open_files.close()
 

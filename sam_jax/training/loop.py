@@ -120,4 +120,6 @@ def train_and_evaluate(
       evaluate.evaluate(total_steps, state)  # killed just before its result
     if jax.process_index() == 0 and evaluate.result:
       workdir_lib.write_result(workdir, evaluate.result)
+    if writer:
+      writer.mark_finished()
     return evaluate.result

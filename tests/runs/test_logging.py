@@ -126,6 +126,7 @@ def test_hyperparameters_have_types_and_a_session(tmp_path):
   )
   writer = MetricsWriter(tmp_path, 0)
   writer.config(config)
+  writer.mark_finished()
   writer.close()
   found = hyperparameters(tmp_path)
   expected = {
@@ -159,11 +160,13 @@ def test_unfinished_run_has_an_open_session(tmp_path):
   """TensorBoard keeps the first end of a session: no resume could undo it."""
   writer = MetricsWriter(tmp_path, 0)
   writer.config(small_config())
-  writer.close(finished=False)
+  writer.close()
   tags = read_events(tmp_path).Tags()["tensors"]
   assert SESSION_START in tags
   assert SESSION_END not in tags
-  MetricsWriter(tmp_path, 5).close()
+  writer = MetricsWriter(tmp_path, 5)
+  writer.mark_finished()
+  writer.close()
   assert SESSION_END in read_events(tmp_path).Tags()["tensors"]
 
 
