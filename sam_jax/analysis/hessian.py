@@ -1,18 +1,18 @@
-"""The Hessian's spectrum, from products with vectors alone.
+"""The Hessian's spectrum, computed from products with vectors only.
 
-Stochastic Lanczos quadrature, as Ghorbani, Krishnan and Xiao (2019,
-arXiv:1901.10159) apply it to networks: each probe is a Lanczos run from a
-random vector. It finds the outermost eigenvalues, and a sample of the density
-of all of them.
+Stochastic Lanczos quadrature, which Ghorbani, Krishnan and Xiao (2019,
+arXiv:1901.10159) apply to networks: each probe is a Lanczos run from a random
+vector. It finds the outermost eigenvalues and samples the density of all
+eigenvalues.
 
-A device holds four copies of the parameters beside the activations of a batch:
-the parameters, a vector, the sum of its products, and what XLA keeps of kernels
-between the passes. For WRN-28-10 (36.2 million parameters, 138 MiB a copy) that
-is 4.33 copies with one 32x32 image at a time and 4.66 with two, where a
-gradient takes 2.27 and 2.35: arguments and temporary buffers as the compiled
-program (`Objective.hessian_program`) states them on a CPU with jax 0.10.2; the
-resident memory of that process agreed. The Lanczos basis, one more copy for
-each step, is kept in the memory of the host.
+A device holds four copies of the parameters in addition to the activations of
+a batch: the parameters, a vector, the sum of the products, and the kernels that
+XLA keeps between the passes. For WRN-28-10 (36.2 million parameters, 138 MiB a
+copy) this is 4.33 copies with one 32x32 image at a time and 4.66 with two; a
+gradient takes 2.27 and 2.35. These are arguments and temporary buffers of the
+program that jax 0.10.2 compiles for a CPU (`Objective.program`); the resident
+memory of the process agreed. The Lanczos basis, one more copy for each step, is
+in the memory of the host.
 """
 
 import time
@@ -27,32 +27,41 @@ from sam_jax.analysis.objective import Objective, Params
 # float32 [n] -> float32 [n], linear and symmetric
 Product = Callable[[np.ndarray], np.ndarray]
 
-# What float32 leaves of a vector that should be zero, relative to the largest
-# eigenvalue.
+# Length of a vector that is zero but for float32 rounding, relative to the
+# largest eigenvalue.
 _ROUNDING = 1e-5
 
 
 class Probe(NamedTuple):
-  """What a Lanczos run of m steps says about a spectrum, and what it took.
+  """The result of a Lanczos run of m steps, and its cost.
 
-  Every array is float64 [m], in the order of descending Ritz values.
+  Arrays are float64 [m], in the order of descending Ritz values.
+
+  Attributes:
+    ritz_values: Approximate eigenvalues.
+    weights: Weights of the quadrature; their sum is 1.
+    residuals: Bounds: an eigenvalue is at most this far from each Ritz value,
+      rounding included.
+    seconds: Time, including compilation in the first run.
+    host_bytes: Memory of the Lanczos basis.
+    device_bytes: Memory of each device; None if unknown.
   """
 
-  ritz_values: np.ndarray  # approximate eigenvalues
-  weights: np.ndarray  # of the quadrature; they sum to 1
-  residuals: np.ndarray  # an eigenvalue lies this near to each, with rounding
-  seconds: float  # with compilation, if it was the first
-  host_bytes: int  # of the basis
-  device_bytes: int | None = None  # of each device; None: not known
+  ritz_values: np.ndarray
+  weights: np.ndarray
+  residuals: np.ndarray
+  seconds: float
+  host_bytes: int
+  device_bytes: int | None = None
 
   @property
   def size(self) -> int:
-    """Rows of the matrix, which is the number of all eigenvalues."""
+    """The number of rows of the matrix, and so of all eigenvalues."""
     return self.host_bytes // (4 * len(self.weights))
 
 
 class Eigenvalue(NamedTuple):
-  """An approximate eigenvalue, and how far off the nearest one can be."""
+  """An approximate eigenvalue, and a bound of the distance to a true one."""
 
   value: float
   residual: float
@@ -72,36 +81,37 @@ def probe_hessian(
   seed: int | Sequence[int],
   on_step: Callable[[int], None] = lambda done: None,
 ) -> Probe:
-  """Runs Lanczos on the Hessian of an objective.
+  """Run Lanczos on the Hessian of an objective.
 
   Args:
     objective: Mean loss over a fixed set of examples.
-    params: Where to look; a tree of n float32 parameters.
-    steps: Hessian-vector products; min(steps, n) are made.
-    seed: Decides the random vector to start from.
-    on_step: Called with the number of steps done, after each.
+    params: Point of the Hessian, a tree of n float32 parameters.
+    steps: Number of Hessian-vector products, at most n.
+    seed: Seed of the random vector to start from.
+    on_step: Called after each step, with the number of steps done.
 
   Returns:
-    The probe; its `device_bytes` are arguments and temporary buffers of the
-    compiled product.
+    The probe. Its `device_bytes` are the arguments and the temporary buffers of
+    the compiled product.
 
   Raises:
     ValueError: `steps` < 1, or the Hessian is not finite.
   """
   params = objective.put(params)
-  leaves, structure = jax.tree.flatten(params)
+  leaves = jax.tree.leaves(params)
   ends = np.cumsum([leaf.size for leaf in leaves])
 
   def product(vector):
     parts = np.split(vector, ends[:-1])
-    tree = structure.unflatten(
-      part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)
-    )
+    shaped = [w.reshape(x.shape) for w, x in zip(parts, leaves, strict=True)]
+    tree = jax.tree.unflatten(jax.tree.structure(params), shaped)
     result = jax.device_get(objective.hessian_product(params, tree))
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(result)])
 
   found = probe(product, int(ends[-1]), steps, seed, on_step)
-  memory = objective.hessian_program(params).memory_analysis()
+  memory = objective.program("hessian_product", params).memory_analysis()
+  if memory is None:  # some backends do not tell
+    return found
   held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
   return found._replace(device_bytes=held)
 
@@ -113,21 +123,18 @@ def probe(
   seed: int | Sequence[int],
   on_step: Callable[[int], None] = lambda done: None,
 ) -> Probe:
-  """Runs Lanczos on a symmetric matrix of which only products are known.
+  """Run Lanczos on a symmetric matrix that is known only by its products.
 
-  With full reorthogonalisation, so that no eigenvalue is found twice that is
-  there only once. One run sees eigenvalues of higher multiplicity only once,
-  unless its Krylov space is exhausted; it then goes on in the complement.
+  Full reorthogonalization prevents copies of a single eigenvalue. One run sees
+  eigenvalues of higher multiplicity only once, unless its Krylov space is
+  exhausted; it then continues in the complement.
 
   Args:
-    product: Multiplies the matrix with float32 [size].
-    size: Rows of the matrix.
-    steps: Products; min(steps, size) are made.
-    seed: Decides the normal vector to start from.
-    on_step: Called with the number of steps done, after each.
-
-  Returns:
-    The probe.
+    product: Multiplies the matrix by float32 [size].
+    size: Number of rows of the matrix.
+    steps: Number of products, at most `size`.
+    seed: Seed of the normal vector to start from.
+    on_step: Called after each step, with the number of steps done.
 
   Raises:
     ValueError: `steps` < 1, or a product is not finite.
@@ -143,7 +150,7 @@ def probe(
     basis[i] = rest / _norm(rest)
     image = product(basis[i])
     diagonal[i] = np.sum(basis[i] * image, dtype=np.float64)
-    rest = _orthogonalise(image, basis[: i + 1])
+    rest = _orthogonalize(image, basis[: i + 1])
     off_diagonal[i] = _norm(rest)
     scale = np.max(np.abs(diagonal) + off_diagonal)
     if not np.isfinite(scale):
@@ -151,7 +158,7 @@ def probe(
     if off_diagonal[i] <= _ROUNDING * scale:
       off_diagonal[i] = 0.0
       fresh = random.standard_normal(size, np.float32)
-      rest = _orthogonalise(fresh, basis[: i + 1])
+      rest = _orthogonalize(fresh, basis[: i + 1])
     on_step(i + 1)
   values, vectors = _eigenpairs(diagonal, off_diagonal)
   rounding = _ROUNDING * np.max(np.abs(values))
@@ -165,18 +172,18 @@ def probe(
 
 
 def top_eigenvalues(probes: Sequence[Probe], count: int) -> list[Eigenvalue]:
-  """The largest eigenvalues that probes of one matrix have found.
+  """Return the largest eigenvalues that probes of one matrix have found.
 
   The i-th Ritz value is never above the i-th eigenvalue (Cauchy's interlacing
   theorem), so the largest one of all probes is the nearest.
 
   Args:
     probes: At least one.
-    count: How many; fewer are returned where the probes had fewer steps.
+    count: Number of eigenvalues; fewer if the probes had fewer steps.
 
   Returns:
     Eigenvalues in descending order, with their residual bounds
-    |beta_m * last component of the Ritz vector|, plus float32's rounding.
+    |beta_m * last component of the Ritz vector|, plus the rounding of float32.
   """
   best = []
   for i in range(min(count, *(len(p.ritz_values) for p in probes))):
@@ -190,21 +197,21 @@ def top_eigenvalues(probes: Sequence[Probe], count: int) -> list[Eigenvalue]:
 def spectral_density(
   probes: Sequence[Probe], width: float | None = None, points: int = 1024
 ) -> Density:
-  """Density of all eigenvalues, the mean over probes.
+  """Return the density of all eigenvalues, the mean over probes.
 
   Args:
     probes: At least one.
-    width: Standard deviation of the Gaussian that stands for an eigenvalue;
-      None: `default_width`.
-    points: Size of the grid.
+    width: Standard deviation of the Gaussian that replaces an eigenvalue; None
+      for `default_width`.
+    points: Size of the grid, at least.
 
   Returns:
-    The density, which integrates to 1 over its grid.
+    The density; its integral over the grid is 1.
   """
   width = width or default_width(probes)
   low = min(p.ritz_values[-1] for p in probes) - 5 * width
   high = max(p.ritz_values[0] for p in probes) + 5 * width
-  # A coarser grid would miss peaks.
+  # Two points a width: a coarser grid would miss peaks.
   points = max(points, int(2 * (high - low) / width))
   grid = np.linspace(low, high, points)
   density = np.zeros(points)
@@ -216,25 +223,38 @@ def spectral_density(
 
 
 def default_width(probes: Sequence[Probe]) -> float:
-  """A hundredth of the range of the spectrum, or of its only value."""
+  """Return a hundredth of the range of the spectrum, or of its only value."""
   values = np.concatenate([p.ritz_values for p in probes])
   return float(np.ptp(values) or np.abs(values[0]) or 1.0) / 100
 
 
-def _eigenpairs(diagonal, off_diagonal):
-  """Of the tridiagonal matrix: values descending, vectors in columns."""
+def _eigenpairs(
+  diagonal: np.ndarray, off_diagonal: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return the eigenvalues and eigenvectors of a tridiagonal matrix.
+
+  Args:
+    diagonal: float64 [m].
+    off_diagonal: float64 [m]; the last entry is not used.
+
+  Returns:
+    Values [m], descending, and vectors [m, m] in columns.
+  """
   matrix = np.diag(diagonal)
   matrix += np.diag(off_diagonal[:-1], 1) + np.diag(off_diagonal[:-1], -1)
   values, vectors = np.linalg.eigh(matrix)
   return values[::-1], vectors[:, ::-1]
 
 
-def _orthogonalise(vector, basis):
-  """Subtracts the part within the span of orthonormal rows."""
-  for _ in range(2):  # the second time, what rounding left
+def _orthogonalize(vector: np.ndarray, basis: np.ndarray) -> np.ndarray:
+  """Subtract the part of a vector [n] in the span of orthonormal rows [m, n].
+
+  The second pass subtracts what rounding has left.
+  """
+  for _ in range(2):
     vector = vector - (basis @ vector) @ basis
   return vector
 
 
-def _norm(vector) -> float:
+def _norm(vector: np.ndarray) -> float:
   return float(np.sqrt(np.sum(np.square(vector), dtype=np.float64)))

@@ -1,8 +1,8 @@
-"""Sharpness and curvature while a network trains, on a few fixed examples.
+"""Sharpness and curvature during training, on a few fixed examples.
 
-Every process measures on its own devices, without a collective, and process 0
-logs what it found: nobody waits long for another one. The state of training is
-only read, so a run has the same weights with these measurements as without.
+Every process measures on its own devices, without collectives, and process 0
+logs its results: no process waits long for another one. The measurements only
+read the state of training: a run has the same weights with and without them.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from sam_jax.training.state import TrainState
 
 
 class AnalysisHook:
-  """Measures and logs what `config.analysis` asks for."""
+  """Measures and logs the sharpness that `config.analysis` describes."""
 
   def __init__(self, run: RunContext, log: LogMetrics):
     """Take the first training examples; nothing is compiled yet.
@@ -58,17 +58,17 @@ class AnalysisHook:
         self._run.write(step, "analysis", values)
 
   def measure(self, variables: dict[str, Any]) -> dict[str, float]:
-    """Looks at a network in evaluation mode.
+    """Measure a network in evaluation mode.
 
     Args:
       variables: `params` and `batch_stats`, the same on all devices.
 
     Returns:
       `loss`; `sharpness` of all examples and `m_sharpness`, the mean over
-      groups of m, in nats; `lambda_max`, the largest eigenvalue of the
-      Hessian, or a little less.
+      groups of m, in nats; `lambda_max`, an estimate of the largest eigenvalue
+      of the Hessian from below.
     """
-    # A copy: the next step of training takes the variables' buffers.
+    # Copy: the next training step donates the buffers of the variables.
     variables = self._objective.put(jax.device_get(variables))
     rho = self._config.rho
     together = sharpness(self._objective.value_and_grad, variables, rho)
@@ -80,7 +80,7 @@ class AnalysisHook:
     )
     return {
       "loss": together.loss,
-      "sharpness": together.sharpness,
-      "m_sharpness": self._m_sharpness(variables, rho).sharpness,
+      "sharpness": together.value,
+      "m_sharpness": self._m_sharpness(variables, rho).value,
       "lambda_max": float(probe.ritz_values[0]),
     }

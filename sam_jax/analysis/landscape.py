@@ -1,8 +1,8 @@
 """The loss along directions through parameters: lines and planes.
 
-Random directions are normalised filter by filter (Li et al., 2018,
-arXiv:1712.09913): without it a network looks flat or sharp by the scale of its
-weights alone, which batch norm makes meaningless.
+Random directions are normalized filter by filter (Li et al., 2018,
+arXiv:1712.09913). Otherwise the scale of the weights alone would make a network
+look flat or sharp, and batch normalization makes that scale meaningless.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from sam_jax.analysis.objective import Objective, Params
 
 
 def random_direction(params: Params, seed: int | Sequence[int]) -> Params:
-  """A normal direction of which each filter is as long as that of the network.
+  """Draw a normal direction whose filters have the norms of the network's.
 
-  A filter is what an output channel, the last axis, is computed from. Biases
-  and normalisation parameters, which have one axis, don't move.
+  A filter consists of the weights of one output channel, the last axis. Biases
+  and normalization parameters, which have one axis, do not move.
 
   Args:
-    params: The network's parameters.
-    seed: Decides the direction.
+    params: Parameters of the network.
+    seed: Seed of the direction.
 
   Returns:
-    A tree like the parameters, float32 numpy arrays.
+    A tree like the parameters, of float32 NumPy arrays.
   """
   random = np.random.default_rng(seed)
 
@@ -39,10 +39,10 @@ def random_direction(params: Params, seed: int | Sequence[int]) -> Params:
 
 
 def sam_direction(objective: Objective, params: Params) -> Params:
-  """Where SAM with p = 2 looks: the gradient, of length 1.
+  """Return the direction of SAM with p = 2: the gradient, of length 1.
 
-  At distance rho lies the worst point of the neighbourhood of that radius, to
-  first order.
+  The point at distance rho is, to first order, the worst one of the
+  neighborhood of that radius.
   """
   _, gradient = objective.value_and_grad(params)
   norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
@@ -50,7 +50,7 @@ def sam_direction(objective: Objective, params: Params) -> Params:
 
 
 def direction_between(start: Params, end: Params) -> Params:
-  """From one network to another, which lies at distance 1.
+  """Return the direction from one network to another, at distance 1.
 
   Raises:
     ValueError: Their parameters differ in structure or shape.
@@ -63,29 +63,30 @@ def direction_between(start: Params, end: Params) -> Params:
 
 @jax.jit
 def move(params: Params, direction: Params, distance: float) -> Params:
-  """Goes from parameters along a direction."""
+  """Return the parameters at a distance along a direction."""
   return jax.tree.map(lambda w, d: w + distance * d, params, direction)
 
 
 def loss_at(
   objective: Objective, params: Params, *moves: tuple[Params, float]
 ) -> float:
-  """The loss beside parameters, a point of a line or of a plane.
+  """Return the loss at a point of a line or of a plane through parameters.
 
   Args:
     objective: Mean loss over a fixed set of examples.
-    params: Where to start.
-    *moves: Directions, trees like the parameters, and how far to go along each.
+    params: Origin of the line or plane.
+    *moves: Directions, trees like the parameters, and the distance along each.
 
   Returns:
-    The loss; on the host, so that no two moved copies exist at once.
+    The loss, a number of the host: the moved copy is gone before the next one.
   """
   for direction, distance in moves:
     params = move(params, direction, distance)
   return float(objective.value(params))
 
 
-def _filter_norms(weight) -> np.ndarray:
+def _filter_norms(weight: jax.typing.ArrayLike) -> np.ndarray:
+  """Return the norms [C] of the filters of a kernel [..., C]."""
   return np.linalg.norm(
-    np.asarray(weight).reshape(-1, weight.shape[-1]), axis=0
+    np.asarray(weight).reshape(-1, np.shape(weight)[-1]), axis=0
   )

@@ -1,49 +1,47 @@
 """The loss of fixed examples as a function of the parameters alone.
 
-What the analyses share. A network is looked at as it is evaluated: with its
-running batch statistics, without augmentation, dropout or weight decay. All
-local devices take part, and the result does not depend on their number, up to
-the order of float32 sums.
+All analyses use it. The network is in evaluation mode: running averages of the
+batch statistics, no augmentation, no dropout, no weight decay. All local
+devices take part, and their number does not change the result, up to the order
+of float32 sums.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sam_jax.datasets.in_memory import InMemoryDataset
-from sam_jax.training import losses
+from sam_jax.training import losses, parallel
 
-AXIS = "batch"
 Params = Any
 # (params, batch) -> loss of each example, float32 [n]
 ExampleLosses = Callable[[Params, dict[str, jax.Array]], jax.Array]
-# XLA's default on CPUs transposes all kernels in advance, for concurrency: two
-# more copies of the parameters, and WRN-28-10 is no faster for it.
+# XLA's default on CPUs transposes all kernels in advance, for concurrency. That
+# takes two more copies of the parameters, and WRN-28-10 is not faster.
 _LITTLE_MEMORY_ON_CPU = {
   "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 }
 
 
 def network_losses(
-  model: Any, normalise: Callable[[jax.Array], jax.Array]
+  model: Any, preprocess: Callable[[jax.Array], jax.Array]
 ) -> ExampleLosses:
-  """Cross-entropy of a network in evaluation mode.
+  """Return the cross-entropy of a network in evaluation mode.
 
   Args:
-    model: From `create_model`.
-    normalise: uint8 images -> float images.
+    model: The network, as in `build.model`.
+    preprocess: uint8 images [n, h, w, C] -> float images [n, H, W, C].
 
   Returns:
     A function of variables, {"params", "batch_stats"}, and a batch of `image`
-    uint8 [n, H, W, C] and `label` int [n]. It is constant in the batch
-    statistics, as far as derivatives can tell, and computes in float32 even if
-    the network trains in bfloat16: differences of losses are small.
+    uint8 [n, h, w, C] and `label` int [n]. Its derivatives treat the batch
+    statistics as constants. It computes in float32 even if the network trains
+    in bfloat16: differences of losses are small.
   """
   settings = dataclasses.replace(model.settings, dtype=jnp.float32)
   model = model.clone(settings=settings)
@@ -52,7 +50,7 @@ def network_losses(
     statistics = jax.lax.stop_gradient(variables["batch_stats"])
     logits = model.apply(
       {"params": variables["params"], "batch_stats": statistics},
-      normalise(batch["image"]),
+      preprocess(batch["image"]),
       train=False,
     )
     targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
@@ -64,18 +62,18 @@ def network_losses(
 def first_examples(
   dataset: Any, split: str, limit: int | None = None
 ) -> dict[str, np.ndarray]:
-  """The first examples of a split.
+  """Return the first examples of a split.
 
   Args:
-    dataset: As training uses it.
-    split: "train", with the labels of training where the images are in memory
-      and clean ones where they are streamed; or "test".
-    limit: How many at most; None for all.
+    dataset: The data set of a run.
+    split: "test", or "train". The labels of "train" are those of training if
+      the images are in memory, and clean ones if they are streamed.
+    limit: Maximum number of examples; None for all.
 
   Returns:
-    `image` uint8 [N, H, W, C] and `label` int32 [N]. Of several processes each
-    has the same, except of test sets and streamed images: there each has its
-    own part.
+    `image` uint8 [N, H, W, C] and `label` int32 [N]. All processes get the
+    same training images from memory. Of test sets and streamed images, each
+    process gets its own part.
   """
   if split == "train" and isinstance(dataset, InMemoryDataset):
     images, labels = dataset.training_arrays()
@@ -93,6 +91,20 @@ def first_examples(
   }
 
 
+def replicated_sharding(
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Sharding:
+  """Return the sharding of arrays of which every device holds a copy.
+
+  `jax.device_put` with it copies nothing that is there already, unlike
+  `parallel.replicate`, whose copies may be donated.
+
+  Args:
+    devices: Devices to use; None for all of this host.
+  """
+  return parallel.replicate(np.float32(0), devices).sharding
+
+
 class Objective:
   """Mean loss over fixed examples, with gradient and Hessian products.
 
@@ -105,15 +117,15 @@ class Objective:
     example_losses: ExampleLosses,
     examples: dict[str, np.ndarray],
     batch_size: int,
-    devices: list[Any] | None = None,
+    devices: list[jax.Device] | None = None,
   ):
-    """Puts the examples on the devices.
+    """Put the examples on the devices.
 
     Args:
       example_losses: (params, batch) -> loss of each example [n].
-      examples: Arrays with one entry for each of the N examples.
+      examples: Arrays [N, ...], an entry for each of the N examples.
       batch_size: Examples of a pass, over all devices.
-      devices: Default: all of this host.
+      devices: Devices to use; None for all of this host.
 
     Raises:
       ValueError: There are no examples, or the batch does not divide by the
@@ -127,23 +139,11 @@ class Objective:
       raise ValueError(
         f"batch_size = {batch_size} does not divide by {len(devices)} devices."
       )
-    mesh = Mesh(np.array(devices), (AXIS,))
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-    self._replicated = NamedSharding(mesh, PartitionSpec())
     self._batches = [
-      jax.device_put(batch, sharding)
-      for batch in _padded_batches(examples, batch_size, len(devices))
+      parallel.shard(batch, devices)
+      for batch in _padded_batches(examples, batch_size)
     ]
-
-    def mapped(fn, num_trees):
-      # Each device keeps its own sum until the end. It is donated, and so
-      # added to in place.
-      return jax.pmap(
-        lambda total, *args: jax.tree.map(jnp.add, total, fn(*args)),
-        in_axes=(0, *[None] * num_trees, 0),
-        devices=devices,
-        donate_argnums=0,
-      )
+    self._replicated = replicated_sharding(devices)
 
     def mean(totals):
       return jax.tree.map(lambda x: x.sum(axis=0) / self.num_examples, totals)
@@ -152,75 +152,110 @@ class Objective:
       lambda tree: jax.tree.map(
         lambda x: jnp.zeros((len(devices), *x.shape), x.dtype), tree
       ),
-      out_shardings=sharding,
+      out_shardings=self._batches[0]["mask"].sharding,
     )
     self._mean_of_totals = jax.jit(mean, out_shardings=self._replicated)
     self._options = (
       _LITTLE_MEMORY_ON_CPU if devices[0].platform == "cpu" else None
     )
-    self._programs = {}  # compiled, by the functions below
     loss_sum, hessian_product = _sums_over_batch(example_losses)
-    self._loss_sum = mapped(loss_sum, 1)
-    self._loss_and_gradient_sum = mapped(jax.value_and_grad(loss_sum), 1)
-    self._hessian_product_sum = mapped(hessian_product, 2)
+    self._passes = {
+      "loss": _add_to_total(loss_sum, 1, devices),
+      "gradient": _add_to_total(jax.value_and_grad(loss_sum), 1, devices),
+      "hessian_product": _add_to_total(hessian_product, 2, devices),
+    }
+    self._programs: dict[str, jax.stages.Compiled] = {}  # by name of the pass
 
   def put(self, tree: Any) -> Any:
-    """Puts a copy of a tree on every device, unless it is there already."""
+    """Put a copy of a tree on every device, unless it is there already."""
     return jax.device_put(tree, self._replicated)
 
   def value(self, params: Params) -> jax.Array:
-    """Mean loss, float32 ()."""
-    return self._mean(self._loss_sum, np.float32(0), params)
+    """Return the mean loss, float32 ()."""
+    return self._mean("loss", params)
 
   def value_and_grad(self, params: Params) -> tuple[jax.Array, Params]:
-    """Mean loss and its gradient, a tree like the parameters."""
-    return self._mean(
-      self._loss_and_gradient_sum, (np.float32(0), params), params
-    )
+    """Return the mean loss and its gradient, a tree like the parameters."""
+    return self._mean("gradient", params)
 
   def hessian_product(self, params: Params, vector: Params) -> Params:
-    """Hessian of the mean loss times a tree like the parameters.
+    """Multiply the Hessian of the mean loss by a tree like the parameters.
 
     Reverse over forward differentiation: the cost of about two gradients. It
-    takes as much memory as forward over reverse, less with few images: 4.33
+    takes as much memory as forward over reverse, and less with few images: 4.33
     instead of 4.40 copies of WRN-28-10's parameters with one, and 12.7 instead
     of 12.5 of WRN-16-4's with eight, as XLA compiles it for a CPU.
+
     Memory of a device: the parameters, the vector, the sum of the products, at
     most one more copy of the parameters, and twice what a gradient of a batch
-    needs beside the parameters and their gradient.
+    needs in addition to the parameters and their gradient.
     """
-    return self._mean(self._hessian_product_sum, params, params, vector)
+    return self._mean("hessian_product", params, vector)
 
-  def gradient_program(self, params: Params) -> jax.stages.Compiled:
-    """The compiled pass of `value_and_grad`, to look at; params or shapes."""
-    like = (jax.ShapeDtypeStruct((), jnp.float32), params)
-    return self._program(self._loss_and_gradient_sum, like, params)
+  def program(self, name: str, params: Params) -> jax.stages.Compiled:
+    """Return the compiled pass over a batch, for example to see its memory.
 
-  def hessian_program(self, params: Params) -> jax.stages.Compiled:
-    """The compiled pass of `hessian_product`, to look at; params or shapes."""
-    return self._program(self._hessian_product_sum, params, params, params)
+    Args:
+      name: "loss", "gradient" (with the loss), or "hessian_product".
+      params: The parameters, or their shapes.
+    """
+    if name not in self._programs:
+      totals = jax.eval_shape(self._zeros, _result_like(name, params))
+      vectors = [params] if name == "hessian_product" else []
+      lowered = self._passes[name].lower(
+        totals, params, *vectors, self._batches[0]
+      )
+      self._programs[name] = lowered.compile(compiler_options=self._options)
+    return self._programs[name]
 
-  def _program(self, add_sum, like, *trees):
-    """The compiled pass over a batch; `like` has its result's shapes."""
-    if add_sum not in self._programs:
-      totals = jax.eval_shape(self._zeros, like)
-      lowered = add_sum.lower(totals, *trees, self._batches[0])
-      self._programs[add_sum] = lowered.compile(compiler_options=self._options)
-    return self._programs[add_sum]
-
-  def _mean(self, add_sum, like, *trees):
-    """Adds up a function over the batches; `like` has its result's shapes."""
-    program = self._program(add_sum, like, *trees)
-    totals, trees = self._zeros(like), self.put(trees)
+  def _mean(self, name: str, params: Params, *vectors: Params) -> Any:
+    """Add up a pass over all batches, and divide by the number of examples."""
+    program = self.program(name, params)
+    totals = self._zeros(_result_like(name, params))
+    trees = self.put((params, *vectors))
     for batch in self._batches:
       totals = program(totals, *trees, batch)
-    # On virtual CPU devices, which share threads, later programs must not get
-    # in the way of this one's all-reduce: it would wait for ever.
+    # Virtual CPU devices share threads: a later program that took them would
+    # block the all-reduce of this one forever.
     return jax.block_until_ready(self._mean_of_totals(totals))
 
 
-def _sums_over_batch(example_losses: ExampleLosses):
-  """Of losses, (params, batch), and products, (params, vector, batch)."""
+def _add_to_total(
+  fn: Callable[..., Any], num_trees: int, devices: Sequence[jax.Device]
+) -> Any:
+  """Compile (total, *trees, batch) -> total + fn(*trees, batch).
+
+  Each device keeps its own sum until the end. It is donated: the addition needs
+  no second copy.
+  """
+  return parallel.map_over_devices(
+    lambda total, *args: jax.tree.map(jnp.add, total, fn(*args)),
+    in_axes=(0, *[None] * num_trees, 0),
+    out_axes=0,
+    donate_argnums=0,
+    devices=devices,
+  )
+
+
+def _result_like(name: str, params: Params) -> Any:
+  """Return a tree with the shapes and dtypes of the result of a pass."""
+  loss = np.float32(0)
+  return {
+    "loss": loss,
+    "gradient": (loss, params),
+    "hessian_product": params,
+  }[name]
+
+
+def _sums_over_batch(
+  example_losses: ExampleLosses,
+) -> tuple[Callable[..., jax.Array], Callable[..., Params]]:
+  """Return the sums of losses and of Hessian products over a batch.
+
+  Returns:
+    (params, batch) -> float32 (), and (params, vector, batch) -> a tree like
+    the parameters.
+  """
 
   def loss_sum(params, batch):
     values = example_losses(params, batch["examples"])
@@ -236,17 +271,19 @@ def _sums_over_batch(example_losses: ExampleLosses):
   return loss_sum, hessian_product
 
 
-def _padded_batches(examples, batch_size, num_devices):
-  """Yields {"examples", "mask"} with leaves [devices, n, ...]."""
+def _padded_batches(
+  examples: dict[str, np.ndarray], batch_size: int
+) -> Iterator[dict[str, Any]]:
+  """Yield {"examples", "mask"} with leaves [batch_size, ...].
+
+  The last example fills up the last batch, with a mask of 0.
+  """
   count = len(next(iter(examples.values())))
   for start in range(0, count, batch_size):
     indices = np.arange(start, start + batch_size)
     mask = (indices < count).astype(np.float32)
     indices = np.minimum(indices, count - 1)
-    batch = {
+    yield {
       "examples": {name: value[indices] for name, value in examples.items()},
       "mask": mask,
     }
-    yield jax.tree.map(
-      lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch
-    )

@@ -1,13 +1,14 @@
-"""Sharpness and m-sharpness of a trained network (sections 2 and 4 of SAM).
+"""Sharpness and m-sharpness of a trained network.
 
   sharpness = max_{||eps||_p <= rho} L(w + eps) - L(w)
 
-over a whole set of examples, or, for m-sharpness, the mean over disjoint groups
-of m examples of each group's own sharpness. The maximum is sought as SAM seeks
-it, with one or several ascent steps, and is the highest loss that any of them
-lands on: more steps never report less. After a step the way is scaled back to
-the neighbourhood: that is the projection for p = 2 alone, and for other norms
-it leads into the neighbourhood, but not to its nearest point.
+over a whole set of examples (Foret et al., 2021, section 2) or, for
+m-sharpness, the mean over disjoint groups of m examples of the sharpness of
+each group (section 4.1). The search for the maximum is that of SAM, with one or
+several ascent steps, and reports the highest loss that it meets: more steps
+never report less. After each step, eps is scaled back into the neighborhood.
+For p = 2 this is the projection. For other norms the result is in the
+neighborhood, but is not the nearest point of it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,21 +17,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import optax
 
-from sam_jax.analysis.objective import ExampleLosses, Params
+from sam_jax.analysis.objective import (
+  ExampleLosses,
+  Params,
+  replicated_sharding,
+)
 from sam_jax.sam import sharpness_aware
+from sam_jax.training import parallel
 
 
 class Sharpness(NamedTuple):
-  """Loss at w, loss at the worst point found, and their difference, in nats."""
+  """The sharpness at w, in nats.
+
+  Attributes:
+    loss: Loss at w.
+    perturbed_loss: Highest loss found in the neighborhood of w.
+  """
 
   loss: float
   perturbed_loss: float
 
   @property
-  def sharpness(self) -> float:
-    """How much the loss rises within the neighbourhood."""
+  def value(self) -> float:
+    """The increase of the loss within the neighborhood."""
     return self.perturbed_loss - self.loss
 
 
@@ -40,13 +51,13 @@ def sharpness(
   rho: float,
   **kwargs: Any,
 ) -> Sharpness:
-  """Sharpness of one objective.
+  """Measure the sharpness of one objective.
 
   Args:
     value_and_grad: params -> loss and gradient, for example
       `Objective.value_and_grad`.
-    params: Where to look.
-    rho: Radius of the neighbourhood.
+    params: The point w, a tree of arrays.
+    rho: Radius of the neighborhood.
     **kwargs: `p`, `adaptive`, `eta`, `ascent_steps`, `mask` of
       `sam_jax.sharpness_aware`.
 
@@ -64,8 +75,13 @@ def sharpness(
   return Sharpness(float(loss), float(highest))
 
 
-def _highest_loss(transformation, value_and_grad, params, gradient):
-  """The highest loss that `sharpness_aware` meets on its way up."""
+def _highest_loss(
+  transformation: optax.GradientTransformationExtraArgs,
+  value_and_grad: Callable[[Params], tuple[jax.Array, Params]],
+  params: Params,
+  gradient: Params,
+) -> jax.Array:
+  """Return the highest loss that `sharpness_aware` meets in its ascent."""
   losses = []
 
   def gradient_fn(perturbed, ascent_step):
@@ -79,24 +95,54 @@ def _highest_loss(transformation, value_and_grad, params, gradient):
   return jnp.max(jnp.stack(losses))
 
 
+def group_sharpness(
+  example_losses: ExampleLosses,
+  params: Params,
+  rho: jax.typing.ArrayLike,
+  group: dict[str, jax.Array],
+  **kwargs: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """Return the losses of one group of examples at w and at its own w + eps.
+
+  `m_sharpness` averages them over groups.
+
+  Args:
+    example_losses: (params, batch) -> loss of each example [m].
+    params: The point w, a tree of arrays.
+    rho: Radius of the neighborhood; may be traced.
+    group: Arrays [m, ...], an entry for each example of the group.
+    **kwargs: As for `sharpness`.
+
+  Returns:
+    Two float32 (); the second one is the highest of the ascent.
+
+  Raises:
+    ValueError: An argument is out of range.
+  """
+  value_and_grad = jax.value_and_grad(lambda w: example_losses(w, group).mean())
+  transformation = sharpness_aware(lambda _: rho, **kwargs)
+  loss, gradient = value_and_grad(params)
+  return loss, _highest_loss(transformation, value_and_grad, params, gradient)
+
+
 def m_sharpness(
   example_losses: ExampleLosses,
   params: Params,
   examples: dict[str, np.ndarray],
   m: int,
   rho: float,
-  devices: Sequence[Any] | None = None,
+  devices: Sequence[jax.Device] | None = None,
   **kwargs: Any,
 ) -> Sharpness:
-  """Mean sharpness of disjoint groups of m examples, in their order.
+  """Measure the mean sharpness of disjoint groups of m consecutive examples.
 
   Args:
     example_losses: (params, batch) -> loss of each example [n].
-    params: Where to look.
-    examples: Arrays with one entry for each example.
+    params: The point w, a tree of arrays.
+    examples: Arrays [N, ...], an entry for each example.
     m: Examples that share a perturbation.
-    rho: Radius of the neighbourhood.
-    devices: Default: all of this host.
+    rho: Radius of the neighborhood.
+    devices: Devices to use; None for all of this host.
     **kwargs: As for `sharpness`.
 
   Returns:
@@ -109,58 +155,28 @@ def m_sharpness(
   return measure(params, rho)
 
 
-def group_sharpness(
-  example_losses: ExampleLosses,
-  params: Params,
-  rho: jax.typing.ArrayLike,
-  group: dict[str, jax.Array],
-  **kwargs: Any,
-) -> tuple[jax.Array, jax.Array]:
-  """Losses of one group of examples at w and at its own w + eps.
-
-  Args:
-    example_losses: (params, batch) -> loss of each example [n].
-    params: Where to look.
-    rho: Radius of the neighbourhood; may be traced.
-    group: Arrays with one entry for each example of the group.
-    **kwargs: As for `sharpness`.
-
-  Returns:
-    Two float32 (), the second the highest of the ascent; the rest of
-    `m_sharpness` is a mean over groups.
-
-  Raises:
-    ValueError: An argument is out of range.
-  """
-
-  value_and_grad = jax.value_and_grad(lambda w: example_losses(w, group).mean())
-  transformation = sharpness_aware(lambda _: rho, **kwargs)
-  loss, gradient = value_and_grad(params)
-  return loss, _highest_loss(transformation, value_and_grad, params, gradient)
-
-
 def m_sharpness_fn(
   example_losses: ExampleLosses,
   examples: dict[str, np.ndarray],
   m: int,
-  devices: Sequence[Any] | None = None,
+  devices: Sequence[jax.Device] | None = None,
   **kwargs: Any,
 ) -> Callable[..., Sharpness]:
-  """`m_sharpness` as a function of parameters and rho, compiled only once.
+  """Return `m_sharpness` as a function of parameters and rho, compiled once.
 
-  The groups go over the devices side by side, one on each at a time. A last
-  group of fewer than m examples is left out.
+  Each device takes one group at a time. A last group of fewer than m examples
+  is left out.
 
   Args:
     example_losses: (params, batch) -> loss of each example [n].
-    examples: Arrays with one entry for each of the N examples.
+    examples: Arrays [N, ...], an entry for each of the N examples.
     m: Examples that share a perturbation.
-    devices: Default: all of this host.
+    devices: Devices to use; None for all of this host.
     **kwargs: As for `sharpness`.
 
   Returns:
-    (params, rho, on_groups) -> means over the N // m groups; `on_groups` is
-    optional, and called with a number of groups whenever they are done.
+    (params, rho, on_groups) -> means over the N // m groups. The optional
+    `on_groups` is called with a number of groups when they are done.
 
   Raises:
     ValueError: There are fewer than m examples, or an argument is out of range.
@@ -173,18 +189,19 @@ def m_sharpness_fn(
       f"m = {m} makes no group of {total:,} examples; m can be 1 to {total}."
     )
 
-  def sharpness_of(params, rho, group):
+  def sharpness_of_group(params, rho, group):
     return group_sharpness(example_losses, params, rho, group, **kwargs)
 
-  mapped = jax.pmap(sharpness_of, in_axes=(None, None, 0), devices=devices)
-
-  everywhere = NamedSharding(Mesh(np.array(devices), ("_",)), PartitionSpec())
+  mapped = parallel.map_over_devices(
+    sharpness_of_group, in_axes=(None, None, 0), out_axes=0, devices=devices
+  )
+  everywhere = replicated_sharding(devices)
 
   def measure(params, rho, on_groups=lambda count: None):
     sharpness_aware(rho, **kwargs)  # checks rho, which is traced below
     params = jax.device_put(params, everywhere)
     results = []
-    for groups, used in _side_by_side(examples, m, count, len(devices)):
+    for groups, used in _groups_of_devices(examples, m, count, len(devices)):
       pairs = jax.device_get(mapped(params, np.float32(rho), groups))
       results.append(np.stack(pairs, axis=-1)[:used])
       on_groups(used)
@@ -194,10 +211,20 @@ def m_sharpness_fn(
   return measure
 
 
-def _side_by_side(
+def _groups_of_devices(
   examples: dict[str, np.ndarray], m: int, count: int, num_devices: int
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-  """Yields groups [devices, m, ...] and how many of them are not repeats."""
+  """Yield a group for each device, and the number of those to use.
+
+  Args:
+    examples: Arrays [N, ...].
+    m: Examples of a group.
+    count: Number of all groups.
+    num_devices: Groups to yield at a time.
+
+  Yields:
+    Arrays [num_devices, m, ...]; the last group fills up the last ones.
+  """
   for start in range(0, count, num_devices):
     numbers = np.arange(start, start + num_devices)
     used = int(np.sum(numbers < count))

@@ -8,7 +8,7 @@ from sam_jax.analysis import landscape
 from sam_jax.analysis.objective import Objective
 
 random = np.random.default_rng(0)
-CENTRES = random.normal(size=(11, 3, 4)).astype(np.float32)
+CENTERS = random.normal(size=(11, 3, 4)).astype(np.float32)
 PARAMS = {
   "kernel": random.normal(size=(3, 4)).astype(np.float32),
   "bias": np.ones(4, np.float32),
@@ -18,13 +18,13 @@ DISTANCES = [-1.0, 0.0, 0.5]
 
 def example_losses(params, batch):
   """Half the squared distance of each example to the kernel."""
-  offsets = params["kernel"] - batch["centre"]
+  offsets = params["kernel"] - batch["center"]
   return 0.5 * (offsets**2).sum(axis=(1, 2)) + params["bias"].sum()
 
 
 @pytest.fixture(scope="module")
 def objective():
-  return Objective(example_losses, {"centre": CENTRES}, batch_size=8)
+  return Objective(example_losses, {"center": CENTERS}, batch_size=8)
 
 
 def losses_along(objective, params, direction, distances):
@@ -35,7 +35,7 @@ def losses_along(objective, params, direction, distances):
 
 
 def loss(kernel, bias=PARAMS["bias"]):
-  return np.mean(0.5 * ((kernel - CENTRES) ** 2).sum((1, 2))) + bias.sum()
+  return np.mean(0.5 * ((kernel - CENTERS) ** 2).sum((1, 2))) + bias.sum()
 
 
 def test_each_filter_of_a_direction_is_as_long_as_the_networks():
@@ -83,8 +83,8 @@ def test_line_joins_two_networks(objective):
 
 def test_sam_looks_along_the_gradient(objective):
   direction = landscape.sam_direction(objective, PARAMS)
-  gradient = PARAMS["kernel"] - CENTRES.mean(axis=0)
-  norm = np.sqrt((gradient**2).sum() + 4)  # of each bias it is 1
+  gradient = PARAMS["kernel"] - CENTERS.mean(axis=0)
+  norm = np.sqrt((gradient**2).sum() + 4)  # it is 1 for each bias
   np.testing.assert_allclose(direction["kernel"], gradient / norm, rtol=1e-4)
   line = losses_along(objective, PARAMS, direction, DISTANCES)
   curvature = (gradient**2).sum() / norm**2
