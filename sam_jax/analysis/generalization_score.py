@@ -1,13 +1,13 @@
-"""How well a measure of networks tells which ones generalise worse.
+"""Scores of measures that should predict which networks generalize worse.
 
-The score of the NeurIPS 2020 competition "Predicting Generalization in Deep
-Learning" (PGDL), after Jiang et al., "Fantastic generalization measures and
-where to find them" (ICLR 2020); section 4.1 of the SAM paper scores m-sharpness
-by it.
+`generalization_score` is that of the NeurIPS 2020 competition "Predicting
+Generalization in Deep Learning" (PGDL), after Jiang et al., "Fantastic
+generalization measures and where to find them" (ICLR 2020). Section 4.1 of the
+SAM paper uses it for m-sharpness.
 
-The score is blind to the sign: a measure that is always wrong scores as high as
-one that is always right. Kendall's rank correlation, which that line of work
-also uses, tells one from the other.
+The score ignores the sign: a measure that is always wrong scores as high as one
+that is always right. Kendall's rank correlation, which these papers also use,
+distinguishes them.
 """
 
 import itertools
@@ -15,31 +15,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 
-def generalisation_score(
+def generalization_score(
   hyperparameters: Mapping[str, Sequence[Any]],
   measure: Sequence[float],
   gap: Sequence[float],
 ) -> float:
-  """Scores a measure of a full grid of networks.
+  """Score a measure on a full grid of networks.
 
-  For every pair of hyperparameters, the mutual information between the signs of
-  the measure's and the gap's differences, over all ordered pairs of networks,
-  given the values of both hyperparameters in both networks, as a fraction of
-  the entropy of the gap's sign. The score is the least of all those: no
-  hyperparameter alone can explain it.
+  Every ordered pair of networks has two signs: that of the difference of the
+  measure, and that of the difference of the gap. For each pair of
+  hyperparameters, compute the mutual information between these signs, given the
+  values of both hyperparameters in both networks, as a fraction of the entropy
+  of the sign of the gap. The score is the minimum over pairs of
+  hyperparameters: no single hyperparameter can explain it.
 
   Args:
     hyperparameters: Values [N] of each network, by name; at least two names,
       and at least one network for each combination of their values.
-    measure: [N]; whether it is high or low where the gap is high, the score
-      does not see.
-    gap: [N], training accuracy minus test accuracy.
+    measure: Measure [N]. The score is the same for its negative, except for
+      ties.
+    gap: Generalization gap [N], training accuracy minus test accuracy.
 
   Returns:
-    In [0, 1]; nan if all gaps are equal. The competition prints 100 times it.
+    A number in [0, 1], or nan if all gaps are equal. The competition prints it
+    multiplied by 100.
 
   Raises:
     ValueError: There are fewer than two hyperparameters, or a combination of
@@ -59,10 +62,10 @@ def generalisation_score(
       counts, (more_gap.astype(int), more_measure.astype(int), cells), 1
     )
     joint = counts / counts.sum(axis=(0, 1))
-    of_gap = joint.sum(axis=1)
-    of_measure = joint.sum(axis=0)
-    information = _entropy(of_gap) + _entropy(of_measure) - _entropy(joint)
-    entropy = _entropy(of_gap).mean()
+    gap_entropy = _entropy(joint.sum(axis=1))
+    measure_entropy = _entropy(joint.sum(axis=0))
+    information = gap_entropy + measure_entropy - _entropy(joint)
+    entropy = gap_entropy.mean()
     scores.append(information.mean() / entropy if entropy > 0 else np.nan)
   return float(np.min(scores))
 
@@ -72,25 +75,26 @@ def rank_correlations(
   measure: Sequence[float],
   gap: Sequence[float],
 ) -> dict[str, float]:
-  """Kendall's tau between a measure and the gap, one hyperparameter at a time.
+  """Return Kendall's tau of a measure and the gap for each hyperparameter.
 
-  Jiang et al. (2020) call it granulated.
+  Jiang et al. (2020) call it the granulated Kendall's coefficient.
 
   Args:
     hyperparameters: Values [N] of each network, by name.
-    measure: [N].
-    gap: [N].
+    measure: Measure [N].
+    gap: Generalization gap [N].
 
   Returns:
-    In [-1, 1], by hyperparameter: the mean over the sets of networks that
-    differ in it alone. 1: the measure always rises with the gap.
+    Numbers in [-1, 1] by hyperparameter: the mean over the sets of networks
+    that differ in this hyperparameter only. 1 means that the measure always
+    increases with the gap.
   """
   found = {}
   for name in hyperparameters:
     others = [
       hyperparameters[other] for other in hyperparameters.keys() - {name}
     ]
-    sets = {}
+    sets: dict[tuple[Any, ...], list[int]] = {}
     for i, values in enumerate(zip(*others, strict=True)):
       sets.setdefault(values, []).append(i)
     found[name] = float(
@@ -101,15 +105,22 @@ def rank_correlations(
   return found
 
 
-def kendall(first: Sequence[float], second: Sequence[float]) -> float:
-  """Kendall's tau of two sequences, as long as one another."""
+def kendall(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+  """Return Kendall's tau of two sequences [N]."""
   return float(stats.kendalltau(first, second).statistic)
 
 
 def _cells(
   names: Sequence[str], columns: Sequence[Sequence[Any]]
 ) -> np.ndarray:
-  """Numbers the values of two hyperparameters in two networks, int [N, N]."""
+  """Number the values of two hyperparameters in each pair of networks.
+
+  Returns:
+    int [N, N], equal for pairs of networks with equal values.
+
+  Raises:
+    ValueError: A combination of values has no network.
+  """
   indices, sizes = [], []
   for column in columns:
     values, index = np.unique(np.asarray(column), return_inverse=True)
@@ -125,7 +136,7 @@ def _cells(
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
-  """Bits, over all axes but the last one, which numbers the distributions."""
+  """Return the entropies in bits, [K], of distributions [..., K]."""
   logarithms = np.log2(np.where(probabilities > 0, probabilities, 1))
   axes = tuple(range(probabilities.ndim - 1))
   return -(probabilities * logarithms).sum(axis=axes)

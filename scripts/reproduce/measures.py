@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from sam_jax.analysis import hessian
 from sam_jax.analysis.generalization_score import (
-  generalisation_score,
+  generalization_score,
   kendall,
   rank_correlations,
 )
@@ -82,7 +82,7 @@ class Scores(NamedTuple):
 
   Attributes:
     scores: By m, jackknife pseudo-values [S], whose mean is the score (see
-      `generalisation_score`) of all networks together, but for its bias.
+      `generalization_score`) of all networks together, but for its bias.
     random: Scores of random measures.
     correlations: By m, Kendall's tau: over all networks, "all", and by
       hyperparameter, between means over seeds (see `rank_correlations`).
@@ -185,7 +185,7 @@ def _score(columns, measure, gap) -> float:
   """The score of the networks [N, S] of all seeds together."""
   num_seeds = gap.shape[1]
   repeated = {name: np.repeat(x, num_seeds) for name, x in columns.items()}
-  return generalisation_score(repeated, measure.ravel(), gap.ravel())
+  return generalization_score(repeated, measure.ravel(), gap.ravel())
 
 
 def _pseudo_values(columns, measure, gap) -> list[float]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sam_jax.analysis.generalization_score import (
-  generalisation_score,
+  generalization_score,
   kendall,
   rank_correlations,
 )
@@ -49,21 +49,21 @@ def test_score_is_that_of_the_definition(noise):
   random = np.random.default_rng(0)
   gap = random.normal(size=len(GRID)).round(1)  # with ties
   measure = gap + noise * random.normal(size=len(GRID))
-  score = generalisation_score(HYPERPARAMETERS, measure, gap)
+  score = generalization_score(HYPERPARAMETERS, measure, gap)
   assert score == pytest.approx(literal_score(HYPERPARAMETERS, measure, gap))
 
 
 def test_a_perfect_measure_and_a_constant_one():
   gap = np.random.default_rng(0).normal(size=len(GRID))
-  # Of a pair in one cell the gap's sign is not always that of the reverse.
-  assert generalisation_score(HYPERPARAMETERS, np.exp(gap), gap) == 1
-  assert generalisation_score(HYPERPARAMETERS, 0 * gap, gap) == 0
+  # All gaps differ: the two orders of a pair have opposite signs.
+  assert generalization_score(HYPERPARAMETERS, np.exp(gap), gap) == 1
+  assert generalization_score(HYPERPARAMETERS, 0 * gap, gap) == 0
 
 
 def test_the_score_is_blind_to_the_sign_and_the_rank_correlation_is_not():
   gap = np.random.default_rng(0).permutation(len(GRID))  # no ties
-  # A network is not above itself either way: that is the rest.
-  assert generalisation_score(HYPERPARAMETERS, -gap, gap) > 0.85
+  # It is below 1: a network is not above itself with either sign.
+  assert generalization_score(HYPERPARAMETERS, -gap, gap) > 0.85
   assert [kendall(sign * gap, gap) for sign in (1, -1)] == [1, -1]
 
 
@@ -80,6 +80,6 @@ def test_rank_correlation_of_each_hyperparameter():
 def test_a_grid_with_a_hole_is_refused():
   incomplete = {"depth": [0, 0, 1], "kind": ["a", "b", "a"]}
   with pytest.raises(ValueError, match="depth and kind"):
-    generalisation_score(incomplete, [1, 2, 3], [1, 2, 3])
+    generalization_score(incomplete, [1, 2, 3], [1, 2, 3])
   with pytest.raises(ValueError, match="two hyperparameters"):
-    generalisation_score({"depth": [0, 1]}, [1, 2], [1, 2])
+    generalization_score({"depth": [0, 1]}, [1, 2], [1, 2])
