@@ -1,4 +1,4 @@
-"""Results of an analysis, saved piece by piece: a stopped one can go on."""
+"""A file of results: an analysis that was stopped resumes where it was."""
 
 import json
 import logging
@@ -13,62 +13,65 @@ from sam_jax.runs import files
 logger = logging.getLogger(__name__)
 
 
-class Pieces:
-  """A JSON file of results, each with everything that it depends on.
+class ResultCache:
+  """A JSON file of results, each with a key of everything that decides it.
 
-  A result is found again only under the very same key, so one of other weights,
-  examples or settings is never taken for it.
+  A result is found only under exactly the same key: one of other weights,
+  examples or settings is never mistaken for it.
   """
 
   def __init__(self, path: epath.PathLike):
-    """Opens a file; one that is missing or damaged holds nothing.
+    """Read a file; one that is missing or damaged has no results.
 
     Args:
       path: Local or gs:// path.
     """
     self.path = epath.Path(path)
-    self._pieces = []
+    self._entries: list[dict[str, Any]] = []
     if self.path.exists():
       try:
-        pieces = json.loads(self.path.read_text())["pieces"]
-        self._pieces = [{"of": p["of"], "result": p["result"]} for p in pieces]
+        entries = json.loads(self.path.read_text())["results"]
+        self._entries = [
+          {"key": entry["key"], "result": entry["result"]} for entry in entries
+        ]
       except (ValueError, KeyError, TypeError):
         logger.warning("%s is damaged: its results are lost.", self.path)
 
   def __contains__(self, key: Mapping[str, Any]) -> bool:
-    """Whether there is a result, finite or not, under a key of JSON values."""
+    """Return True if there is a result, finite or not, under a key."""
     return self._find(key) is not None
 
   def get(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-    """The result under a key, computed and saved if it is not there yet.
+    """Return the result under a key; compute and save it if there is none.
 
-    The file is written anew each time, which is little beside a computation.
+    Every new result writes the whole file again, which takes little time
+    compared with a computation.
 
     Args:
       key: JSON values that decide the result.
-      compute: Returns it, made of JSON values.
+      compute: Returns the result, made of JSON values.
 
     Returns:
-      The result. Numbers that are not finite are None in it, as JSON has none.
+      The result. Its numbers that are not finite are None: JSON has none.
     """
-    piece = self._find(key)
-    if piece is None:
-      piece = {"of": dict(key), "result": _finite(compute())}
-      self._pieces.append(piece)
+    entry = self._find(key)
+    if entry is None:
+      entry = {"key": dict(key), "result": _without_non_finite(compute())}
+      self._entries.append(entry)
       self.path.parent.mkdir(parents=True, exist_ok=True)
-      files.write_json(self.path, {"pieces": self._pieces})
-    return piece["result"]
+      files.write_json(self.path, {"results": self._entries})
+    return entry["result"]
 
   def _find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The piece: its result may be None, of a number that is not finite."""
-    return next((p for p in self._pieces if p["of"] == key), None)
+    """Return the entry: its result may be None, of a number not finite."""
+    return next((e for e in self._entries if e["key"] == key), None)
 
 
-def _finite(value: Any) -> Any:
-  """Replaces nan and infinities by None."""
+def _without_non_finite(value: Any) -> Any:
+  """Replace nan and infinities by None."""
   if isinstance(value, Mapping):
-    return {name: _finite(each) for name, each in value.items()}
+    return {name: _without_non_finite(each) for name, each in value.items()}
   if isinstance(value, list | tuple):
-    return [_finite(each) for each in value]
+    return [_without_non_finite(each) for each in value]
   is_odd = isinstance(value, float) and not math.isfinite(value)
   return None if is_odd else value

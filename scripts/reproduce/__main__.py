@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.WARNING)
   # Imported late: a mistyped flag is reported without waiting for JAX.
-  from sam_jax.analysis.result_cache import Pieces
+  from sam_jax.analysis.result_cache import ResultCache
   from sam_jax.config.schema import did_you_mean
   from scripts.reproduce.document import write_document
   from scripts.reproduce.laboratory import Laboratory
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     if name not in STUDIES:
       refuse(f"--study={name} is unknown. {did_you_mean(name, STUDIES)}")
   output, pictures = _outputs()
-  lab = Laboratory(Pieces(_RESULTS.value), _SEEDS.value, _EPOCHS.value)
+  lab = Laboratory(ResultCache(_RESULTS.value), _SEEDS.value, _EPOCHS.value)
   found = {}
   started = time.perf_counter()
   for name in _STUDY.value or STUDIES:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sam_jax.analysis.result_cache import Pieces
+from sam_jax.analysis.result_cache import ResultCache
 from scripts.reproduce import training
 from scripts.reproduce.splits import draw_splits
 from scripts.reproduce.training import Method, Setting
@@ -53,17 +53,17 @@ class Laboratory:
     seconds: Processor time of each result when it was computed, by its key.
   """
 
-  def __init__(self, pieces: Pieces, num_seeds: int, num_epochs: int):
+  def __init__(self, cache: ResultCache, num_seeds: int, num_epochs: int):
     """Takes the size of the studies.
 
     Args:
-      pieces: Where results are kept.
+      cache: Where results are kept.
       num_seeds: Seeds of every setting, which also draw the data.
       num_epochs: Length of a training.
     """
     self.num_seeds, self.num_epochs = num_seeds, num_epochs
     self.seconds = {}
-    self._pieces = pieces
+    self._cache = cache
     self.splits = functools.cache(functools.partial(draw_splits, num_seeds))
 
   def method(self, **fields: Any) -> Method:
@@ -125,6 +125,6 @@ class Laboratory:
       result = compute()
       return {"result": result, "seconds": time.process_time() - started}
 
-    found = self._pieces.get(key, compute_timed)
+    found = self._cache.get(key, compute_timed)
     self.seconds[repr(key)] = found["seconds"]
     return found["result"]

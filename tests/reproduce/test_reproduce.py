@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 from jax.flatten_util import ravel_pytree
 
 from sam_jax.analysis import sharpness
-from sam_jax.analysis.result_cache import Pieces
+from sam_jax.analysis.result_cache import ResultCache
 from sam_jax.config.cli import parse_flags
 from scripts.reproduce import claims, measures, splits, studies, training
 from scripts.reproduce.document import write_document
@@ -113,7 +113,7 @@ def test_measures_are_those_of_the_analyses(data):
   expected = sharpness.m_sharpness(
     losses, one, batch, 128, 0.1, devices=jax.devices()[:1]
   )
-  assert found[1, 0] == pytest.approx(expected.sharpness, rel=1e-3)
+  assert found[1, 0] == pytest.approx(expected.value, rel=1e-3)
 
   flat, unravel = ravel_pytree(one)
   dense = jax.jit(jax.hessian(lambda w: losses(unravel(w), batch).mean()))(flat)
@@ -177,14 +177,14 @@ class MadeUpLaboratory(Laboratory):
 def made_up(tmp_path_factory):
   """All studies, and where their results are."""
   path = tmp_path_factory.mktemp("results") / "results.json"
-  lab = MadeUpLaboratory(Pieces(path), 4, 1)
+  lab = MadeUpLaboratory(ResultCache(path), 4, 1)
   return path, lab, {name: study(lab) for name, study in STUDIES.items()}
 
 
 def test_resumed_studies_compare_what_fresh_ones_do(made_up):
   """Saved results are sorted by name: "512" comes before "64"."""
   path, _, fresh = made_up
-  lab = MadeUpLaboratory(Pieces(path), 4, 1)
+  lab = MadeUpLaboratory(ResultCache(path), 4, 1)
   for name in STUDIES:
     resumed = STUDIES[name](lab)
     assert resumed.rows == fresh[name].rows
