@@ -1,13 +1,11 @@
 """Labels that a network predicts for its training set."""
 
-import types
-
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from sam_jax.analysis import trained_run as runs
+from sam_jax.analysis import trained_run
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.datasets.labels import read_labels
@@ -37,17 +35,12 @@ def restored(monkeypatch):
   model = Tiny()
   pixels = (images / 255 - dataset.spec.mean[0]) / dataset.spec.std[0]
   variables = model.init(jax.random.key(0), pixels, train=False)
-  run = runs.RestoredRun(
-    None,
-    dataset,
-    types.SimpleNamespace(model=model),
-    types.SimpleNamespace(eval_variables=lambda: variables),
-  )
-  monkeypatch.setattr(runs, "restore_run", lambda workdir: run)
+  run = trained_run.TrainedRun(None, None, 0, dataset, model, variables)
+  monkeypatch.setattr(trained_run, "load_run", lambda workdir: run)
   return model.apply(variables, pixels, train=False).argmax(-1)
 
 
-def test_every_example_is_labelled_on_any_number_of_devices(
+def test_every_example_is_labeled_on_any_number_of_devices(
   restored, tmp_path, capsys
 ):
   output = tmp_path / "new" / "labels.npy"
@@ -60,7 +53,8 @@ def test_every_example_is_labelled_on_any_number_of_devices(
 
 
 def test_output_that_is_a_directory(tmp_path, capsys):
-  with pytest.raises(SystemExit):
+  with pytest.raises(SystemExit) as exit_info:
     run_script("relabel", "--workdir=run", f"--output={tmp_path}")
+  assert exit_info.value.code == 2
   error = capsys.readouterr().err
   assert error == f"error: --output={tmp_path} is a directory.\n"

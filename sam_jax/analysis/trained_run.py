@@ -1,11 +1,14 @@
-"""Finding what a run has learnt: from a workdir to a network and its data."""
+"""From the directory of a run to its network and its data."""
 
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sam_jax.analysis.objective import (
@@ -21,54 +24,66 @@ from sam_jax.config.schema import (
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.workdir import read_config
 from sam_jax.training import build, parallel
-from sam_jax.training.input_pipeline import create_dataset
-from sam_jax.training.state import TrainState
-from sam_jax.training.step import Parts, create_state
+from sam_jax.training.input_pipeline import Dataset, create_dataset
+from sam_jax.training.step import create_state
 
 
-class TrainedRun(NamedTuple):
-  """A run as its newest checkpoint left it."""
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """The network of a run at one of its checkpoints.
+
+  Attributes:
+    workdir: Directory of the run.
+    config: Its config, complete.
+    step: Training steps before the checkpoint.
+    dataset: Its data set.
+    model: Its network.
+    variables: `params` and `batch_stats`, NumPy arrays; running averages of the
+      parameters if the run has them.
+  """
 
   workdir: epath.Path
   config: ConfigDict
   step: int
-  dataset: Any  # batches, as the run itself saw them
-  variable_losses: ExampleLosses  # of params and batch_stats, in evaluation
-  variables: dict[str, Any]  # the averaged ones where the run averaged them
+  dataset: Dataset
+  model: nn.Module
+  variables: dict[str, Any]
 
   @property
   def params(self) -> Any:
-    """The parameters."""
+    """The parameters, a tree of NumPy arrays."""
     return self.variables["params"]
 
+  @functools.cached_property
+  def variable_losses(self) -> ExampleLosses:
+    """The losses of examples as a function of parameters and statistics."""
+    return network_losses(self.model, build.preprocess_fn(self.dataset.spec))
+
   def example_losses(self, params: Any, batch: dict[str, Any]) -> jax.Array:
-    """Loss of each example, float32 [n], with the run's batch statistics."""
+    """Return the losses of examples, with the run's batch statistics.
+
+    Args:
+      params: A tree like `self.params`.
+      batch: `image` uint8 [n, H, W, C] and `label` int [n].
+
+    Returns:
+      float32 [n].
+    """
     return self.variable_losses({**self.variables, "params": params}, batch)
 
   def examples(
     self, split: str, limit: int | None = None
   ) -> dict[str, np.ndarray]:
-    """The first examples of a split, see `objective.first_examples`."""
+    """Return the first examples of a split, see `objective.first_examples`."""
     return first_examples(self.dataset, split, limit)
 
 
-class RestoredRun(NamedTuple):
-  """A run as its newest checkpoint left it, in the terms of training."""
-
-  config: ConfigDict
-  dataset: Any
-  parts: Parts
-  state: TrainState
-
-
-def restore_run(
-  workdir: epath.PathLike, step: int | None = None
-) -> RestoredRun:
-  """Restores a checkpoint of a run, finished or not.
+def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
+  """Load a checkpoint of a run, finished or not.
 
   Args:
     workdir: Directory that `sam_jax.train` wrote.
-    step: Of a checkpoint that was kept; None for the newest.
+    step: Step of a checkpoint that was kept; None for the newest.
 
   Raises:
     ConfigError: There is no run, or it has no such checkpoint.
@@ -86,7 +101,7 @@ def restore_run(
   if not (workdir / "checkpoints").exists():
     raise _no_checkpoints(workdir)
   dataset = create_dataset(config)
-  # Its m, which evaluation does not use, fits a single device at any rate.
+  # Evaluation does not use m, and every m fits one device.
   parts = build.parts(
     config, dataset.spec, dataset.steps_per_epoch, num_devices=1
   )
@@ -104,7 +119,14 @@ def restore_run(
   checkpoints.close()
   if state is None:
     raise _no_checkpoints(workdir)
-  return RestoredRun(config, dataset, parts, state)
+  return TrainedRun(
+    workdir,
+    config,
+    int(state.step),
+    dataset,
+    parts.model,
+    state.eval_variables(),
+  )
 
 
 def _no_checkpoints(workdir: epath.Path) -> ConfigError:
@@ -113,32 +135,10 @@ def _no_checkpoints(workdir: epath.Path) -> ConfigError:
   )
 
 
-def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
-  """Loads a checkpoint of a run for its analysis.
+def predicted_labels(run: TrainedRun) -> np.ndarray:
+  """Return the labels that a network predicts for its training set.
 
-  Args:
-    workdir: Directory that `sam_jax.train` wrote.
-    step: Of a checkpoint that was kept; None for the newest.
-
-  Returns:
-    The run.
-
-  Raises:
-    ConfigError: There is no run, or it has no such checkpoint.
-  """
-  config, dataset, parts, state = restore_run(workdir, step)
-  return TrainedRun(
-    epath.Path(workdir),
-    config,
-    int(state.step),
-    dataset,
-    network_losses(parts.model, build.preprocess_fn(dataset.spec)),
-    state.eval_variables(),
-  )
-
-
-def predicted_labels(run: RestoredRun) -> np.ndarray:
-  """What the network makes of the training set, without augmentation.
+  The images are not augmented.
 
   Returns:
     int32 [N], in the order of the training set.
@@ -146,18 +146,28 @@ def predicted_labels(run: RestoredRun) -> np.ndarray:
   preprocess = build.preprocess_fn(run.dataset.spec)
 
   def predict(variables, images):
-    logits = run.parts.model.apply(variables, preprocess(images), train=False)
-    return jnp.argmax(logits, axis=-1)
+    logits = run.model.apply(variables, preprocess(images), train=False)
+    return jnp.argmax(jnp.asarray(logits), axis=-1)
 
   predict = parallel.map_over_devices(predict, in_axes=(None, 0), out_axes=0)
-  variables = run.state.eval_variables()
+  variables = parallel.replicate(run.variables)
   labels = []
   for batch in run.dataset.eval_batches("train"):
     images, mask = batch["image"], batch["mask"]
-    # The run may have had another number of devices, that the batch divides by.
+    # The run may have had other devices, whose number divides the batch.
     padding = -len(images) % jax.local_device_count()
     padded = np.pad(images, [(0, padding)] + [(0, 0)] * (images.ndim - 1))
     shards = parallel.shard(padded)
-    guesses = np.concatenate(jax.device_get(predict(variables, shards)))
-    labels.append(guesses[: len(mask)][mask > 0])
+    predicted = np.concatenate(jax.device_get(predict(variables, shards)))
+    labels.append(predicted[: len(mask)][mask > 0])
   return np.concatenate(labels).astype(np.int32)
+
+
+def clean_labels(run: TrainedRun) -> np.ndarray:
+  """Return the clean labels of the training set of a run, int32 [N]."""
+  return np.concatenate(
+    [
+      batch["label"][batch["mask"] > 0]
+      for batch in run.dataset.eval_batches("train")
+    ]
+  )

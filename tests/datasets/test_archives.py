@@ -106,13 +106,13 @@ def test_training_from_archives(name, prepared, monkeypatch, tmp_path):
 
 def check_relabeling(workdir, num_train):
   """Check that every training image gets the class that the network sees."""
-  run = runs.restore_run(workdir)
+  run = runs.load_run(workdir)
   labels = runs.predicted_labels(run)
   batches = list(run.dataset.eval_batches("train"))
   mask = np.concatenate([b["mask"] for b in batches]) > 0
   images = np.concatenate([b["image"] for b in batches])[mask]
   images = preprocess_fn(run.dataset.spec)(images)
-  logits = run.parts.model.apply({"params": run.state.params}, images, train=0)
+  logits = run.model.apply({"params": run.params}, images, train=0)
   assert labels.shape == (num_train,)
   np.testing.assert_array_equal(labels, logits.argmax(-1))
 
