@@ -1,31 +1,30 @@
-"""Analyses of runs: results, pictures, what is not done twice, and errors."""
+"""Analyses of runs: results, pictures, resumption, and errors."""
 
 import dataclasses
 import functools
-import importlib.util
+import io
 import json
 import math
+import os
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
-from sam_jax.analysis import measure as studies
-from sam_jax.analysis import trained_run as runs
+from sam_jax.analysis import compare, hessian, measure, trained_run
 from sam_jax.analysis.sharpness import Sharpness
 from sam_jax.config.schema import default_config
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.runs import files, workdir
 from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.training.build import create_recipe
+from sam_jax.training import build
 from sam_jax.training.step import create_state
-from tests.processes import REPOSITORY
+from tests.figures import legend_title, lines_of, record_figures
+from tests.in_process import run_script
 
 SPEC = dataclasses.replace(
   catalog.dataset_spec("cifar10"), image_shape=(8, 8, 3)
@@ -43,27 +42,15 @@ def toy_dataset(config):
 
 
 def save_run(path, seed):
-  """Writes what an analysis reads of a run."""
+  """Writes the files of a run that an analysis reads."""
   config = default_config()
   config.batch_size, config.model.name, config.seed = 16, "cnn4", seed
   path.mkdir()
   files.write_json(path / "config.json", workdir.to_dict(config))
   checkpoints = Checkpoints(path / "checkpoints")
-  recipe = create_recipe(config, SPEC, 1, 8)
-  checkpoints.save(create_state(recipe, SPEC.image_shape))
+  parts = build.parts(config, SPEC, 1, 8)
+  checkpoints.save(create_state(parts, SPEC.image_shape, seed))
   checkpoints.close()
-
-
-@pytest.fixture(scope="module")
-def script():
-  others = set(flags.FLAGS)
-  path = REPOSITORY / "sam_jax/analyze.py"
-  spec = importlib.util.spec_from_file_location("analyze", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  yield module
-  for name in set(flags.FLAGS) - others:
-    delattr(flags.FLAGS, name)  # other scripts have some of the same name
 
 
 @pytest.fixture(scope="module")
@@ -76,123 +63,186 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def load_run():
-  """Loads each run only once, as it is slow."""
-  return functools.cache(runs.load_run)
+  """Loads each run only once: that is slow."""
+  return functools.cache(trained_run.load_run)
 
 
 @pytest.fixture
-def analyze(script, load_run, monkeypatch):
-  monkeypatch.setattr(runs, "create_dataset", toy_dataset)
-  monkeypatch.setattr(runs, "load_run", load_run)
-  monkeypatch.setattr("sam_jax.runs.logging.show_on_stderr", lambda: None)
+def figures(monkeypatch):
+  return record_figures(monkeypatch)
 
-  def run(*arguments):
-    argv = ["analyze", *map(str, arguments)]
-    with flagsaver.flagsaver():
-      script.main(script._parse_flags(argv))
 
-  return run
+@pytest.fixture
+def analyze(load_run, figures, monkeypatch):
+  monkeypatch.setattr(trained_run, "create_dataset", toy_dataset)
+  monkeypatch.setattr(compare, "load_run", load_run)
+  return lambda *arguments: run_script("analyze", *map(str, arguments))
 
 
 def both(root):
   return [f"--workdir={root / name}" for name in ("first", "second")]
 
 
-def pieces(path):
-  return json.loads(path.read_text())["pieces"]
+def results(path):
+  """Returns the keys and the results of a cache, in their order."""
+  entries = json.loads(path.read_text())["results"]
+  return [(entry["key"], entry["result"]) for entry in entries]
 
 
-def check_picture(root, name, names=("first", "second")):
-  """In the directory of the runs, and in TensorBoard."""
-  assert np.ptp(np.array(Image.open(root / f"{name}.png"))) > 200
-  for run in names:
-    events = event_accumulator.EventAccumulator(str(root / run / "analysis"))
-    events.Reload()
-    assert events.Images(name)[-1].step == STEP
+def check_picture(root, name, run="first"):
+  """It is in the directory of the runs, and the same in TensorBoard."""
+  events = event_accumulator.EventAccumulator(str(root / run / "analysis"))
+  events.Reload()
+  shown = events.Images(name)[-1]
+  assert shown.step == STEP
+  pixels = Image.open(io.BytesIO(shown.encoded_image_string))
+  picture = Image.open(root / f"{name}.png").convert("RGB")
+  np.testing.assert_array_equal(np.array(pixels), np.array(picture))
 
 
-def test_hessian_goes_on_where_it_stopped(saved, analyze, capsys, monkeypatch):
+def test_hessian_resumes_where_it_stopped(
+  saved, analyze, figures, capsys, monkeypatch
+):
   run = f"--workdir={saved / 'first'}"
   arguments = ("hessian", run, *SMALL, "--steps=3")
   analyze(*arguments, "--probes=1")
-  said = capsys.readouterr().out
-  assert said.count("largest eigenvalues") == 1
-  check_picture(saved, "hessian", ["first"])
-  before = pieces(saved / "first/analysis/hessian.json")
-  assert len(before) == 1
-  memory = before[0]["result"]["device_bytes"]
-  text = rf"first: probe 0: \d+\.\d s, memory {memory / 2**20:.1f} MiB on each"
-  assert re.search(text, said)
-  analyze(*arguments, "--probes=2")  # one more, beside the old one
-  after = pieces(saved / "first/analysis/hessian.json")
-  assert after[0] == before[0]
-  assert after[0]["result"]["ritz_values"] != after[1]["result"]["ritz_values"]
-  monkeypatch.setattr(studies.hessian, "probe_hessian", None)
+  printed = capsys.readouterr().out
+  check_picture(saved, "hessian")
+  ((_, before),) = results(saved / "first/analysis/hessian.json")
+  memory = before["device_bytes"] / 2**20
+  text = rf"first: probe 0: \d+\.\d s, memory {memory:.1f} MiB on each"
+  assert re.search(text, printed)
+  values = before["ritz_values"]
+  first, *_ = re.findall(r"largest eigenvalues (\S+) \(", printed)
+  assert float(first) == pytest.approx(values[0], rel=1e-3)
+  analyze(*arguments, "--probes=2")  # one more than before
+  (_, old), (_, new) = results(saved / "first/analysis/hessian.json")
+  assert old == before
+  assert old["ritz_values"] != new["ritz_values"]
+  (axis,) = figures["hessian.png"].axes
+  lines = lines_of(axis)
+  probes = [
+    hessian.Probe(
+      np.array(fields["ritz_values"]),
+      np.array(fields["weights"]),
+      np.array(fields["residuals"]),
+      fields["seconds"],
+      fields["host_bytes"],
+    )
+    for fields in (old, new)
+  ]
+  density = hessian.spectral_density(probes)
+  np.testing.assert_allclose(lines["density"], density)
+  largest = np.maximum(old["ritz_values"], new["ritz_values"])
+  assert lines["five largest eigenvalues"][0] == list(largest)
+  assert legend_title(figures["hessian.png"]) == (
+    "Losses of 12 training examples, in evaluation mode;"
+    " 2 probes of 3 Lanczos steps"
+  )
+  monkeypatch.setattr(hessian, "probe_hessian", None)
   capsys.readouterr()
   analyze(*arguments, "--probes=1")  # nothing is left to do
-  assert capsys.readouterr().out == said
-  with pytest.raises(TypeError):  # the others are of another seed
+  assert capsys.readouterr().out == printed
+  with pytest.raises(TypeError):  # the cached ones are of another seed
     analyze(*arguments, "--probes=1", "--seed=1")
 
 
-def test_sharpness_of_every_rho_and_m(saved, analyze, capsys):
+def test_sharpness_of_every_rho_and_m(saved, analyze, figures, capsys):
   run = f"--workdir={saved / 'second'}"
   analyze("sharpness", run, *SMALL, "--rho=0.1,1", "--m=4")
-  check_picture(saved, "sharpness", ["second"])
-  assert "second: sharpness, m = 4: " in capsys.readouterr().out
+  check_picture(saved, "sharpness", "second")
   found = {
-    (p["of"]["sharpness"], p["of"]["rho"]): p["result"]
-    for p in pieces(saved / "second/analysis/sharpness.json")
+    (key["sharpness"], key["rho"]): result
+    for key, result in results(saved / "second/analysis/sharpness.json")
   }
   assert found["m = 4", 1.0] > found["all", 1.0] > found["all", 0.1] > 0
   assert found["m = 4", 0.1] > found["all", 0.1]
+  printed = capsys.readouterr().out
+  (axis,) = figures["sharpness.png"].axes
+  assert axis.get_title() == "second"
+  lines = lines_of(axis)
+  assert lines.keys() == {"m = 4", "all"}
+  for name, (rhos, values) in lines.items():
+    assert rhos == [0.1, 1]
+    assert values == [found[name, rho] for rho in rhos]
+    low, high = values
+    assert (
+      f"second: sharpness, {name}: {low:.4g} (rho 0.1)  {high:.4g} (rho 1)\n"
+    ) in printed
 
 
-def test_sharpness_of_other_balls_and_what_is_not_finite(
-  saved, analyze, capsys, monkeypatch
+def test_sharpness_of_other_balls_that_is_not_finite(
+  saved, analyze, figures, capsys, monkeypatch
 ):
-  """It is part of the pieces' key, and no result is computed twice."""
+  """The ball is part of the key, and no result is computed twice."""
   measured = []
 
   def diverge(*_, **ball):
     measured.append(ball)
     return Sharpness(1.0, math.inf)
 
-  monkeypatch.setattr(studies, "sharpness", diverge)
+  monkeypatch.setattr(measure, "sharpness", diverge)
   monkeypatch.setattr(
-    studies, "m_sharpness_fn", lambda *_, **ball: lambda *_: diverge(**ball)
+    measure, "m_sharpness_fn", lambda *_, **ball: lambda *_: diverge(**ball)
   )
   run = f"--workdir={saved / 'second'}"
-  balls = [["--p=inf", "--adaptive"], ["--p=inf", "--ascent_steps=2"]]
-  for ball in balls + balls:
+  balls = {
+    "p = inf, adaptive": ["--p=inf", "--adaptive"],
+    "p = inf, 2 ascent steps": ["--p=inf", "--ascent_steps=2"],
+  }
+  for note, ball in [*balls.items(), *balls.items()]:
     analyze("sharpness", run, *SMALL, "--rho=0.1", "--m=4", *ball)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for line in ("m = 4", "all"):
-      assert f"second: sharpness, {line}: not finite (rho 0.1)" in said
+      assert f"second: sharpness, {line}: not finite (rho 0.1)" in printed
+    assert f"mode, {note};" in legend_title(figures["sharpness.png"])
   steep = {"p": math.inf, "adaptive": True, "ascent_steps": 1}
   long = {"p": math.inf, "adaptive": False, "ascent_steps": 2}
   assert measured == [steep, steep, long, long]
 
 
-def test_landscapes_meet_at_the_run(saved, analyze):
+def test_landscapes_meet_at_the_run(saved, analyze, figures):
   kinds = ("random", "sam", "plane", "between")
   along = [f"--along={kind}" for kind in kinds]
   logs = saved / "first/analysis"
   before = len(list(logs.glob("events*")))
+  others = set((saved / "second").rglob("events*"))
   analyze("landscape", *both(saved), *SMALL, "--rho=0.1", *along)
   assert len(list(logs.glob("events*"))) == before + 1  # of all pictures
+  assert set((saved / "second").rglob("events*")) == others
   for kind in kinds:
     check_picture(saved, f"landscape_{kind}")
-  results = pieces(saved / "first/analysis/landscape.json")
-  losses = [piece["result"] for piece in results]
-  random, sam, plane, between = np.split(np.array(losses), [3, 6, 15])
+  losses = [
+    [result for _, result in results(saved / name / "analysis/landscape.json")]
+    for name in ("first", "second")
+  ]
+  random, sam, plane, between = np.split(np.array(losses[0]), [3, 6, 15])
   loss = random[1]
   assert loss == pytest.approx(sam[1]) == pytest.approx(plane[4])
   assert loss == pytest.approx(between[0])
   assert sam[2] > loss > sam[0]
   assert plane[3:6] == pytest.approx(random)
-  other = pieces(saved / "second/analysis/landscape.json")
-  assert between[-1] == pytest.approx(other[1]["result"])
+  assert between[-1] == pytest.approx(losses[1][1])
+  expected = {
+    "random": {"first": [-1, 0, 1], "second": [-1, 0, 1]},
+    "sam": {"first": [-0.1, 0, 0.1], "second": [-0.1, 0, 0.1]},
+    "between": {"_child0": [0, 0.5, 1]},  # the only line has no label
+  }
+  drawn = {
+    "random": [losses[0][:3], losses[1][:3]],
+    "sam": [losses[0][3:6], losses[1][3:6]],
+    "between": [losses[0][15:]],
+  }
+  for kind, lines in expected.items():
+    (axis,) = figures[f"landscape_{kind}.png"].axes
+    found = lines_of(axis)
+    assert found.keys() == lines.keys()
+    for (x, y), distances, values in zip(
+      found.values(), lines.values(), drawn[kind], strict=True
+    ):
+      assert x == pytest.approx(distances)
+      assert y == values
+  assert axis.get_xlabel() == "Part of the way from first (0) to second (1)"
 
 
 @pytest.mark.parametrize(
@@ -209,9 +259,10 @@ def test_landscapes_meet_at_the_run(saved, analyze):
     (["hessian", "--workdir={run}", "--workdir={run}/"], "is given twice"),
     (["sharpness", "--workdir={run}", "--p=0.5"], "--p"),
     (["hessian", "--workdir={run}", "--batch_size=9"], "as is 16."),
-    (["hessian", "--workdir={run}", "--probe=9"], "flag 'probe'"),
+    (["hessian", "--workdir={run}", "--probe=9"], "--probe"),
     (["sharpness", "--workdir={run}", "--m=1000"], "m = 1000 makes no group"),
     (["sharpness", "--workdir={run}", "--rho=a"], "--rho=a must be numbers"),
+    (["landscape", "--workdir={run}", "--reach=inf"], "--reach=inf must be"),
     (["landscape", "--workdir={run}", "--points=1"], "points"),
     (["landscape", "--workdir={run}", "--along=between"], "needs two runs"),
     (["landscape", "--workdir={run}", "--output=/dev/null/a"], "be written"),
@@ -226,12 +277,40 @@ def test_mistakes_give_one_line(saved, analyze, capsys, arguments, message):
   assert message in line
 
 
-def test_runs_of_different_data_are_not_compared(script, capsys):
-  def subject(label, dataset):
+def test_interrupt_ends_with_130(saved, analyze, capsys, monkeypatch):
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  def leave(code):
+    raise SystemExit(code)
+
+  monkeypatch.setattr(measure, "measure_sharpness", interrupt)
+  monkeypatch.setattr(os, "_exit", leave)
+  with pytest.raises(SystemExit) as error:
+    analyze("sharpness", f"--workdir={saved / 'first'}", *SMALL)
+  assert error.value.code == 130
+  assert "The same command resumes" in capsys.readouterr().err
+
+
+def test_runs_of_different_data_are_not_compared():
+  def measured_run(label, dataset):
     run = SimpleNamespace(config=default_config())
     run.config.dataset.name = dataset
     return SimpleNamespace(label=label, run=run, examples={})
 
-  with pytest.raises(SystemExit):
-    script.check_same_data([subject("a", "cifar10"), subject("b", "svhn")])
-  assert "a learnt cifar10 and b svhn" in capsys.readouterr().err
+  runs = [measured_run("a", "cifar10"), measured_run("b", "svhn")]
+  with pytest.raises(ValueError, match="a was trained on cifar10 and b on svh"):
+    compare.check_comparable(runs)
+
+
+def test_runs_of_different_labels_are_compared_with_a_warning(caplog):
+  def measured_run(label, value):
+    run = SimpleNamespace(config=default_config())
+    return SimpleNamespace(
+      label=label, run=run, examples={"label": np.array([value])}
+    )
+
+  compare.check_comparable([measured_run("a", 1), measured_run("b", 1)])
+  assert not caplog.text
+  compare.check_comparable([measured_run("a", 1), measured_run("b", 2)])
+  assert "b: not the same examples and labels as a" in caplog.text

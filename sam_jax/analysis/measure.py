@@ -1,8 +1,8 @@
-"""What there is to know about a trained run, measured piece by piece.
+"""Measurements of a trained run, each computed once.
 
-Every function takes saved pieces for what they are, and computes and saves the
-others; it is deterministic, but for the seconds of a probe. Progress is shown
-on standard error.
+Every function takes results from the cache of the run, and computes and saves
+the others. Results are deterministic, except for the seconds of a probe. A
+terminal shows a progress bar.
 """
 
 import dataclasses
@@ -13,60 +13,78 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from sam_jax.analysis import hessian, landscape
 from sam_jax.analysis.objective import Objective
-from sam_jax.analysis.progress import Progress
-from sam_jax.analysis.result_cache import Pieces
+from sam_jax.analysis.result_cache import ResultCache
 from sam_jax.analysis.sharpness import m_sharpness_fn, sharpness
 from sam_jax.analysis.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-  """A run, the examples to look at it with, and what is known already."""
+class MeasuredRun:
+  """A trained run, the examples to measure it with, and results so far.
+
+  Attributes:
+    label: Name of the run in texts and pictures.
+    run: The trained run.
+    split: Split of the examples, "train" or "test".
+    examples: `image` uint8 [N, H, W, C] and `label` int32 [N].
+    batch_size: Examples of a pass, over all devices.
+    cache: Results so far.
+  """
 
   label: str
   run: TrainedRun
-  examples: dict[str, np.ndarray]  # image and label
-  batch_size: int  # over all devices
-  pieces: Pieces
+  split: str
+  examples: dict[str, np.ndarray]
+  batch_size: int
+  cache: ResultCache
 
   @property
   def params(self) -> Any:
-    """Where to look."""
+    """The parameters of the network."""
     return self.run.params
 
   @functools.cached_property
   def objective(self) -> Objective:
-    """Mean loss as a function of the parameters; it compiles only once."""
+    """The mean loss as a function of the parameters, compiled only once."""
     return Objective(self.run.example_losses, self.examples, self.batch_size)
 
   def results(
     self,
-    what: str,
+    description: str,
     keys: Sequence[dict[str, Any]],
-    compute: Callable[[dict[str, Any], Callable[..., None]], Any],
+    compute: Callable[[dict[str, Any], Callable[[int], Any]], Any],
     steps: int = 1,
   ) -> list[Any]:
-    """Results under keys, saved or computed, behind one progress bar.
+    """Return the results under keys, from the cache or computed.
 
     Args:
-      what: They are, in words.
-      keys: What each depends on beside the run and its examples.
-      compute: (key, advance) -> a result as JSON can hold it. It may call
-        `advance` with a number of steps whenever they are done.
-      steps: Of each result.
+      description: Description of the results for the progress bar.
+      keys: Everything that decides each result, except for the run and its
+        examples.
+      compute: (key, advance) -> a result of JSON values. It may call `advance`
+        with a number of steps when they are done.
+      steps: Number of steps of each result.
     """
     found = []
-    with Progress(f"{self.label}: {what}", steps * len(keys)) as progress:
-      for key in keys:
-        whole = key | self._identity
-        is_new = whole not in self.pieces
-        one = functools.partial(compute, key, progress.advance)
-        found.append(self.pieces.get(whole, one))
-        rest = steps * len(found) - progress.done
-        (progress.advance if is_new else progress.skip)(rest)
+    cache_keys = [key | self._identity for key in keys]
+    done = sum(cache_key in self.cache for cache_key in cache_keys)
+    with tqdm(
+      desc=f"{self.label}: {description}",
+      total=steps * len(keys),
+      initial=steps * done,
+      disable=None,  # unless standard error is a terminal
+    ) as progress:
+      for key, cache_key in zip(keys, cache_keys, strict=True):
+        is_new = cache_key not in self.cache
+        compute_one = functools.partial(compute, key, progress.update)
+        found.append(self.cache.get(cache_key, compute_one))
+        if is_new:
+          done += 1
+          progress.update(steps * done - progress.n)
     return found
 
   @functools.cached_property
@@ -80,22 +98,22 @@ class Subject:
 
 
 def measure_sharpness(
-  subject: Subject,
+  run: MeasuredRun,
   rhos: Sequence[float],
   ms: Sequence[int],
   p: float = 2.0,
   adaptive: bool = False,
   ascent_steps: int = 1,
 ) -> dict[str, np.ndarray]:
-  """m-sharpness, and sharpness of all examples together.
+  """Measure the m-sharpness, and the sharpness of all examples together.
 
   Args:
-    subject: What to look at.
-    rhos: Radii.
-    ms: Group sizes of the m-sharpness; a group lies on one device.
-    p: Norm of the neighbourhood.
-    adaptive: ASAM's neighbourhood.
-    ascent_steps: Of the search for the maximum.
+    run: The run to measure.
+    rhos: Radii of the neighborhood.
+    ms: Group sizes of the m-sharpness; each group is on one device.
+    p: Norm of the neighborhood.
+    adaptive: True for the neighborhood of ASAM.
+    ascent_steps: Steps of the search for the maximum.
 
   Returns:
     "m = 8" or "all" -> sharpness for each rho, float64 [rhos]; nan where it is
@@ -104,40 +122,44 @@ def measure_sharpness(
   Raises:
     ValueError: There are fewer examples than m, or an argument is out of range.
   """
-  ball = {"p": p, "adaptive": adaptive, "ascent_steps": ascent_steps}
-  params, found = subject.params, {}
+  ball: dict[str, Any] = {
+    "p": p,
+    "adaptive": adaptive,
+    "ascent_steps": ascent_steps,
+  }
+  params, found = run.params, {}
 
   def add(name, measure, num_groups):
-    results = subject.results(
+    results = run.results(
       name,
       # JSON has no infinity, which p may be.
       [{"sharpness": name, "rho": r, **ball, "p": f"{p:g}"} for r in rhos],
-      lambda key, advance: measure(key["rho"], advance).sharpness,
+      lambda key, advance: measure(key["rho"], advance).value,
       num_groups,
     )
     found[name] = np.array(results, np.float64)
 
   for m in ms:
-    of_groups = m_sharpness_fn(
-      subject.run.example_losses, subject.examples, m, **ball
+    mean_of_groups = m_sharpness_fn(
+      run.run.example_losses, run.examples, m, **ball
     )
-    measure = functools.partial(of_groups, params)
-    add(f"m = {m}", measure, len(subject.examples["label"]) // m)
-  value_and_grad = subject.objective.value_and_grad
+    measure = functools.partial(mean_of_groups, params)
+    add(f"m = {m}", measure, len(run.examples["label"]) // m)
+  value_and_grad = run.objective.value_and_grad
   add("all", lambda rho, _: sharpness(value_and_grad, params, rho, **ball), 1)
   return found
 
 
 def measure_spectrum(
-  subject: Subject, num_probes: int, steps: int, seed: int
+  run: MeasuredRun, num_probes: int, steps: int, seed: int
 ) -> list[hessian.Probe]:
-  """Probes of the Hessian.
+  """Probe the spectrum of the Hessian.
 
   Args:
-    subject: What to look at.
-    num_probes: Lanczos runs.
+    run: The run to measure.
+    num_probes: Number of Lanczos runs.
     steps: Hessian products of each.
-    seed: Of the vectors that they start from.
+    seed: Seed of the vectors that they start from.
 
   Raises:
     ValueError: The Hessian is not finite.
@@ -145,56 +167,63 @@ def measure_spectrum(
 
   def run_probe(key, advance):
     found = hessian.probe_hessian(
-      subject.objective,
-      subject.params,
+      run.objective,
+      run.params,
       steps,
       [seed, key["probe"]],
-      lambda done: advance(),
+      lambda done: advance(1),
     )
-    return {
-      name: value.tolist() if isinstance(value, np.ndarray) else value
-      for name, value in found._asdict().items()
-    }
+    return _json_of_probe(found)
 
   keys = [
     {"probe": number, "steps": steps, "seed": seed}
     for number in range(num_probes)
   ]
   return [
-    hessian.Probe(
-      **{
-        name: np.array(value) if isinstance(value, list) else value
-        for name, value in probe.items()
-      }
-    )
-    for probe in subject.results("Lanczos", keys, run_probe, steps)
+    _probe_of_json(fields)
+    for fields in run.results("Lanczos", keys, run_probe, steps)
   ]
 
 
+def _json_of_probe(probe: hessian.Probe) -> dict[str, Any]:
+  return {
+    name: value.tolist() if isinstance(value, np.ndarray) else value
+    for name, value in probe._asdict().items()
+  }
+
+
+def _probe_of_json(fields: dict[str, Any]) -> hessian.Probe:
+  arrays: dict[str, Any] = {
+    name: np.array(value) if isinstance(value, list) else value
+    for name, value in fields.items()
+  }
+  return hessian.Probe(**arrays)
+
+
 def losses_on_line(
-  subject: Subject, kind: str, distances: Sequence[float], seed: int
+  run: MeasuredRun, kind: str, distances: Sequence[float], seed: int
 ) -> np.ndarray:
-  """Losses along a direction.
+  """Measure losses along a direction.
 
   Args:
-    subject: What to look at.
-    kind: "random", filter-normalised, or "sam", the direction of its eps.
-    distances: In filter norms, or in units of rho.
-    seed: Of a random direction.
+    run: The run to measure.
+    kind: "random", filter-normalized, or "sam", the direction of its eps.
+    distances: Distances in filter norms, or in units of rho.
+    seed: Seed of a random direction.
 
   Returns:
     float64 [distances]; nan where a loss is not finite.
   """
-  objective, params = subject.objective, subject.params
+  objective, params = run.objective, run.params
 
   @functools.cache
-  def direction():  # SAM's takes a gradient: not if all is saved
+  def direction():  # SAM's takes a gradient: not if all results are cached
     if kind == "random":
       return objective.put(landscape.random_direction(params, [seed, 0]))
     return landscape.sam_direction(objective, params)
 
   seeds = {"seed": seed} if kind == "random" else {}
-  found = subject.results(
+  found = run.results(
     f"{kind} line",
     [{"line": kind, "at": at, **seeds} for at in distances],
     lambda key, _: landscape.loss_at(
@@ -205,26 +234,26 @@ def losses_on_line(
 
 
 def losses_on_plane(
-  subject: Subject, distances: Sequence[float], seed: int
+  run: MeasuredRun, distances: Sequence[float], seed: int
 ) -> np.ndarray:
-  """Losses on the plane of two random, filter-normalised directions.
+  """Measure losses on the plane of two random, filter-normalized directions.
 
   Args:
-    subject: What to look at.
-    distances: Along both, in filter norms.
-    seed: Of the directions.
+    run: The run to measure.
+    distances: Distances along both, in filter norms.
+    seed: Seed of the directions.
 
   Returns:
-    float64 [distances, distances], a row for each step along the second one;
-    nan where a loss is not finite.
+    float64 [distances, distances], a row for each distance along the second
+    direction; nan where a loss is not finite.
   """
-  objective = subject.objective
-  params = objective.put(subject.params)
+  objective = run.objective
+  params = objective.put(run.params)
   right, up = (
-    objective.put(landscape.random_direction(subject.params, [seed, number]))
+    objective.put(landscape.random_direction(run.params, [seed, number]))
     for number in (0, 1)
   )
-  found = subject.results(
+  found = run.results(
     "plane",
     [{"x": x, "y": y, "seed": seed} for y in distances for x in distances],
     lambda key, _: landscape.loss_at(
@@ -235,16 +264,17 @@ def losses_on_plane(
 
 
 def losses_between(
-  start: Subject, end: Subject, distances: Sequence[float]
+  start: MeasuredRun, end: MeasuredRun, distances: Sequence[float]
 ) -> np.ndarray:
-  """Losses of the first run's examples on the way to another run's weights.
+  """Measure losses on the line between the weights of two runs.
 
-  Batch statistics are interpolated like parameters.
+  The examples are those of the first run. Batch statistics are interpolated
+  like parameters.
 
   Args:
-    start: Where distance is 0.
-    end: Where it is 1.
-    distances: In [0, 1]: beyond, variances may be negative.
+    start: The run at distance 0.
+    end: The run at distance 1.
+    distances: Distances in [0, 1]: beyond, variances may be negative.
 
   Returns:
     float64 [distances]; nan where a loss is not finite.
@@ -267,6 +297,7 @@ def losses_between(
 
 
 def _checksum(tree: Any) -> str:
+  """Return the CRC-32 of all bytes of a tree of arrays, in order."""
   crc = 0
   for leaf in jax.tree.leaves(tree):
     crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)

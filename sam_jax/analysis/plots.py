@@ -1,7 +1,8 @@
-"""Pictures of sharpness, spectra and surfaces, the runs side by side."""
+"""Pictures of sharpness, spectra and loss surfaces of several runs."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import cm, colors, ticker
@@ -9,24 +10,27 @@ from matplotlib import cm, colors, ticker
 from sam_jax.analysis import hessian
 from sam_jax.reports.plot_style import STYLES, finish, plt
 
-# Of the density of a single eigenvalue: below it there are Gaussian tails, but
-# hardly an eigenvalue, even one of which the probes have seen little.
+Series = Sequence[float] | np.ndarray
+
+# Bottom of the axis, relative to the peak of a single eigenvalue. Below it are
+# the tails of Gaussians, but hardly an eigenvalue, even if the random vectors
+# of the probes are almost orthogonal to it.
 _FLOOR = 0.01
 
 
 def plot_sharpness(
-  runs: Mapping[str, Mapping[str, Sequence[float]]],
+  runs: Mapping[str, Mapping[str, Series]],
   rhos: Sequence[float],
   note: str,
   path: pathlib.Path,
 ) -> None:
-  """Draws sharpness against rho: a panel for each run, a line for each m.
+  """Draw sharpness against rho: a panel for each run, a line for each m.
 
   Args:
     runs: Label of a run -> label of a line -> sharpness for each rho.
     rhos: Radii.
-    note: Says what all have in common.
-    path: File to write.
+    note: Title of the legend, about all panels.
+    path: PNG file to write.
   """
   figure, axes = _panels(len(runs))
   has_rise = any(
@@ -38,28 +42,28 @@ def plot_sharpness(
       style = STYLES[i % len(STYLES)]
       axis.plot(rhos, values, label=name, markersize=4, **style)
     axis.set(xscale="log", yscale=scale, title=label)
-    # The radii themselves, as long as their numbers don't overlap.
+    # Label every radius, or fewer where the numbers would overlap.
     every = -(-len(rhos) // 6)
     axis.set_xticks(rhos[::every], [f"{rho:g}" for rho in rhos[::every]])
     axis.minorticks_off()
-    axis.set_xlabel("rho, radius of the neighbourhood")
-  axes[0].set_ylabel("Sharpness, the rise of the loss (nats)")
+    axis.set_xlabel("rho, radius of the neighborhood")
+  axes[0].set_ylabel("Sharpness, the increase of the loss (nats)")
   finish(figure, axes[0], f"{note}; m of them share a perturbation", path)
 
 
 def plot_spectra(
   runs: Mapping[str, Sequence[hessian.Probe]], note: str, path: pathlib.Path
 ) -> None:
-  """Draws the density of the Hessian's eigenvalues: a panel for each run.
+  """Draw the density of the eigenvalues of Hessians: a panel for each run.
 
   Args:
     runs: Label of a run -> its probes.
-    note: Says what all have in common.
-    path: File to write.
+    note: Title of the legend, about all panels.
+    path: PNG file to write.
   """
-  # The same smoothing for all, or densities could not be compared.
+  # The same smoothing for all: otherwise densities could not be compared.
   width = max(map(hessian.default_width, runs.values()))
-  floor = min(_density_floor(probes, width) for probes in runs.values())
+  floor = min(density_floor(probes, width) for probes in runs.values())
   figure, axes = _panels(len(runs))
   for axis, (label, probes) in zip(axes, runs.items(), strict=True):
     grid, density = hessian.spectral_density(probes, width)
@@ -81,35 +85,36 @@ def plot_spectra(
   axes[0].set_ylabel("Density of eigenvalues (1 / nats)")
   probes = next(iter(runs.values()))
   steps = len(probes[0].weights)
-  note += f"; {len(probes)} probes of {steps} Lanczos steps"
+  plural = "s" if len(probes) > 1 else ""
+  note += f"; {len(probes)} probe{plural} of {steps} Lanczos steps"
   finish(figure, axes[0], note, path)
 
 
-def _density_floor(probes: Sequence[hessian.Probe], width: float) -> float:
-  """Where the density's axis starts: below a single one of all eigenvalues."""
+def density_floor(probes: Sequence[hessian.Probe], width: float) -> float:
+  """Return the bottom of the axis: less than the density of one eigenvalue."""
   return _FLOOR / (probes[0].size * width * np.sqrt(2 * np.pi))
 
 
 def plot_lines(
-  runs: Mapping[str, Sequence[float]],
+  runs: Mapping[str, Series],
   distances: Sequence[float],
   xlabel: str,
   note: str,
   path: pathlib.Path,
 ) -> None:
-  """Draws losses along one direction, a line for each run.
+  """Draw losses along one direction, a line for each run.
 
   Args:
     runs: Label of a run -> loss at each distance; nan leaves a gap. A single
       line gets no label.
-    distances: From the run.
-    xlabel: What the distance is.
-    note: Says what all have in common.
-    path: File to write.
+    distances: Distances from the run.
+    xlabel: Name of the distance.
+    note: Title of the legend, about all lines.
+    path: PNG file to write.
   """
   figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
   for i, (label, losses) in enumerate(runs.items()):
-    style = STYLES[i % len(STYLES)]
+    style: Any = STYLES[i % len(STYLES)]
     every = max(len(distances) // 10, 1)
     axis.plot(
       distances,
@@ -129,13 +134,13 @@ def plot_planes(
   note: str,
   path: pathlib.Path,
 ) -> None:
-  """Draws losses on a plane, as surfaces and their contours below them.
+  """Draw losses on planes: surfaces, and their contours below them.
 
   Args:
     runs: Label of a run -> losses [y, x]; nan leaves a hole.
-    distances: Of both axes.
-    note: Says what all have in common.
-    path: File to write.
+    distances: Distances along both axes.
+    note: Title of the picture.
+    path: PNG file to write.
 
   Raises:
     ValueError: No loss is finite.
@@ -176,9 +181,9 @@ def plot_planes(
       colors=["white" if norm(line) < 0.5 else "black" for line in lines],
       linewidths=0.8,
     )
-    # Those of a narrow valley would lie on each other: of these, every third.
-    labelled = sorted({*lines[-7:], *lines[::-3]})
-    axis.clabel(drawn, labelled, fmt="%g", fontsize="small")
+    # The labels of a narrow valley would overlap: every third of the lowest.
+    labeled = sorted({*lines[-7:], *lines[::-3]})
+    axis.clabel(drawn, labeled, fmt="%g", fontsize="small")
     axis.set_xlabel("along direction 1 (filter norms)")
     if i == 0:
       axis.set_ylabel("along direction 2 (filter norms)")
@@ -196,10 +201,17 @@ def plot_planes(
   plt.close(figure)
 
 
-def _draw_surface(axis, distances, losses, norm, levels) -> None:
-  """A surface above the plane, its height on the scale of its colours.
+def _draw_surface(
+  axis: Any,
+  distances: Sequence[float],
+  losses: np.ndarray,
+  norm: Any,
+  levels: Sequence[float],
+) -> None:
+  """Draw a surface whose height has the logarithmic scale of its colors.
 
-  On a linear one, a run that rises little beside another would be a flat sheet.
+  On a linear scale, a run with small losses would be a flat sheet next to one
+  with large losses.
   """
   low, high = np.log10([norm.vmin, norm.vmax])
   axis.plot_surface(
@@ -215,7 +227,7 @@ def _draw_surface(axis, distances, losses, norm, levels) -> None:
   )
   axis.set(zlim=(low, high), xlabel="direction 1", ylabel="direction 2")
   axis.locator_params(nbins=5)
-  # As many numbers as there is room for.
+  # There is room for six numbers.
   ticks = levels[:: -(-len(levels) // 6)]
   axis.set_zticks(np.log10(ticks), [f"{tick:g}" for tick in ticks])
   axis.set_zlabel("Loss (nats, log scale)")
@@ -223,18 +235,22 @@ def _draw_surface(axis, distances, losses, norm, levels) -> None:
 
 
 def _round_levels(low: float, high: float) -> list[float]:
-  """1, 2 and 5 times powers of ten, or other round numbers close together."""
+  """Return 1, 2 and 5 times powers of ten, or other numbers if these are few.
+
+  Returns:
+    Numbers between `low` and `high`, ascending; at least one.
+  """
   powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
   levels = [float(f"{d}e{int(p)}") for p in powers for d in (1, 2, 5)]
   levels = [level for level in levels if low < level < high]
   if len(levels) < 3:
-    levels = ticker.MaxNLocator(6).tick_values(low, high)
-    levels = [float(level) for level in levels if low < level < high]
+    ticks = ticker.MaxNLocator(6).tick_values(low, high)
+    levels = [float(tick) for tick in ticks if low < tick < high]
   return levels or [(low + high) / 2]
 
 
-def _panels(count: int):
-  """A row of panels that share their axes."""
+def _panels(count: int) -> tuple[Any, Any]:
+  """Return a figure with a row of panels that share their axes."""
   figure, axes = plt.subplots(
     1,
     count,
