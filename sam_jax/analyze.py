@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from sam_jax.analysis import run_names
 from sam_jax.config import cli
@@ -147,10 +147,9 @@ def _check_arguments(argv: Sequence[str]) -> str:
     from sam_jax.config.schema import did_you_mean
 
     cli.refuse(f"{study!r} is no sub-command. {did_you_mean(study, _STUDIES)}")
-  if argv[2:]:
-    cli.refuse(f"Unexpected arguments: {' '.join(argv[2:])}")
-  if not all(_WORKDIR.value) or not _WORKDIR.value:
-    cli.refuse("--workdir is missing: name the directory of a run.")
+  cli.check_arguments(argv[1:], "workdir")
+  if not all(_WORKDIR.value):
+    cli.refuse("--workdir is empty: name the directory of a run.")
   _numbers(_RHO, float)
   _numbers(_M, int)
   if not 0 < _REACH.value < math.inf:
@@ -183,4 +182,4 @@ def _output_directory(first: str) -> pathlib.Path:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=cli.parse_flags)
+  cli.run(main)

@@ -10,13 +10,11 @@ these labels, with --config.dataset.label_file=labels/noisy.npy.
 import pathlib
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from etils import epath
 
 from sam_jax.analysis import trained_run
 from sam_jax.config import cli
-from sam_jax.config.schema import ConfigError
-from sam_jax.datasets.catalog import DatasetError
 from sam_jax.datasets.labels import write_labels
 from sam_jax.runs import logs
 
@@ -26,27 +24,19 @@ _OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
 
 def main(argv: list[str]) -> None:
   """Write the labels that a run predicts."""
-  if argv[1:]:
-    cli.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
-  workdir, output = _WORKDIR.value, _OUTPUT.value
-  if not workdir:
-    cli.refuse("--workdir is missing.")
-  if not output:
-    cli.refuse("--output is missing.")
+  cli.check_arguments(argv, "workdir", "output")
+  workdir, output = str(_WORKDIR.value), str(_OUTPUT.value)
   if epath.Path(output).is_dir():
     cli.refuse(f"--output={output} is a directory.")
   if "://" not in output:
     cli.make_directory("output", pathlib.Path(output).parent)
   logs.show_on_stderr()
-  try:
-    run = trained_run.load_run(workdir)
-    labels = trained_run.predicted_labels(run)
-  except (ConfigError, DatasetError) as error:
-    cli.refuse(str(error))
+  run = trained_run.load_run(workdir)
+  labels = trained_run.predicted_labels(run)
   write_labels(output, labels)
   wrong = np.mean(labels != trained_run.clean_labels(run))
   print(f"{len(labels)} labels, {wrong:.1%} wrong: {output}")
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=cli.parse_flags)
+  cli.run(main)

@@ -11,12 +11,10 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from sam_jax.analysis import batch_picture
 from sam_jax.config import cli
-from sam_jax.config.schema import ConfigError
-from sam_jax.datasets.catalog import DatasetError
 from sam_jax.runs import logs
 from sam_jax.training import build, input_pipeline
 
@@ -28,22 +26,15 @@ _COUNT = flags.DEFINE_integer("count", 64, "Number of images to show.", 1)
 
 def main(argv: list[str]) -> None:
   """Write the grid that the flags describe."""
-  if argv[1:]:
-    cli.refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
-  if not _CONFIG.value:
-    cli.refuse("--config is missing.")
+  cli.check_arguments(argv, "config")
   output = pathlib.Path(_OUTPUT.value)
   if output.suffix != ".png" or output.is_dir():
     cli.refuse(f"--output={output} must be a .png file.")
   cli.make_directory("output", output.parent)
   logs.show_on_stderr()
-  step = _STEP.value
-  try:
-    config = build.validate(_CONFIG.value, jax.device_count())
-    dataset = input_pipeline.create_dataset(config)
-    names = batch_picture.class_names(dataset.spec, config.dataset.data_dir)
-  except (ConfigError, DatasetError) as error:
-    cli.refuse(str(error))
+  config, step = build.validate(_CONFIG.value, jax.device_count()), _STEP.value
+  dataset = input_pipeline.create_dataset(config)
+  names = batch_picture.class_names(dataset.spec, config.dataset.data_dir)
   _, shards = next(
     input_pipeline.train_batches(config, dataset, step, step + 1)
   )
@@ -56,4 +47,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=cli.parse_flags)
+  cli.run(main)

@@ -114,7 +114,7 @@ def plot_lines(
   """
   figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
   for i, (label, losses) in enumerate(runs.items()):
-    style: Any = STYLES[i % len(STYLES)]
+    style = STYLES[i % len(STYLES)]
     every = max(len(distances) // 10, 1)
     axis.plot(
       distances,
