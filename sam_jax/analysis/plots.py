@@ -47,7 +47,7 @@ def plot_sharpness(
     axis.set_xticks(rhos[::every], [f"{rho:g}" for rho in rhos[::every]])
     axis.minorticks_off()
     axis.set_xlabel("rho, radius of the neighborhood")
-  axes[0].set_ylabel("Sharpness, the increase of the loss (nats)")
+  axes[0].set_ylabel("Sharpness: increase of loss (nats)")
   finish(figure, axes[0], f"{note}; m of them share a perturbation", path)
 
 
