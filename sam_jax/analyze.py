@@ -83,9 +83,9 @@ def main(argv: list[str]) -> None:
   # Imported late: a wrong argument is reported without waiting for JAX.
   import jax
 
-  from sam_jax.runs import logs
+  from sam_jax.runs import logging as run_logging
 
-  logs.show_on_stderr()
+  run_logging.show_on_stderr()
   try:
     _compare(study, names, output)
   except ValueError as error:

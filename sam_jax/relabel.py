@@ -16,7 +16,7 @@ from etils import epath
 from sam_jax.analysis import trained_run
 from sam_jax.config import cli
 from sam_jax.datasets.labels import write_labels
-from sam_jax.runs import logs
+from sam_jax.runs import logging as run_logging
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     cli.refuse(f"--output={output} is a directory.")
   if "://" not in output:
     cli.make_directory("output", pathlib.Path(output).parent)
-  logs.show_on_stderr()
+  run_logging.show_on_stderr()
   run = trained_run.load_run(workdir)
   labels = trained_run.predicted_labels(run)
   write_labels(output, labels)

@@ -15,7 +15,7 @@ from absl import flags
 
 from sam_jax.analysis import batch_picture
 from sam_jax.config import cli
-from sam_jax.runs import logs
+from sam_jax.runs import logging as run_logging
 from sam_jax.training import build, input_pipeline
 
 _CONFIG = cli.define_config()
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
   if output.suffix != ".png" or output.is_dir():
     cli.refuse(f"--output={output} must be a .png file.")
   cli.make_directory("output", output.parent)
-  logs.show_on_stderr()
+  run_logging.show_on_stderr()
   config, step = build.validate(_CONFIG.value, jax.device_count()), _STEP.value
   dataset = input_pipeline.create_dataset(config)
   names = batch_picture.class_names(dataset.spec, config.dataset.data_dir)
