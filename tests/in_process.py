@@ -25,12 +25,6 @@ def run_script(name, *arguments):
     command_line.report_errors(script["main"], argv)
 
 
-def load_script(name):
-  """What sam_jax/NAME.py defines, by name."""
-  with own_flags():
-    return runpy.run_path(str(REPOSITORY / f"sam_jax/{name}.py"))
-
-
 @contextlib.contextmanager
 def own_flags():
   """Lets a script define the flags that other tests' scripts have defined."""
