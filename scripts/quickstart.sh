@@ -4,7 +4,8 @@
 # Usage: bash scripts/quickstart.sh [directory of the runs]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh
+bash scripts/environment.sh
+VENV="${VENV:-.venv}"
 
 RUNS="${1:-runs/quickstart}"
 for optimizer in sgd sam; do
@@ -14,7 +15,9 @@ for optimizer in sgd sam; do
     --config="configs/digits.py:$optimizer" --workdir="$RUNS/$optimizer"
 done
 echo
-"$VENV/bin/python" scripts/compare_runs.py "$RUNS/sgd" "$RUNS/sam"
+"$VENV/bin/python" -m sam_jax.report --root="$RUNS" --output="$RUNS"
 echo
 echo "Curves, images and hyperparameters in the browser:"
 echo "  $VENV/bin/tensorboard --logdir=$RUNS"
+echo "The environment of sam_jax's commands:"
+echo "  source $VENV/bin/activate"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes the environment, then checks style and runs the tests.
+# Makes the environment, then checks style and types and runs the tests.
 # Arguments go to pytest: bash scripts/test.sh tests/test_sam.py
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh
+bash scripts/environment.sh
+VENV="${VENV:-.venv}"
 
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .

@@ -128,7 +128,7 @@ run_install() {
   on_all_hosts "python3 -m pip install --quiet --user --upgrade uv \
 && python3 -m uv venv --quiet --allow-existing --python=3.12 $VENV \
 && python3 -m uv pip install --quiet --python=$VENV 'jax[tpu]' \
--e ./$CODE && $VENV/bin/python -c 'import jax; print(jax.__version__)'"
+-e './$CODE[train]' && $VENV/bin/python -c 'import jax; print(jax.__version__)'"
 }
 
 run_launch() {

@@ -3,13 +3,12 @@
 import gc
 import os
 import pathlib
+import signal
 
 from tests import processes
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  "--xla_force_host_platform_device_count=8 " + processes.QUICK_COMPILATION
-)
+os.environ["XLA_FLAGS"] = processes.xla_flags(8)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
@@ -17,20 +16,31 @@ import numpy as np
 import pytest
 
 # Tests compile the same programs again and again: keep them between runs.
-jax.config.update(
-  "jax_compilation_cache_dir",
-  os.environ.get(
-    "SAM_JAX_TEST_CACHE", str(pathlib.Path.home() / ".cache/sam_jax/tests")
-  ),
-)
+jax.config.update("jax_compilation_cache_dir", str(processes.CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ignored_signals_reset_in_children():
+  """Let signals that the caller ignores, as nohup does, reach child processes.
+
+  A child inherits that a signal is ignored, but not that it is handled: it
+  starts with the default action. This process goes on ignoring the signal.
+  """
+  numbers = [signal.SIGINT, signal.SIGHUP]
+  ignored = [n for n in numbers if signal.getsignal(n) is signal.SIG_IGN]
+  for number in ignored:
+    signal.signal(number, lambda *_: None)
+  yield
+  for number in ignored:
+    signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_this_file_only():
-  """Frees the compiled programs of a file of tests when it ends.
+  """Free the compiled programs of a file of tests when it ends.
 
   Each holds dozens of memory mappings, and a process that reaches the kernel's
   limit (65,530 by default) dies of a segmentation fault.
@@ -42,19 +52,19 @@ def programs_of_this_file_only():
 
 @pytest.fixture(scope="session")
 def golden():
-  """Loads a file of reference numbers recorded from the official release."""
+  """Load a file of reference numbers recorded from the official release."""
   return lambda name: np.load(GOLDEN / name, allow_pickle=False)
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-  """A data directory that starts empty."""
+  """Return a data directory that starts empty."""
   return tmp_path_factory.mktemp("tfds")
 
 
 @pytest.fixture
 def start(tmp_path, data_dir):
-  """Starts training processes in the test's own directory."""
+  """Start training processes in the test's own directory."""
   started = []
 
   def start_process(*flags, workdir="run", devices=1):

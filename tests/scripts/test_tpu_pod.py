@@ -167,15 +167,16 @@ def check_that_a_copy_keeps_runs(host, pod):
   code = host / "sam_jax"
   (code / "runs/a").mkdir(parents=True)
   (code / "runs/a/metrics.jsonl").write_text("{}")
-  (code / "setup.py").write_text("old")
+  (code / "pyproject.toml").write_text("old")
   (code / "gone now").write_text("old")
   archive = host / "sam_jax.tar.gz"  # of the previous copy
   subprocess.run(
-    ["tar", "-czf", archive, "-C", code, "setup.py", "gone now"], check=True
+    ["tar", "-czf", archive, "-C", code, "pyproject.toml", "gone now"],
+    check=True,
   )
   assert pod("copy", host=host)[0] == 0
   assert (code / "runs/a/metrics.jsonl").exists()
-  assert (code / "setup.py").read_text() != "old"
+  assert (code / "pyproject.toml").read_text() != "old"
   assert not (code / "gone now").exists()
 
 

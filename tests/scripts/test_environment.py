@@ -1,0 +1,183 @@
+"""environment.sh with an interpreter that only writes down what it installs."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.processes import REPOSITORY
+
+# `-m venv` copies this file. `-m pip` appends its arguments to $RECORD, then
+# waits while $RECORD.slow exists, and fails if $RECORD.fails does.
+PYTHON = r"""#!/usr/bin/env bash
+case "$1 $2" in
+  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip")
+    echo "$0 ${*:3}" >> "$RECORD"
+    while [[ -e "$RECORD.slow" ]]; do sleep 0.02; done
+    [[ ! -e "$RECORD.fails" ]] ;;
+  *) exec REAL -c "import sys
+sys._base_executable = '$0'
+sys.version_info = VERSION
+$2" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+  """Return a copy of what environment.sh reads."""
+  checkout = tmp_path / "checkout"
+  shutil.copytree(REPOSITORY / "constraints", checkout / "constraints")
+  (checkout / "scripts").mkdir()
+  shutil.copy(REPOSITORY / "scripts/environment.sh", checkout / "scripts")
+  shutil.copy(REPOSITORY / "pyproject.toml", checkout)
+  monkeypatch.setenv("RECORD", str(tmp_path / "record"))
+  monkeypatch.setenv("PYTHON", interpreter(tmp_path / "python", (3, 12, 1)))
+  for name in ("VENV", "VERSIONS"):
+    monkeypatch.delenv(name, raising=False)
+  return checkout
+
+
+def interpreter(path, version):
+  text = PYTHON.replace("REAL", sys.executable)
+  path.write_text(text.replace("VERSION", str(version)))
+  path.chmod(0o755)
+  return str(path)
+
+
+def start(checkout, **environment):
+  return subprocess.Popen(
+    ["bash", checkout / "scripts/environment.sh"],
+    env=os.environ | environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def make(checkout, **environment):
+  process = start(checkout, **environment)
+  stdout, stderr = process.communicate(timeout=60)
+  return process.returncode, stdout, stderr
+
+
+def installations():
+  record = pathlib.Path(os.environ["RECORD"])
+  return record.read_text().splitlines() if record.exists() else []
+
+
+def wait_for_installation():
+  deadline = time.monotonic() + 60
+  while not installations():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+
+
+def test_installs_locked_versions_once(checkout):
+  code, stdout, stderr = make(checkout)
+  assert (code, stderr) == (0, "")
+  assert stdout.startswith("Installing sam_jax into .venv ")
+  (installed,) = installations()
+  assert installed.startswith(".venv/bin/python install ")
+  assert "--constraint=constraints/py312.txt --editable=.[test]" in installed
+  assert make(checkout) == (0, "", "")
+  assert len(installations()) == 1
+
+
+def test_other_requirements_are_installed_into_the_environment(checkout):
+  make(checkout)
+  (checkout / ".venv/own").touch()
+  with (checkout / "pyproject.toml").open("a") as file:
+    file.write("# another requirement\n")
+  make(checkout)
+  assert len(installations()) == 2
+  make(checkout, VERSIONS="oldest")
+  assert "--constraint=constraints/py312-oldest.txt" in installations()[2]
+  assert (checkout / ".venv/own").exists()
+
+
+def test_another_interpreter_makes_another_environment(checkout, tmp_path):
+  make(checkout)
+  (checkout / ".venv/own").touch()
+  python = interpreter(tmp_path / "python3.13", (3, 13, 0))
+  make(checkout, PYTHON=python)
+  assert "--constraint=constraints/py313.txt" in installations()[1]
+  assert not (checkout / ".venv/own").exists()
+
+
+def test_interpreter_of_the_environment_itself(checkout):
+  """An activated environment changes nothing."""
+  make(checkout)
+  own = checkout / ".venv/bin/python"
+  own.write_text(own.read_text().replace("'$0'", repr(os.environ["PYTHON"])))
+  assert make(checkout, PYTHON=str(own)) == (0, "", "")
+  (checkout / ".venv/.installed-from").write_text("of an older interpreter")
+  assert make(checkout, PYTHON=str(own))[0] == 0
+  assert len(installations()) == 2
+
+
+def test_moved_checkout_makes_another_environment(checkout):
+  make(checkout)
+  (checkout / ".venv/own").touch()
+  moved = checkout.rename(checkout.with_name("moved"))
+  make(moved)
+  assert len(installations()) == 2
+  assert not (moved / ".venv/own").exists()
+
+
+@pytest.mark.parametrize("first_works", [False, True])
+def test_interrupted_installation_starts_over(checkout, tmp_path, first_works):
+  if first_works:
+    make(checkout)
+    with (checkout / "pyproject.toml").open("a") as file:
+      file.write("# another requirement\n")
+  (tmp_path / "record.fails").touch()
+  assert make(checkout)[0] != 0
+  (checkout / ".venv/broken").touch()
+  (tmp_path / "record.fails").unlink()
+  assert make(checkout)[0] == 0
+  assert not (checkout / ".venv/broken").exists()
+  assert make(checkout) == (0, "", "")
+
+
+def test_two_at_once_install_once(checkout, tmp_path):
+  slow = tmp_path / "record.slow"
+  slow.touch()
+  first = start(checkout)
+  wait_for_installation()
+  second = start(checkout)
+  assert second.stdout.readline().startswith("Waiting for another")
+  slow.unlink()
+  for process in (first, second):
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
+  assert len(installations()) == 1
+
+
+def test_environment_of_others_stays(checkout):
+  (checkout / ".venv").mkdir()
+  (checkout / ".venv/own").touch()
+  code, _, stderr = make(checkout)
+  assert code == 2
+  assert stderr.startswith(
+    "error: .venv was not made by scripts/environment.sh"
+  )
+  assert (checkout / ".venv/own").exists()
+  assert make(checkout, VENV="other/venv")[0] == 0
+  assert (checkout / "other/venv/bin/python").exists()
+
+
+def test_unsuitable_interpreters(checkout, tmp_path):
+  old = interpreter(tmp_path / "python3.10", (3, 10, 0))
+  code, _, stderr = make(checkout, PYTHON=old)
+  assert code == 2
+  assert "constraints/py310.txt does not exist" in stderr
+  assert f"PYTHON={old} is Python 3.10" in stderr
+  code, _, stderr = make(checkout, PYTHON="no_python")
+  assert code == 2
+  assert stderr.startswith("error: PYTHON=no_python is no Python; choose")

@@ -1,0 +1,191 @@
+"""Wheel: what it holds, what it requires, and the versions that are locked."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.processes import CACHE, REPOSITORY
+
+BUILD = """
+import sys
+from setuptools import build_meta
+build_meta.build_wheel(sys.argv[1])
+"""
+
+# Takes a step in the loss of a network without the packages in sys.argv[1], and
+# reports what a command says without them.
+STEP = """
+import json, sys
+blocked = set(json.loads(sys.argv[1]))
+
+class Block:
+  def find_spec(name, path=None, target=None):
+    if name.partition(".")[0] in blocked:
+      raise ModuleNotFoundError(f"No module named {name}", name=name)
+
+sys.meta_path.insert(0, Block)
+import jax, jax.numpy as jnp, optax, sam_jax
+
+model = sam_jax.create_model("wrn10_1", 10)
+images, labels = jnp.ones([4, 8, 8, 3]), jnp.arange(4)
+init = jax.jit(model.init, static_argnames="train")
+variables = init(jax.random.key(0), images, train=False)
+
+def loss_fn(params, step):
+  logits, _ = model.apply(
+    variables | {"params": params}, images, train=True, mutable="batch_stats"
+  )
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return losses.mean()
+
+@jax.jit
+def losses(params):
+  optimizer = sam_jax.sam(optax.sgd(0.01), rho=0.05)
+  grad_fn = jax.grad(loss_fn)
+  updates, _ = optimizer.update(
+    grad_fn(params, 0), optimizer.init(params), params, grad_fn=grad_fn
+  )
+  return loss_fn(params, 0), loss_fn(optax.apply_updates(params, updates), 0)
+
+first, second = map(float, losses(variables["params"]))
+try:
+  import sam_jax.train
+except ModuleNotFoundError as error:
+  message = str(error)
+print(json.dumps([sam_jax.__file__, first, second, message]))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+  """Return a directory that holds what a wheel of the checkout installs."""
+  directory = tmp_path_factory.mktemp("wheel")
+  checkout = directory / "checkout"
+  ignore = shutil.ignore_patterns("__pycache__", "golden")
+  for name in ("configs", "sam_jax", "scripts", "tests"):
+    shutil.copytree(REPOSITORY / name, checkout / name, ignore=ignore)
+  for name in ("LICENSE", "README.md", "pyproject.toml"):
+    shutil.copy(REPOSITORY / name, checkout)
+  subprocess.run(
+    [sys.executable, "-c", BUILD, directory],
+    cwd=checkout,
+    check=True,
+    capture_output=True,
+  )
+  (wheel,) = directory.glob("*.whl")
+  zipfile.ZipFile(wheel).extractall(directory / "site")
+  return directory / "site"
+
+
+def metadata(installed):
+  (directory,) = installed.glob("*.dist-info")
+  return importlib.metadata.PathDistribution(directory)
+
+
+def python_files(directory):
+  return {str(p.relative_to(directory)) for p in directory.rglob("*.py")}
+
+
+def test_wheel_holds_the_package_and_the_configs(installed):
+  information = f"sam_jax-{metadata(installed).version}.dist-info"
+  assert {p.name for p in installed.iterdir()} == {"sam_jax", information}
+  package = python_files(REPOSITORY / "sam_jax")
+  configs = {f"configs/{p}" for p in python_files(REPOSITORY / "configs")}
+  assert python_files(installed / "sam_jax") == package | configs
+  assert "configs/digits.py" in configs
+  assert (installed / "sam_jax/py.typed").exists()
+  assert (installed / information / "licenses/LICENSE").exists()
+
+
+def test_base_installation_is_light(installed):
+  requirements = map(Requirement, metadata(installed).requires)
+  base = {r.name for r in requirements if not r.marker}
+  assert base == {"flax", "jax", "numpy", "optax"}
+  assert set(metadata(installed).metadata.get_all("Provides-Extra")) == {
+    "analysis",
+    "test",
+    "train",
+  }
+
+
+def test_base_installation_trains_a_network(installed, tmp_path):
+  light = closure(metadata(installed).requires, extras=[""]) | {"sam-jax"}
+  tops = importlib.metadata.packages_distributions()
+  blocked = [
+    top
+    for top, names in tops.items()
+    if not light & {canonicalize_name(name) for name in names}
+  ]
+  heavy = {"ml_collections", "tensorboard", "tensorflow", "tensorflow_datasets"}
+  assert heavy <= set(blocked)
+  process = subprocess.run(
+    [sys.executable, "-c", STEP, json.dumps(blocked)],
+    cwd=tmp_path,
+    env=os.environ
+    | {"PYTHONPATH": str(installed), "JAX_COMPILATION_CACHE_DIR": str(CACHE)},
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == 0, process.stderr
+  file, first, second, message = json.loads(process.stdout)
+  assert pathlib.Path(file) == installed / "sam_jax/__init__.py"
+  assert second < first
+  assert "pip install 'sam-jax[train]'" in message
+
+
+def closure(requirements, extras):
+  """Return the names of packages that requirements bring, directly or not."""
+  names = set()
+  for requirement in map(Requirement, requirements):
+    if needed(requirement, extras):
+      name = canonicalize_name(requirement.name)
+      requires = importlib.metadata.requires(name) or []
+      names |= {name} | closure(requires, ["", *requirement.extras])
+  return names
+
+
+def needed(requirement, extras, environment=()):
+  marker = requirement.marker
+  return not marker or any(
+    marker.evaluate(dict(environment) | {"extra": extra}) for extra in extras
+  )
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("versions", ["", "-oldest"])
+def test_locked_versions_are_in_the_ranges(python, versions):
+  tag = f"py{python.replace('.', '')}{versions}"
+  lock = (REPOSITORY / f"constraints/{tag}.txt").read_text()
+  locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", lock, re.MULTILINE))
+  project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())[
+    "project"
+  ]
+  ranges = [
+    requirement
+    for group in (
+      project["dependencies"],
+      *project["optional-dependencies"].values(),
+    )
+    for requirement in map(Requirement, group)
+    if requirement.name != project["name"]
+    and needed(requirement, [""], {"python_version": python})
+  ]
+  assert len(ranges) > 15
+  outside = [
+    f"{requirement}: {locked.get(canonicalize_name(requirement.name))}"
+    for requirement in ranges
+    if locked.get(canonicalize_name(requirement.name), "")
+    not in requirement.specifier
+  ]
+  assert not outside, "run scripts/lock.sh"
