@@ -1,0 +1,5 @@
+"""Build sam_jax; pyproject.toml has its metadata and requirements."""
+
+import setuptools
+
+setuptools.setup()
