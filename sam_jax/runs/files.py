@@ -25,11 +25,15 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   path = epath.Path(path)
   writer = f"{socket.gethostname()}.{os.getpid()}"
   temporary = path.parent / f".{path.name}.{writer}.tmp"
-  if isinstance(data, bytes):
-    temporary.write_bytes(data)
-  else:
-    temporary.write_text(data)
-  temporary.replace(path)
+  try:
+    if isinstance(data, bytes):
+      temporary.write_bytes(data)
+    else:
+      temporary.write_text(data)
+    temporary.replace(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
