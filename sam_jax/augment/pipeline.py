@@ -1,7 +1,7 @@
-"""A batch on its device: augment, normalise, cut out, mix; keyed by the step.
+"""Augmentation of a batch on its device: policy, normalization, mixup, cutout.
 
 Every example has its own random key, folded from its position in the *global*
-batch: the same step augments it alike on any number of devices and hosts.
+batch: a step augments it in the same way on any number of devices and hosts.
 """
 
 import dataclasses
@@ -18,27 +18,27 @@ CUTOUTS = ("none", "batch", "image")
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """Static description of the part of the input pipeline on the device.
+  """Static description of the augmentation of a data set.
 
   Attributes:
     num_classes: Number of classes.
-    mean: Per channel, of pixel values in [0, 1].
-    std: Standard deviation, likewise.
-    policy: "none"; "basic", a random flip and crop; "autoaugment", the policy
-      and then basic; "aa-only", the policy alone; "randaugment", likewise with
-      its own operations and then a flip.
+    mean: Mean of each channel, of pixel values in [0, 1].
+    std: Standard deviation of each channel, of pixel values in [0, 1].
+    policy: "none"; "basic", a random flip and crop; "autoaugment", AutoAugment
+      and then basic; "aa-only", AutoAugment alone; "randaugment", RandAugment
+      and then a flip.
     autoaugment_policy: "cifar10", "svhn" or "imagenet".
-    flip: Whether basic flips left and right.
+    flip: Let basic flip left and right.
     crop_padding: Pixels that basic pads, by reflection, before it crops.
-    randaugment_layers: Operations on each image.
-    randaugment_magnitude: Their strength, 0 to 10.
+    randaugment_layers: Number of operations on each image.
+    randaugment_magnitude: Strength of the operations, 0 to 10.
     translate_const: Pixels of translation at level 10; None for the official
       values, 250 of AutoAugment and 100 of RandAugment. 250 moves CIFAR images
       out of sight from level 2 on.
     cutout: "none"; "batch", one place for the whole batch, as in
-      google-research/sam; "image", one for each, as in the Cutout paper.
+      google-research/sam; "image", one for each image, as in the Cutout paper.
     cutout_size: Side of the patch in pixels.
-    mixup_alpha: Parameter of mixup's Beta distribution; 0 is off.
+    mixup_alpha: Parameter of mixup's Beta distribution; 0 disables mixup.
   """
 
   num_classes: int
@@ -55,8 +55,8 @@ class Augmentation:
   cutout_size: int = 16
   mixup_alpha: float = 0.0
 
-  def __post_init__(self):
-    """Raises ValueError on unknown choices."""
+  def __post_init__(self) -> None:
+    """Raise ValueError on unknown choices."""
     for name, known in (("policy", POLICIES), ("cutout", CUTOUTS)):
       value = getattr(self, name)
       if value not in known:
@@ -64,7 +64,7 @@ class Augmentation:
 
   @property
   def full_translation(self) -> int:
-    """Pixels of translation at level 10."""
+    """Return the pixels of translation at level 10."""
     if self.translate_const is not None:
       return self.translate_const
     if self.policy == "randaugment":
@@ -81,18 +81,20 @@ def augment(
   augmentation: Augmentation,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Augments this device's part of a batch.
+  """Augment the part of a batch on this device.
 
   Args:
     images: uint8 [N, H, W, C].
-    labels: int [N], or target distributions float [N, classes].
+    labels: int [N], or target distributions float [N, num_classes].
     key: Typed random key of the step, the same on every device.
     first_example: Position of the first image in the global batch.
-    augmentation: What to do.
-    axis_name: Axis of the devices that hold the global batch, for mixup.
+    augmentation: Description of the augmentation.
+    axis_name: Axis of the devices that hold the global batch, for mixup; None
+      if one device holds it.
 
   Returns:
-    Normalised images, float32 [N, H, W, C], and targets, float32 [N, classes].
+    Normalized images, float32 [N, H, W, C], and targets, float32
+    [N, num_classes].
   """
   per_image, per_batch = jax.random.split(key)
   positions = first_example + jnp.arange(images.shape[0])
@@ -102,7 +104,7 @@ def augment(
 
   images = _apply_policy(images, policy_keys, augmentation)
   images = _apply_basic(images, basic_keys, augmentation)
-  images = normalise(images, augmentation.mean, augmentation.std)
+  images = normalize(images, augmentation.mean, augmentation.std)
   targets = labels
   if labels.ndim == 1:
     targets = jax.nn.one_hot(labels, augmentation.num_classes)
@@ -118,15 +120,15 @@ def augment(
   return images, targets
 
 
-def normalise(
+def normalize(
   images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> jax.Array:
-  """Brings images to zero mean and unit variance per channel.
+  """Subtract the mean of each channel, and divide by its deviation.
 
   Args:
     images: uint8 [..., C].
-    mean: Per channel, of pixel values in [0, 1].
-    std: Standard deviation, likewise.
+    mean: Mean of each channel, of pixel values in [0, 1].
+    std: Standard deviation of each channel, of pixel values in [0, 1].
 
   Returns:
     float32 [..., C].
@@ -135,8 +137,10 @@ def normalise(
   return (scaled - jnp.array(mean)) / jnp.array(std)
 
 
-def _apply_policy(images, keys, augmentation):
-  """AutoAugment or RandAugment, uint8 to uint8."""
+def _apply_policy(
+  images: jax.Array, keys: jax.Array, augmentation: Augmentation
+) -> jax.Array:
+  """Apply AutoAugment or RandAugment to uint8 images [N, H, W, C]."""
   if augmentation.policy in ("none", "basic"):
     return images
   if augmentation.policy == "randaugment":
@@ -155,8 +159,10 @@ def _apply_policy(images, keys, augmentation):
   return policies.map_images(operate, images, keys)
 
 
-def _apply_basic(images, keys, augmentation):
-  """The flip and the crop that go with the policy."""
+def _apply_basic(
+  images: jax.Array, keys: jax.Array, augmentation: Augmentation
+) -> jax.Array:
+  """Apply the policy's flip and crop to uint8 images [N, H, W, C]."""
   flip, padding = augmentation.flip, augmentation.crop_padding
   if augmentation.policy == "randaugment":
     padding = 0
@@ -167,8 +173,13 @@ def _apply_basic(images, keys, augmentation):
   )
 
 
-def _apply_cutout(images, batch_key, keys, augmentation):
-  """One patch for the batch, one for each image, or none."""
+def _apply_cutout(
+  images: jax.Array,
+  batch_key: jax.Array,
+  keys: jax.Array,
+  augmentation: Augmentation,
+) -> jax.Array:
+  """Zero one patch of the batch [N, H, W, C], one of each image, or none."""
   size = augmentation.cutout_size
   if augmentation.cutout == "batch":
     return cut_out(images, batch_key, size)
@@ -177,8 +188,10 @@ def _apply_cutout(images, batch_key, keys, augmentation):
   return images
 
 
-def _flip_and_crop(image, key, flip, padding):
-  """Flips with probability 1/2, then crops from the reflect-padded image."""
+def _flip_and_crop(
+  image: jax.Array, key: jax.Array, flip: bool, padding: int
+) -> jax.Array:
+  """Flip with probability 1/2, then crop from the reflect-padded image."""
   flip_key, crop_key = jax.random.split(key)
   if flip:
     is_flipped = jax.random.bernoulli(flip_key)
@@ -192,18 +205,20 @@ def _flip_and_crop(image, key, flip, padding):
 
 
 def cut_out(images: jax.Array, key: jax.Array, size: int) -> jax.Array:
-  """Zeroes one square patch, clipped at the border (DeVries & Taylor, 2017).
+  """Zero one square patch, clipped at the border.
 
-  The patch is centred on a random pixel and covers the `size` pixels from
-  `centre - size // 2` on, along both axes.
+  The center of the patch is a random pixel. The patch covers the `size` pixels
+  that start at `center - size // 2`, along both axes.
 
   Args:
-    images: Normalised float [..., H, W, C]; all share the patch.
+    images: Normalized float images [..., H, W, C]; all share the patch.
     key: Random key.
     size: Side of the patch.
 
   Returns:
-    Like `images`.
+    Images of the shape and dtype of `images`.
+
+  Reference: DeVries & Taylor (2017), https://arxiv.org/abs/1708.04552.
   """
   height, width = images.shape[-3:-1]
   row_key, column_key = jax.random.split(key)
@@ -219,7 +234,7 @@ def patch(
   width: int,
   size: int,
 ) -> jax.Array:
-  """Returns bool [H, W, 1]: the square patch around a pixel."""
+  """Return bool [H, W, 1], True in the square patch around a pixel."""
   from_row = jnp.arange(height) - row + size // 2
   from_column = jnp.arange(width) - column + size // 2
   in_rows = (from_row >= 0) & (from_row < size)
@@ -228,7 +243,7 @@ def patch(
 
 
 def _mixup_weight(key: jax.Array, alpha: float) -> jax.Array:
-  """Weight of the nearer example of a whole batch, in [1/2, 1]."""
+  """Draw the larger of the two weights of a batch, float32 in [1/2, 1]."""
   weight = jax.random.beta(key, alpha, alpha)
   return jnp.maximum(weight, 1 - weight)
 
@@ -239,21 +254,24 @@ def mix_with_partners(
   *,
   axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Mixup (Zhang et al., ICLR 2018): mixes examples of the global batch.
+  """Mix each example with a partner of the global batch.
 
   The partner of an example is its mirror image in the order of the global
-  batch, as in google-research/sam: it lives on the mirrored device.
+  batch, as in google-research/sam: it is on the mirrored device.
 
   Args:
-    batch: Arrays whose first axis is this device's part of the global batch.
-    weight: Weight of an example itself; its partner has the rest.
-    axis_name: Axis of the devices that hold the global batch, if several do.
+    batch: Float arrays whose first axis is this device's part of the batch.
+    weight: Weight of an example; its partner has weight `1 - weight`.
+    axis_name: Axis of the devices that hold the global batch; None if one
+      device holds it.
 
   Returns:
-    Arrays like those of `batch`.
+    Arrays of the shapes and dtypes of `batch`.
+
+  Reference: mixup, Zhang et al., ICLR 2018, https://arxiv.org/abs/1710.09412.
   """
 
-  def mix(mine):
+  def mix(mine: jax.Array) -> jax.Array:
     partners = mine[::-1]
     if axis_name is not None:
       count = jax.lax.axis_size(axis_name)

@@ -1,9 +1,9 @@
-"""Bicubic resizing as TensorFlow 1 did it, on the device.
+"""Bicubic resizing on the device, the same as in TensorFlow 1.
 
-google-research/sam resizes CIFAR images so for EfficientNets: after
-augmentation and normalisation, with the kernel of a = -0.75 tabulated at 1024
-places, from the pixel at floor(i * scale) on, without regard to pixel centres
-or aliasing.
+google-research/sam resizes CIFAR images in this way for EfficientNets, after
+augmentation and normalization. The kernel has a = -0.75 and is tabulated at
+1024 places; it starts at the pixel floor(i * scale), and ignores the centers
+of pixels and aliasing.
 """
 
 import functools
@@ -17,12 +17,12 @@ _TABLE_SIZE = 1024
 
 
 def resize_bicubic(images: jax.Array, height: int, width: int) -> jax.Array:
-  """Resizes images, as `tf.compat.v1.image.resize_bicubic` does.
+  """Resize images, as `tf.compat.v1.image.resize_bicubic` does.
 
   Args:
     images: float [N, H, W, C].
-    height: Of the result.
-    width: Likewise.
+    height: Height of the result.
+    width: Width of the result.
 
   Returns:
     float [N, height, width, C]; the images themselves if they have that size.
@@ -39,21 +39,21 @@ def resize_bicubic(images: jax.Array, height: int, width: int) -> jax.Array:
 
 @functools.cache
 def _weights(size: int, new_size: int) -> np.ndarray:
-  """Matrix float32 [new_size, size] from old to new pixels along an axis."""
+  """Return the float32 matrix [new_size, size] from old to new pixels."""
   scale = np.float32(size / new_size)
   position = np.arange(new_size, dtype=np.float32) * scale
   first = position.astype(np.int64)
   place = np.rint((position - first) * _TABLE_SIZE) / _TABLE_SIZE
   matrix = np.zeros((new_size, size))
-  for neighbour in (-1, 0, 1, 2):
-    column = np.clip(first + neighbour, 0, size - 1)
-    weight = _kernel(np.abs(place - neighbour))
+  for offset in (-1, 0, 1, 2):
+    column = np.clip(first + offset, 0, size - 1)
+    weight = _kernel(np.abs(place - offset))
     np.add.at(matrix, (np.arange(new_size), column), weight)
   return matrix.astype(np.float32)
 
 
 def _kernel(distance: np.ndarray) -> np.ndarray:
-  """Keys' cubic convolution kernel for distances up to 2."""
+  """Return Keys' cubic convolution kernel at distances up to 2."""
   x = distance
   near = ((_A + 2) * x - (_A + 3)) * x * x + 1
   far = ((_A * x - 5 * _A) * x + 8 * _A) * x - 4 * _A

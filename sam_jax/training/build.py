@@ -15,7 +15,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sam_jax import masks, methods, models
-from sam_jax.augment.pipeline import Augmentation, normalise
+from sam_jax.augment.pipeline import Augmentation, normalize
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.config import schema
 from sam_jax.config.schema import ConfigError
@@ -355,6 +355,6 @@ def preprocess_fn(spec: DatasetSpec) -> Callable[[jax.Array], jax.Array]:
   height, width, _ = spec.image_shape
 
   def preprocess(images):
-    return resize_bicubic(normalise(images, spec.mean, spec.std), height, width)
+    return resize_bicubic(normalize(images, spec.mean, spec.std), height, width)
 
   return preprocess

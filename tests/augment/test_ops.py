@@ -6,7 +6,7 @@ import pytest
 
 from sam_jax.augment import ops
 
-# Name in the recording, operation; all parity is exact, in every pixel.
+# Name in the recording: operation. Every pixel must be equal.
 PLAIN = {
   "AutoContrast": ops.autocontrast,
   "Equalize": ops.equalize,
@@ -34,7 +34,7 @@ def recorded(golden):
 
 
 def over_arguments(op, images, *arguments):
-  """Output [arguments, images, H, W, 3]."""
+  """Return outputs [arguments, images, H, W, 3]."""
   over_images = jax.vmap(op, (0, *(None for _ in arguments)))
   over_both = jax.vmap(over_images, (None, *(0 for _ in arguments)))
   return np.asarray(jax.jit(over_both)(images, *arguments))
@@ -72,7 +72,7 @@ def test_cutout_equals_official(recorded):
 
 @pytest.mark.parametrize("name", WITH_ARGUMENT)
 def test_fused_or_step_by_step_gives_the_same_bits(recorded, name):
-  """Rounding must not depend on what XLA merges."""
+  """Rounding does not depend on the operations that XLA merges."""
   op, argument = WITH_ARGUMENT[name], recorded[f"op/{name}/arg"][3]
   if isinstance(argument, np.float64):
     argument = np.float32(argument)
@@ -84,7 +84,7 @@ def test_fused_or_step_by_step_gives_the_same_bits(recorded, name):
 
 
 def equalized(channel):
-  """Second computation, level by level."""
+  """Compute the equalized channel again, level by level."""
   counts = np.bincount(channel.ravel(), minlength=256)
   step = (channel.size - counts[channel.max()]) // 255
   if not step:
@@ -101,12 +101,12 @@ def test_equalize_on_other_sizes(size):
   np.testing.assert_array_equal(jax.jit(ops.equalize)(image), expected)
 
 
-def test_greyscale_weighs_the_channels():
+def test_grayscale_weighs_the_channels():
   image = make_image()
-  grey = jax.jit(ops.color)(image, np.float32(0))
+  gray = jax.jit(ops.color)(image, np.float32(0))
   exact = image @ np.array([0.2989, 0.587, 0.114]) * 255.5 / 255
-  np.testing.assert_array_equal(grey[..., :1], grey[..., 1:2])
-  np.testing.assert_array_less(abs(grey[..., 0] - exact + 0.5), 0.501)
+  np.testing.assert_array_equal(gray[..., :1], gray[..., 1:2])
+  np.testing.assert_array_less(abs(gray[..., 0] - exact + 0.5), 0.501)
 
 
 def test_whole_numbers_of_pixels_translate_by_slicing():
@@ -128,13 +128,13 @@ def test_quarter_and_half_turns_permute_pixels():
 
 def test_official_quirks():
   image = make_image(16, 16)
-  # Level 10's threshold wraps around: everything is inverted, not nothing.
+  # The threshold of level 10 wraps around: all values are inverted.
   inverted = jax.jit(ops.solarize)(image, np.int32(256))
   np.testing.assert_array_equal(inverted, 255 - image)
-  # No bit is left to 0 bits, but TensorFlow keeps one.
+  # TensorFlow keeps one bit where 0 are asked for.
   one_bit = jax.jit(ops.posterize)(image, np.int32(0))
   np.testing.assert_array_equal(one_bit, image & 128)
-  # The "mean" is the number of pixels over 256.
+  # The "mean" is the number of pixels divided by 256.
   flat = jax.jit(ops.contrast)(image, np.float32(0))
   np.testing.assert_array_equal(flat, 16 * 16 // 256)
 
@@ -152,7 +152,7 @@ def test_sharpness_of_images_without_interior(size):
 
 
 def test_histogram_counts_exactly():
-  """More than bfloat16 or a rounded sum could hold: 300 * 300 of a level."""
+  """300 * 300 pixels of a level, more than bfloat16 counts exactly."""
   image = np.full((300, 300, 3), 200, np.uint8)
   image[0, 0] = (0, 15, 255)
   counts = jax.jit(ops._histogram)(image)

@@ -1,8 +1,9 @@
-"""The device's part of the input pipeline: what it does, and to whom."""
+"""The part of the input pipeline that runs on the device."""
 
 import functools
 import pathlib
 import runpy
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,14 @@ import pytest
 
 from sam_jax.augment import pipeline
 from sam_jax.augment.pipeline import Augmentation, augment
-from sam_jax.training.build import create_augmentation, input_spec
+from sam_jax.training import build, parallel
 
 SIZE, BATCH = 8, 16
-BASE = {"num_classes": 4, "mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+BASE: dict[str, Any] = {
+  "num_classes": 4,
+  "mean": (0.0,) * 3,
+  "std": (1 / 255,) * 3,
+}
 
 
 def make_batch(seed=0):
@@ -30,19 +35,23 @@ def on_one_device(augmentation, images, labels, key):
 
 def on_devices(augmentation, images, labels, key, count):
   def fn(images, labels):
-    first = jax.lax.axis_index("batch") * images.shape[0]
+    first = jax.lax.axis_index(parallel.AXIS) * images.shape[0]
     return augment(
       images,
       labels,
       key,
       first,
       augmentation=augmentation,
-      axis_name="batch",
+      axis_name=parallel.AXIS,
     )
 
-  split = lambda x: x.reshape(count, -1, *x.shape[1:])  # noqa: E731
-  mapped = jax.pmap(fn, axis_name="batch", devices=jax.devices()[:count])
-  outputs = jax.device_get(mapped(split(images), split(labels)))
+  mapped = parallel.map_over_devices(
+    fn, in_axes=(0, 0), out_axes=(0, 0), devices=jax.devices()[:count]
+  )
+  images, labels = (
+    x.reshape(count, -1, *x.shape[1:]) for x in (images, labels)
+  )
+  outputs = jax.device_get(mapped(images, labels))
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
 
 
@@ -66,7 +75,8 @@ def test_same_bits_on_any_number_of_devices(fields):
   expected = on_devices(augmentation, images, labels, key, 1)
   actual = on_devices(augmentation, images, labels, key, 8)
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
-  # Without an axis XLA fuses mixup's sum otherwise: the last bit may differ.
+  # Without an axis XLA fuses the sum of mixup differently: the last bit may
+  # differ.
   alone = on_one_device(augmentation, images, labels, key)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-6), alone, expected
@@ -88,8 +98,8 @@ def test_translation_is_the_official_one_of_each_policy(
   file = pathlib.Path(__file__).parents[2] / "configs" / f"{name}.py"
   config = runpy.run_path(str(file))["get_config"](variant)
   config.augment.translate_const = given
-  augmentation = create_augmentation(config, input_spec(config))
-  # Instead of a result, what would be mapped over the images.
+  augmentation = build.augmentation(config, build.dataset_spec(config))
+  # Return the function itself instead of mapping it over images.
   monkeypatch.setattr(pipeline.policies, "map_images", lambda fn, *_: fn)
   operate = pipeline._apply_policy(None, None, augmentation)
   assert operate.keywords["translate_const"] == expected
@@ -106,13 +116,13 @@ def test_basic_takes_windows_of_the_padded_image(flip):
     np.testing.assert_array_equal(targets, np.eye(4)[labels])
     for image, result in zip(images, np.rint(out), strict=True):
       seen.append(find_window(image, result, 1))
-  assert len(set(seen)) == 9 * (1 + flip)  # every offset, mirrored or not
+  assert len(set(seen)) == 9 * (1 + flip)  # all offsets, mirrored or not
   if flip:
     assert 0.35 < np.mean([is_flipped for is_flipped, *_ in seen]) < 0.65
 
 
 def find_window(image, result, padding):
-  """Which (flip, row, column) of the reflect-padded image this is."""
+  """Return the (flip, row, column) of a window of the reflect-padded image."""
   for is_flipped in (False, True):
     source = image[:, ::-1] if is_flipped else image
     around = ((padding, padding), (padding, padding), (0, 0))
@@ -137,7 +147,7 @@ def test_patch_equals_the_official_release(golden):
 
 
 @pytest.mark.parametrize("cutout", ["batch", "image"])
-def test_cutout_is_zero_after_normalisation(cutout):
+def test_cutout_is_zero_after_normalization(cutout):
   augmentation = Augmentation(
     **BASE, policy="none", cutout=cutout, cutout_size=4
   )
@@ -186,6 +196,6 @@ def test_steps_differ_and_share_one_program():
 
 
 @pytest.mark.parametrize("field", ["policy", "cutout"])
-def test_unknown_choices_are_named(field):
+def test_errors_name_unknown_choices(field):
   with pytest.raises(ValueError, match=f"{field} = 'x' is unknown; known"):
     Augmentation(**BASE, **{field: "x"})

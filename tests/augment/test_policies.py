@@ -1,4 +1,4 @@
-"""Which operations the policies apply, how often, and how strongly."""
+"""The operations that the policies apply, their frequencies and strengths."""
 
 import functools
 import json
@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 
 from sam_jax.augment import policies
+from sam_jax.augment.policy_tables import AUTOAUGMENT_POLICIES
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 OFFICIAL = json.loads((GOLDEN / "policies.json").read_text())
 OFFICIAL["cifar10"] = OFFICIAL.pop("cifar")
-COUNT = 10_000  # Images, to count frequencies.
+COUNT = 10_000  # images, for frequencies
 RANDAUGMENT = functools.partial(
   policies.randaugment, layers=2, magnitude=9, translate_const=100
 )
 
 
 def augment(fn, images, count, seed=0):
-  """Applies fn to `count` images, taken from `images` in turn."""
+  """Apply `fn` to `count` images, taken from `images` in turn."""
   images = np.resize(images, (count, *images.shape[1:]))
   keys = jax.random.split(jax.random.key(seed), count)
   mapped = jax.jit(functools.partial(policies.map_images, fn))
@@ -30,11 +31,11 @@ def augment(fn, images, count, seed=0):
 
 @pytest.fixture
 def record_operations(monkeypatch):
-  """Replaces operations by notes in the image's first pixels, last first."""
+  """Replace operations by notes in the first pixels, the last note first."""
 
   def note(number):
-    def op(image, argument, centre):
-      values = jnp.stack([number, jnp.sign(argument), *centre])
+    def op(image, argument, center):
+      values = jnp.stack([number, jnp.sign(argument), *center])
       values = values.astype(jnp.int32).astype(jnp.uint8)
       flat = jnp.concatenate([values, image.ravel()[: -values.size]])
       return flat.reshape(image.shape)
@@ -83,16 +84,16 @@ def assert_equally_frequent(found, expected, count):
 
 
 def test_names():
-  assert policies.AUTOAUGMENT_POLICIES == ("cifar10", "svhn", "imagenet")
+  assert list(AUTOAUGMENT_POLICIES) == ["cifar10", "svhn", "imagenet"]
 
 
-@pytest.mark.parametrize("name", policies.AUTOAUGMENT_POLICIES)
+@pytest.mark.parametrize("name", AUTOAUGMENT_POLICIES)
 def test_policies_equal_official(name):
-  table = [[list(step) for step in pair] for pair in policies._POLICIES[name]]
+  table = [[list(step) for step in pair] for pair in AUTOAUGMENT_POLICIES[name]]
   assert table == OFFICIAL[name]
 
 
-@pytest.mark.parametrize("name", policies.AUTOAUGMENT_POLICIES)
+@pytest.mark.parametrize("name", AUTOAUGMENT_POLICIES)
 def test_frequencies_of_operations(record_operations, name):
   fn = functools.partial(policies.autoaugment, policy=name)
   found = frequencies(record_operations(fn, COUNT))
@@ -107,9 +108,9 @@ def test_randaugment_draws_equally(record_operations):
   assert_equally_frequent(frequencies(sequences), pairs, COUNT)
 
 
-def test_signs_and_centres(record_operations):
+def test_signs_and_centers(record_operations):
   steps = [s for pair in record_operations(RANDAUGMENT, COUNT) for s in pair]
-  minus = 255  # -1 as uint8.
+  minus = 255  # -1 as uint8
   for name in policies._OPERATIONS:
     signs = [sign for found, sign, *_ in steps if found == name]
     if name in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"):
@@ -138,7 +139,7 @@ def test_levels_become_the_official_arguments(golden):
 
 
 def test_applies_operations_at_their_levels(golden, monkeypatch):
-  """Every recorded output, of either sign, is reached, and nothing else."""
+  """Outputs are exactly the recorded ones, of both signs."""
   recorded = golden("augment.npz")
   image = recorded["images"][:1]
   choices, expected = [], set()
@@ -154,14 +155,14 @@ def test_applies_operations_at_their_levels(golden, monkeypatch):
       levels, outputs = levels[is_official], outputs[is_official]
     choices += [[(name, 1.0, int(level))] for level in np.unique(levels)]
     expected |= {output[0].tobytes() for output in outputs}
-  monkeypatch.setitem(policies._POLICIES, "svhn", choices)
+  monkeypatch.setitem(AUTOAUGMENT_POLICIES, "svhn", choices)
   fn = functools.partial(policies.autoaugment, policy="svhn")
   outputs = augment(fn, image, 5000)
   assert {output.tobytes() for output in outputs} == expected
 
 
 def test_cutout_in_policies(monkeypatch):
-  monkeypatch.setitem(policies._POLICIES, "svhn", [[("Cutout", 1.0, 1)]])
+  monkeypatch.setitem(AUTOAUGMENT_POLICIES, "svhn", [[("Cutout", 1.0, 1)]])
   image = np.zeros((1, 64, 64, 3), np.uint8)
   fn = functools.partial(policies.autoaugment, policy="svhn")
   areas = (augment(fn, image, 500) == 128).all(-1).sum((1, 2))
