@@ -1,7 +1,9 @@
-"""EfficientNet, https://arxiv.org/abs/1905.11946, B0 to B8 and L2.
+"""EfficientNet B0 to B8 and L2 (Tan & Le, ICML 2019).
 
-Follows google-research/sam, which follows TensorFlow's implementation;
-depthwise kernels keep TensorFlow's shape, so that its checkpoints fit.
+The network of google-research/sam, which is that of TensorFlow. Depthwise
+kernels keep TensorFlow's shape, so that its checkpoints fit.
+
+Reference: https://arxiv.org/abs/1905.11946.
 """
 
 import dataclasses
@@ -14,7 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax.models import layers
-from sam_jax.models.layers import LayerSettings, Strides
+from sam_jax.models.classifier import Classifier, LayerSettings
+from sam_jax.models.layers import Strides
+from sam_jax.models.registry import register
 
 Array = jax.Array
 
@@ -38,13 +42,13 @@ class EfficientNetConfig(NamedTuple):
   """One member of the family.
 
   Attributes:
-    width: multiplies numbers of channels.
-    depth: multiplies numbers of blocks.
-    resolution: native side of the images.
-    dropout_rate: before the linear layer.
-    stages: the stages.
-    stem: channels of the first convolution, before scaling.
-    top: channels of the last convolution, before scaling.
+    width: Factor on numbers of channels.
+    depth: Factor on numbers of blocks.
+    resolution: Side in pixels of the images that it was designed for.
+    dropout_rate: Rate of dropout before the linear layer.
+    stages: Shapes of the blocks.
+    stem: Channels of the first convolution, before scaling.
+    top: Channels of the last convolution, before scaling.
   """
 
   width: float
@@ -64,14 +68,14 @@ class EfficientNetConfig(NamedTuple):
   top: int = 1280
 
   def channels(self, channels: int) -> int:
-    """`channels` scaled by width, as the nearest multiple of 8 but >= 90%."""
+    """Return `channels` scaled: the nearest multiple of 8 that is >= 90%."""
     scaled = channels * self.width
     steps = int(scaled + _DEPTH_DIVISOR / 2) // _DEPTH_DIVISOR
     rounded = max(_DEPTH_DIVISOR, steps * _DEPTH_DIVISOR)
     return rounded + _DEPTH_DIVISOR * (rounded < 0.9 * scaled)
 
   def blocks(self) -> list[Stage]:
-    """One scaled `Stage` with `repeats` 1 for each block."""
+    """Return one scaled `Stage`, with `repeats` = 1, for each block."""
     return [block for stage in self.stages for block in self._blocks(stage)]
 
   def _blocks(self, stage: Stage) -> Iterator[Stage]:
@@ -93,7 +97,7 @@ CONFIGS = {
   "efficientnet_b8": EfficientNetConfig(2.2, 3.6, 672, 0.5),
   "efficientnet_l2": EfficientNetConfig(4.3, 5.3, 800, 0.5),
   "efficientnet_l2_475": EfficientNetConfig(4.3, 5.3, 475, 0.5),
-  # Not in the literature: for tests and quick tries.
+  # Not in the literature: for tests and quick experiments.
   "efficientnet_tiny": EfficientNetConfig(
     1.0,
     1.0,
@@ -111,12 +115,12 @@ CONFIGS = {
 
 
 class DepthwiseConv(nn.Module):
-  """One filter per channel, `[N,H,W,C]` to `[N,h,w,C]`, 'SAME' padding.
+  """Convolution with one filter per channel and 'SAME' padding.
 
   Attributes:
-    kernel: side of the kernel; the parameter is `[kernel,kernel,C,1]`.
-    strides: of the convolution.
-    settings: shared layer settings.
+    kernel: Side of the kernel; the parameter is [kernel, kernel, C, 1].
+    strides: Strides of the convolution.
+    settings: Shared layer settings.
   """
 
   kernel: int
@@ -125,7 +129,7 @@ class DepthwiseConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Convolves each channel of `x` with its own filter."""
+    """Map [N, H, W, C] to [N, H/stride, W/stride, C]."""
     channels = x.shape[-1]
     shape = (self.kernel, self.kernel, channels, 1)
     kernel = self.param("depthwise_kernel", _init, shape, jnp.float32)
@@ -140,11 +144,11 @@ class DepthwiseConv(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-  """Scales each channel by a function of all channels' means.
+  """Squeeze-and-excitation: scale channels by a function of their means.
 
   Attributes:
-    reduced: channels of the hidden layer.
-    settings: shared layer settings.
+    reduced: Channels of the hidden layer.
+    settings: Shared layer settings.
   """
 
   reduced: int
@@ -152,7 +156,7 @@ class SqueezeExcite(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,C]` to the same shape."""
+    """Map [N, H, W, C] to the same shape."""
     means = jnp.mean(x, axis=(1, 2), keepdims=True)
     hidden = self._conv(means, self.reduced, "reduce_conv2d_0")
     gates = self._conv(nn.swish(hidden), x.shape[-1], "expand_conv2d_1")
@@ -168,9 +172,9 @@ class MBConvBlock(nn.Module):
   """Mobile inverted bottleneck with squeeze-and-excitation.
 
   Attributes:
-    block: shape of this block.
-    drop_rate: of stochastic depth.
-    settings: shared layer settings.
+    block: Shape of this block.
+    drop_rate: Rate of stochastic depth.
+    settings: Shared layer settings.
   """
 
   block: Stage
@@ -179,7 +183,7 @@ class MBConvBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,inputs]` to `[N,H/stride,W/stride,outputs]`."""
+    """Map [N, H, W, inputs] to [N, H/stride, W/stride, outputs]."""
     block, settings = self.block, self.settings
     y, norms = x, 0
     if block.expand_ratio != 1:
@@ -218,8 +222,8 @@ class Stem(nn.Module):
   """First convolution, stride 2, BN, swish.
 
   Attributes:
-    channels: of the convolution.
-    settings: shared layer settings.
+    channels: Channels of the convolution.
+    settings: Shared layer settings.
   """
 
   channels: int
@@ -227,7 +231,7 @@ class Stem(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,C]` to `[N,H/2,W/2,channels]`."""
+    """Map [N, H, W, C] to [N, H/2, W/2, channels]."""
     x = layers.conv(
       x,
       self.channels,
@@ -245,10 +249,10 @@ class Head(nn.Module):
   """1x1 convolution, BN, swish, average pool, dropout, linear layer.
 
   Attributes:
-    channels: of the convolution.
-    num_classes: number of logits.
-    dropout_rate: before the linear layer.
-    settings: shared layer settings.
+    channels: Channels of the convolution.
+    num_classes: Number of logits.
+    dropout_rate: Rate of dropout before the linear layer.
+    settings: Shared layer settings.
   """
 
   channels: int
@@ -258,7 +262,7 @@ class Head(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,C]` to float32 logits `[N,num_classes]`."""
+    """Map [N, H, W, C] to float32 logits [N, num_classes]."""
     x = layers.conv(
       x, self.channels, 1, self.settings, init=_init, name="conv2d"
     )
@@ -271,43 +275,24 @@ class Head(nn.Module):
     return dense(x)
 
 
-class EfficientNet(nn.Module):
-  """EfficientNet.
+class EfficientNet(Classifier):
+  """EfficientNet; its batch norms have a momentum and an epsilon of their own.
 
   Attributes:
-    num_classes: number of logits.
-    config: an entry of `CONFIGS`.
-    dropout_rate: before the linear layer.
-    stochastic_depth_rate: block i of n is dropped with this times i / n.
-    settings: shared layer settings; momentum and epsilon of the batch norms
-      are EfficientNet's own whatever they say.
+    config: An entry of `CONFIGS`.
+    dropout_rate: Rate of dropout before the linear layer.
+    stochastic_depth_rate: Rate of stochastic depth; that of block i of n is
+      this times i / n.
   """
 
-  num_classes: int
   config: EfficientNetConfig
   dropout_rate: float = 0.2
   stochastic_depth_rate: float = 0.2
-  settings: LayerSettings = LayerSettings()
 
   @nn.compact
-  def __call__(
-    self, x: Array, *, train: bool, true_gradient: bool = False
-  ) -> Array:
-    """Maps images `[N,H,W,C]` to float32 logits `[N,num_classes]`.
-
-    Args:
-      x: float images, any resolution and number of channels.
-      train: use batch statistics, dropout and stochastic depth (rng "dropout").
-      true_gradient: accepted by all models; nothing here depends on it.
-
-    Returns:
-      Logits.
-    """
-    settings = dataclasses.replace(
-      self.settings.for_call(self, train, true_gradient),
-      momentum=0.99,
-      epsilon=1e-3,
-    )
+  def logits(self, x: Array, settings: LayerSettings) -> Array:
+    """Return float32 logits [N, num_classes] of images [N, H, W, C]."""
+    settings = dataclasses.replace(settings, momentum=0.99, epsilon=1e-3)
     config = self.config
     x = Stem(config.channels(config.stem), settings, name="Stem_0")(x)
     mbconv = layers.block_class(MBConvBlock, settings)
@@ -322,3 +307,35 @@ class EfficientNet(nn.Module):
       settings,
       name=f"Head_{len(blocks) + 1}",
     )(x)
+
+
+@register(
+  f"({'|'.join(CONFIGS)})",
+  names=tuple(CONFIGS),
+  aliases={name.replace("_", "-"): name for name in CONFIGS},
+  image_size=lambda name: CONFIGS[name].resolution,
+  synchronized=True,
+)
+def efficientnet(
+  num_classes: int,
+  settings: LayerSettings,
+  name: str,
+  *,
+  dropout_rate: float | None = None,
+  stochastic_depth_rate: float = 0.2,
+) -> Classifier:
+  """Build a member of the family.
+
+  Args:
+    num_classes: Number of logits.
+    settings: Shared layer settings.
+    name: A key of `CONFIGS`.
+    dropout_rate: See `EfficientNet`; None is the rate of the member.
+    stochastic_depth_rate: See `EfficientNet`.
+  """
+  config = CONFIGS[name]
+  if dropout_rate is None:
+    dropout_rate = config.dropout_rate
+  return EfficientNet(
+    num_classes, settings, config, dropout_rate, stochastic_depth_rate
+  )

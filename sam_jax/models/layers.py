@@ -1,18 +1,17 @@
-"""Layers shared by every model family.
+"""Layers that the networks share.
 
-Names.  Parameter trees carry the names of the official release
-(google-research/sam), so that its parameters load without renaming.  Its
-unnamed submodules are numbered by ONE counter per parent, whatever their class
-(`Conv_0`, `BatchNorm_1`, `Conv_2`), where Linen counts each class by itself.
-All models here therefore pass `name=` explicitly, with the number that the
+Names: parameter trees carry the names of the official release
+(google-research/sam), so that its parameters load without renaming. The
+official code numbers unnamed submodules by ONE counter per parent, whatever
+their class (`Conv_0`, `BatchNorm_1`, `Conv_2`), where Linen counts each class
+separately. All networks here therefore pass `name=`, with the number that the
 official counter would give; explicitly named submodules do not advance it.
 
-Randomness.  Each random layer is split in two: `draw_*` turns a key into
-per-example draws, and a pure function applies them.  All keys come from the
-one rng collection "dropout".
+Randomness: each random layer is split in two. `draw_*` turns a key into
+per-example draws, and a pure function applies them. All keys come from the rng
+collection "dropout".
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,69 +19,33 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sam_jax.models.classifier import LayerSettings
+
 Array = jax.Array
 Initializer = nn.initializers.Initializer
-AxisGroups = tuple[tuple[int, ...], ...]
 Strides = tuple[int, int]
 
-# ShakeDrop's ranges and the final probability of dropping a block, from
-# https://arxiv.org/abs/1802.02375, table 1 ("per image", alpha in [-1, 1]).
+# Ranges of ShakeDrop's coefficients: Yamada et al. (2018), table 1 ("per
+# image", alpha in [-1, 1]).
 ALPHA_RANGE = (-1.0, 1.0)
 BETA_RANGE = (0.0, 1.0)
 
-# Kaiming initialisation in fan-out mode, as the AutoAugment code base used it.
+# Kaiming initialization in fan-out mode, as in the AutoAugment code base.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def dense_init(
   key: Array, shape: tuple[int, int], dtype: Any = jnp.float32
 ) -> Array:
-  """U[-s, s] with s = 1 / sqrt(number of outputs), for `[in, out]` kernels."""
+  """Draw a kernel [in, out] from U[-s, s], where s = 1 / sqrt(out)."""
   limit = shape[1] ** -0.5
   return jax.random.uniform(key, shape, dtype, minval=-limit, maxval=limit)
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSettings:
-  """What all layers of one model share, in one call.
-
-  Attributes:
-    dtype: of activations.  Parameters, statistics and logits stay float32.
-    batch_norm_axis: mapped axis over which batch statistics are averaged in
-      train mode; None keeps them local to the device.
-    batch_norm_groups: `axis_index_groups` of that average; None is all devices.
-    freeze_batch_norm: always normalise by running averages, never update them.
-    normalise: False drops batch normalisation altogether.
-    momentum: share of the old running average in the new one.
-    epsilon: added to the variance.
-    remat: recompute each block's activations in the backward pass.
-    train: batch statistics and random layers (set anew for each call).
-    true_gradient: backward coefficients of shake layers equal the forward ones.
-  """
-
-  dtype: Any = jnp.float32
-  batch_norm_axis: str | None = None
-  batch_norm_groups: AxisGroups | None = None
-  freeze_batch_norm: bool = False
-  normalise: bool = True
-  momentum: float = 0.9
-  epsilon: float = 1e-5
-  remat: bool = False
-  train: bool = False
-  true_gradient: bool = False
-
-  def for_call(
-    self, module: nn.Module, train: bool, true_gradient: bool
-  ) -> "LayerSettings":
-    """These settings in train or eval mode; initialisation draws nothing."""
-    train = train and not module.is_initializing()
-    return dataclasses.replace(self, train=train, true_gradient=true_gradient)
 
 
 def block_class(
   cls: type[nn.Module], settings: LayerSettings
 ) -> Callable[..., nn.Module]:
-  """`cls`, rematerialised if the settings ask for it; names do not change."""
+  """Return `cls`, rematerialized if the settings ask for it."""
   return nn.remat(cls) if settings.remat else cls
 
 
@@ -98,7 +61,7 @@ def conv(
   init: Initializer = conv_init,
   use_bias: bool = False,
 ) -> Array:
-  """Convolution by a square kernel, `[N,H,W,C]` to `[N,h,w,features]`."""
+  """Convolve [N, H, W, C] with a square kernel to [N, h, w, features]."""
   return nn.Conv(
     features,
     (kernel, kernel),
@@ -118,8 +81,8 @@ def batch_norm(
   name: str,
   scale_init: Initializer = nn.initializers.ones,
 ) -> Array:
-  """Batch normalisation over all axes but the last; identity if disabled."""
-  if not settings.normalise:
+  """Normalize over all axes but the last, unless the settings disable it."""
+  if not settings.normalize:
     return x
   return nn.BatchNorm(
     use_running_average=not settings.train or settings.freeze_batch_norm,
@@ -134,32 +97,32 @@ def batch_norm(
 
 
 def norm_relu(x: Array, settings: LayerSettings, *, name: str) -> Array:
-  """Batch normalisation, then ReLU."""
+  """Apply batch normalization, then ReLU."""
   return nn.relu(batch_norm(x, settings, name=name))
 
 
 def dense_logits(
   x: Array, num_classes: int, *, name: str, init: Initializer = dense_init
 ) -> Array:
-  """Global average pool and linear layer: `[N,H,W,C]` to f32 `[N,classes]`."""
+  """Map [N, H, W, C] to float32 [N, num_classes]: average pool, then linear."""
   x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
   return nn.Dense(num_classes, kernel_init=init, name=name)(x)
 
 
 def zero_pad_shortcut(x: Array, channels: int, strides: Strides) -> Array:
-  """Parameter-free shortcut: average pool by `strides`, pad channels by zeros.
+  """Average-pool by `strides`, then pad the channels with zeros.
 
-  An odd side is rounded up, as 'SAME' convolutions do, and its last window
-  averages the pixels that exist.  Sides that divide evenly, the only ones the
-  official code accepts, give the official result.
+  An odd side is rounded up, as by 'SAME' convolutions, and its last window
+  averages the pixels that exist. Sides that divide evenly, the only ones that
+  the official code accepts, give the official result.
 
   Args:
-    x: `[N,H,W,C]`.
-    channels: channels of the result, at least C.
-    strides: window and stride of the pool.
+    x: Float array [N, H, W, C].
+    channels: Channels of the result, at least C.
+    strides: Window and stride of the pool.
 
   Returns:
-    `[N, ceil(H/sh), ceil(W/sw), channels]`, the zeros last.
+    Float array [N, ceil(H/stride), ceil(W/stride), channels], the zeros last.
   """
   if strides != (1, 1):
     x = nn.avg_pool(x, strides, strides, "SAME", count_include_pad=False)
@@ -167,7 +130,7 @@ def zero_pad_shortcut(x: Array, channels: int, strides: Strides) -> Array:
 
 
 def draw_shake_shake(key: Array, batch: int) -> tuple[Array, Array]:
-  """Forward and backward gates, each uniform in [0, 1], f32 `[batch,1,1,1]`."""
+  """Draw forward and backward gates, float32 [batch, 1, 1, 1] in [0, 1)."""
   keys = jax.random.split(key)
   shape = (batch, 1, 1, 1)
   return jax.random.uniform(keys[0], shape), jax.random.uniform(keys[1], shape)
@@ -176,17 +139,19 @@ def draw_shake_shake(key: Array, batch: int) -> tuple[Array, Array]:
 def shake_shake(
   a: Array, b: Array, forward: Array, backward: Array, *, true_gradient: bool
 ) -> Array:
-  """Random mix of two branches, https://arxiv.org/abs/1705.07485.
+  """Mix two branches at random.
 
   Args:
-    a: `[N,H,W,C]`, first branch.
-    b: like `a`, second branch.
-    forward: `[N,1,1,1]`, weight of `a` in the value.
-    backward: `[N,1,1,1]`, weight of `a` in the gradient.
-    true_gradient: ignore `backward`, so that gradient and value agree.
+    a: Float array [N, H, W, C], the first branch.
+    b: Array like `a`, the second branch.
+    forward: Float array [N, 1, 1, 1], weights of `a` in the value.
+    backward: Float array [N, 1, 1, 1], weights of `a` in the gradient.
+    true_gradient: Ignore `backward`, so that gradient and value agree.
 
   Returns:
-    `forward * a + (1 - forward) * b`, like `a`.
+    `forward * a + (1 - forward) * b`, of the shape and dtype of `a`.
+
+  Reference: Gastaldi (2017), https://arxiv.org/abs/1705.07485.
   """
   value = _mix(a, b, forward)
   if true_gradient:
@@ -197,10 +162,10 @@ def shake_shake(
 def draw_shake_drop(
   key: Array, batch: int, keep_probability: float
 ) -> tuple[Array, Array, Array]:
-  """ShakeDrop's b, alpha and beta, each f32 `[batch,1,1,1]`.
+  """Draw ShakeDrop's mask, alpha and beta, each float32 [batch, 1, 1, 1].
 
-  b is 1 with `keep_probability` and else 0; alpha and beta are uniform in
-  `ALPHA_RANGE` and `BETA_RANGE`.
+  The mask is 1 with `keep_probability` and 0 otherwise; alpha and beta are
+  uniform in `ALPHA_RANGE` and `BETA_RANGE`.
   """
   mask_key, alpha_key, beta_key = jax.random.split(key, 3)
   shape = (batch, 1, 1, 1)
@@ -213,17 +178,19 @@ def draw_shake_drop(
 def shake_drop(
   x: Array, mask: Array, alpha: Array, beta: Array, *, true_gradient: bool
 ) -> Array:
-  """Random scale of a residual branch, https://arxiv.org/abs/1802.02375, eq 6.
+  """Scale a residual branch at random.
 
   Args:
-    x: `[N,H,W,C]`.
-    mask: `[N,1,1,1]`, 1 where the branch is kept as it is.
-    alpha: `[N,1,1,1]`, scale of the value where mask is 0.
-    beta: `[N,1,1,1]`, scale of the gradient where mask is 0.
-    true_gradient: ignore `beta`, so that gradient and value agree.
+    x: Float array [N, H, W, C].
+    mask: Float array [N, 1, 1, 1], 1 where the branch is kept as it is.
+    alpha: Float array [N, 1, 1, 1], scale of the value where the mask is 0.
+    beta: Float array [N, 1, 1, 1], scale of the gradient where the mask is 0.
+    true_gradient: Ignore `beta`, so that gradient and value agree.
 
   Returns:
-    `(mask + alpha - mask * alpha) * x`, like `x`.
+    `(mask + alpha - mask * alpha) * x`, of the shape and dtype of `x`.
+
+  Reference: Yamada et al. (2018), https://arxiv.org/abs/1802.02375, eq. 6.
   """
   value = x * (mask + alpha - mask * alpha).astype(x.dtype)
   if true_gradient:
@@ -234,30 +201,30 @@ def shake_drop(
 
 
 def shake_drop_expectation(keep_probability: float) -> float:
-  """The mean forward scale of ShakeDrop, which eval mode multiplies by."""
+  """Return ShakeDrop's mean scale of values, its scale in evaluation mode."""
   mean_alpha = sum(ALPHA_RANGE) / 2
   return keep_probability + (1 - keep_probability) * mean_alpha
 
 
 def draw_keep(key: Array, shape: tuple[int, ...], probability: float) -> Array:
-  """Bool array of `shape`, True with `probability`."""
+  """Draw a bool array of `shape` that is True with `probability`."""
   return jax.random.bernoulli(key, probability, shape)
 
 
 def dropout(
   x: Array, key: Array, rate: float, *, per_example: bool = False
 ) -> Array:
-  """Zeros with probability `rate`, else `x / (1 - rate)`.
+  """Return zero with probability `rate`, and `x / (1 - rate)` otherwise.
 
   Args:
-    x: `[N,...]`.
-    key: PRNG key.
-    rate: in [0, 1).
-    per_example: one draw for each example (stochastic depth,
-      https://arxiv.org/abs/1603.09382) instead of one for each value.
+    x: Float array [N, ...].
+    key: Random key.
+    rate: Probability in [0, 1).
+    per_example: Draw once for each example (stochastic depth, Huang et al.,
+      ECCV 2016, https://arxiv.org/abs/1603.09382), not once for each value.
 
   Returns:
-    Like `x`, which is its expected value.
+    Array of the shape and dtype of `x`, which is its expected value.
   """
   shape = (len(x),) + (1,) * (x.ndim - 1) if per_example else x.shape
   keep = draw_keep(key, shape, 1 - rate)
@@ -270,6 +237,6 @@ def _mix(a: Array, b: Array, weight: Array) -> Array:
 
 
 def _with_gradient_of(value: Array, surrogate: Array) -> Array:
-  # Exact in any dtype: what is added to the value is zero, its slope is not.
+  # Exact in any dtype: the sum adds zero to the value, but not to its slope.
   slope = surrogate - jax.lax.stop_gradient(surrogate)
   return jax.lax.stop_gradient(value) + slope

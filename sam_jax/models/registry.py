@@ -1,214 +1,132 @@
-"""The registry: model names and the options each family takes."""
+"""Names of networks: `register` adds a family, `create_model` builds one.
 
+Every file of this folder registers its own families: a new network is one new
+file. Networks outside of this package are named "package.module:function".
+"""
+
+import dataclasses
 import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-import flax.linen as nn
 import jax.numpy as jnp
 
-from sam_jax.models import efficientnet, resnet
-from sam_jax.models.layers import AxisGroups, LayerSettings
-from sam_jax.models.plain_cnn import PlainCNN
-from sam_jax.models.pyramidnet import PyramidNet
-from sam_jax.models.shake_shake import ShakeShake
-from sam_jax.models.wide_resnet import WideResnet
+from sam_jax.models.classifier import AxisGroups, Classifier, LayerSettings
+
+Build = Callable[..., Classifier]
+_Build = TypeVar("_Build", bound=Build)
 
 
-class Family(NamedTuple):
-  """A group of models that are built alike.
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """Networks that one function builds.
 
   Attributes:
-    pattern: regular expression that matches the whole name.
-    build: `(match, num_classes, settings, **options) -> module`.
-    names: the names to list; the pattern may match more.
-    options: keyword arguments of `create_model` that only some families have.
-    image_size: native side of the images; None: the configuration knows.
-    synchronised: officially, batch statistics are those of all devices.
+    pattern: Regular expression that matches the whole name of a network.
+    build: Function `(num_classes, settings, *groups, **options)`, where groups
+      are those of the match, as int if they consist of digits. Its parameters
+      after the groups are the options of the family, with their defaults.
+    names: Names to list; the pattern may match more.
+    general_name: Form of all names that match, to list next to `names`.
+    aliases: Other names of the same networks.
+    image_size: Side in pixels of the images that the networks were designed
+      for, or a function of the name that returns it; None if unknown.
+    synchronized: Officially, batch statistics are averaged over all devices.
   """
 
   pattern: str
-  build: Callable[..., nn.Module]
+  build: Build
   names: tuple[str, ...]
-  options: frozenset[str] = frozenset()
-  image_size: int | None = 32
-  synchronised: bool = False
+  general_name: str = ""
+  aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  image_size: int | Callable[[str], int] | None = 32
+  synchronized: bool = False
+
+  def options(self) -> list[str] | None:
+    """Return the names of the options; None if `build` takes any name."""
+    parameters = list(inspect.signature(self.build).parameters.values())
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+      return None
+    num_positional = 2 + re.compile(self.pattern).groups
+    names = [p.name for p in parameters[num_positional:]]
+    # Linen adds these two to every class.
+    return sorted(set(names) - {"parent", "name"})
 
 
-def _wide_resnet(
-  match: re.Match,
-  num_classes: int,
-  settings: LayerSettings,
-  *,
-  dropout_rate: float = 0.0,
-  additional_skips: bool = False,
-) -> nn.Module:
-  depth, width = int(match[1]), int(match[2])
-  if (depth - 4) % 6 or depth < 10 or width < 1:
-    raise ValueError(
-      f"No {match[0]}: a wide ResNet's depth is 6n + 4 (10, 16, 22, 28, 34, "
-      "40, ...) and its width at least 1, as in wrn28_10."
-    )
-  return WideResnet(
-    num_classes,
-    blocks_per_group=(depth - 4) // 6,
-    width=width,
-    additional_skips=additional_skips,
-    dropout_rate=dropout_rate,
-    settings=settings,
-  )
+# By pattern, so that a file that runs twice replaces its own families.
+_FAMILIES: dict[str, Family] = {}
 
 
-def _shake_shake(
-  match: re.Match, num_classes: int, settings: LayerSettings
-) -> nn.Module:
-  blocks, width = {"26_2x96d": (4, 6), "mini": (2, 1)}[match[1]]
-  return ShakeShake(num_classes, blocks, width, settings)
+def register(pattern: str, **attributes: Any) -> Callable[[_Build], _Build]:
+  r"""Return a decorator that makes networks known to `create_model`.
 
+  >>> @register(r"mlp_(\d+)", names=("mlp_2",))
+  ... class Perceptron(Classifier):
+  ...   depth: int
+  ...   width: int = 128
+  ...   @nn.compact
+  ...   def logits(self, x, settings):
+  ...     x = x.reshape(len(x), -1)
+  ...     for _ in range(self.depth):
+  ...       x = nn.relu(nn.Dense(self.width, dtype=settings.dtype)(x))
+  ...     return nn.Dense(self.num_classes)(x)
+  >>> model = create_model("mlp_3", num_classes=10, width=64)
+  >>> model.depth, model.width
+  (3, 64)
 
-def _pyramidnet(
-  match: re.Match, num_classes: int, settings: LayerSettings
-) -> nn.Module:
-  depth = int(match[1])
-  if (depth - 2) % 9 or depth < 11:
-    raise ValueError(
-      f"No {match[0]}: a bottleneck PyramidNet's depth is 9n + 2 (11, 110, "
-      "164, 272, ...), as in pyramidnet272."
-    )
-  shake_drop = match[2] is not None
-  return PyramidNet(
-    num_classes, depth, shake_drop=shake_drop, settings=settings
-  )
+  Args:
+    pattern: Regular expression that matches the whole name of a network. Its
+      groups are arguments of the function or class.
+    **attributes: Other attributes of `Family`; `names` is the pattern itself
+      unless given.
 
+  Returns:
+    A decorator of a function that builds networks or of a `Classifier` class.
+  """
 
-def _resnet(
-  match: re.Match, num_classes: int, settings: LayerSettings
-) -> nn.Module:
-  return resnet.ResNet(num_classes, int(match[1]), settings)
+  def decorate(build: _Build) -> _Build:
+    attributes.setdefault("names", (pattern,))
+    _FAMILIES[pattern] = Family(pattern, build, **attributes)
+    return build
 
-
-def _cifar_resnet(
-  match: re.Match, num_classes: int, settings: LayerSettings
-) -> nn.Module:
-  blocks = (int(match[1]) - 2) // 6
-  shortcuts = match[2] is None
-  return resnet.CifarResNet(num_classes, blocks, shortcuts, settings)
-
-
-def _plain_cnn(
-  match: re.Match, num_classes: int, settings: LayerSettings
-) -> nn.Module:
-  depth = int(match[1])
-  if depth < 4:
-    raise ValueError(f"No {match[0]}: the depth must be at least 4.")
-  return PlainCNN(num_classes, depth, settings)
-
-
-def _efficientnet(
-  match: re.Match,
-  num_classes: int,
-  settings: LayerSettings,
-  *,
-  dropout_rate: float | None = None,
-  stochastic_depth_rate: float = 0.2,
-) -> nn.Module:
-  config = efficientnet.CONFIGS[match[0]]
-  return efficientnet.EfficientNet(
-    num_classes,
-    config,
-    config.dropout_rate if dropout_rate is None else dropout_rate,
-    stochastic_depth_rate,
-    settings,
-  )
-
-
-_FAMILIES = (
-  Family(
-    r"wrn(\d+)_(\d+)",
-    _wide_resnet,
-    ("wrn10_2", "wrn16_8", "wrn28_10", "wrn40_2", "wrn40_10"),
-    frozenset({"dropout_rate", "additional_skips", "normalisation"}),
-  ),
-  Family(
-    r"shake_shake_(26_2x96d|mini)",
-    _shake_shake,
-    ("shake_shake_26_2x96d", "shake_shake_mini"),
-  ),
-  Family(
-    r"pyramidnet(\d+)(_shakedrop)?",
-    _pyramidnet,
-    ("pyramidnet110", "pyramidnet272", "pyramidnet272_shakedrop"),
-  ),
-  Family(
-    r"resnet(20|32|44|56|110)(_noshort)?",
-    _cifar_resnet,
-    ("resnet20", "resnet32", "resnet56", "resnet56_noshort"),
-  ),
-  Family(
-    f"resnet({'|'.join(map(str, resnet.RESNETS))})",
-    _resnet,
-    tuple(f"resnet{depth}" for depth in resnet.RESNETS),
-    image_size=224,
-  ),
-  Family(r"cnn(\d+)", _plain_cnn, ("cnn36", "cnn39")),
-  Family(
-    "|".join(efficientnet.CONFIGS),
-    _efficientnet,
-    tuple(efficientnet.CONFIGS),
-    frozenset({"dropout_rate", "stochastic_depth_rate"}),
-    image_size=None,
-    synchronised=True,
-  ),
-)
-
-# Other names of the same models, most of them the official release's.
-_ALIASES = {
-  "wrn_mini": "wrn16_1",
-  "pyramidnet_mini": "pyramidnet11",
-  "pyramidnet_mini_shakedrop": "pyramidnet11_shakedrop",
-  "WideResnet_mini": "wrn16_1",
-  "WideResnet28x10": "wrn28_10",
-  "WideResnet_ShakeShake_mini": "shake_shake_mini",
-  "WideResnet28x6_ShakeShake": "shake_shake_26_2x96d",
-  "Pyramid_ShakeDrop_mini": "pyramidnet11_shakedrop",
-  "Pyramid_ShakeDrop": "pyramidnet272_shakedrop",
-  "CNN36": "cnn36",
-  "CNN39": "cnn39",
-  **{f"Resnet{depth}": f"resnet{depth}" for depth in resnet.RESNETS},
-  **{name.replace("_", "-"): name for name in efficientnet.CONFIGS},
-}
+  return decorate
 
 
 def known_models() -> list[str]:
-  """The names that `create_model` lists, sorted.
+  """Return the names that error messages list, sorted.
 
-  `wrn{depth}_{width}` and `cnn{depth}` also work with other numbers, and
-  EfficientNets with hyphens.
+  Some families have more members, such as any `wrn{depth}_{width}`.
   """
-  names = {name for family in _FAMILIES for name in family.names} | {*_ALIASES}
+  names = {name for f in _families() for name in (*f.names, *f.aliases)}
   return sorted(name for name in names if "-" not in name)
 
 
-def image_size(name: str) -> int:
-  """Side in pixels of the images that a model was designed for.
+def image_size(name: str) -> int | None:
+  """Return the side in pixels of the images that a network was designed for.
 
-  Every model accepts other sizes too.
+  Every network accepts other sizes too. None if the size is unknown, as it is
+  of networks outside of this package.
 
   Raises:
-    ValueError: if the name is unknown.
+    ValueError: The name is unknown.
   """
   family, match = _lookup(name)
-  return family.image_size or efficientnet.CONFIGS[match[0]].resolution
+  size = family.image_size
+  return size(match[0]) if callable(size) else size
 
 
-def synchronises_batch_norm(name: str) -> bool:
-  """Whether the official model takes batch statistics over all devices.
+def synchronizes_batch_norm(name: str) -> bool:
+  """Return True if the official network averages statistics over all devices.
 
   Raises:
-    ValueError: if the name is unknown.
+    ValueError: The name is unknown.
   """
-  return _lookup(name)[0].synchronised
+  return _lookup(name)[0].synchronized
 
 
 def create_model(
@@ -219,95 +137,149 @@ def create_model(
   batch_norm_axis: str | None = None,
   batch_norm_groups: Sequence[Sequence[int]] | None = None,
   freeze_batch_norm: bool = False,
-  normalisation: bool | None = None,
   remat: bool = False,
-  dropout_rate: float | None = None,
-  stochastic_depth_rate: float | None = None,
-  additional_skips: bool | None = None,
-) -> nn.Module:
-  """Builds a model by name.
-
-  The module's call is `(x, *, train, true_gradient=False)`: float images
-  `[N,H,W,C]` to float32 logits `[N,num_classes]`, with the variable
-  collections `params` and `batch_stats` (both float32) and, if `train`, the
-  rng collection `dropout`.
+  **options: Any,
+) -> Classifier:
+  """Build a network by name.
 
   Args:
-    name: one of `known_models()`, or `wrn{depth}_{width}`, `cnn{depth}`.
-    num_classes: number of logits.
-    dtype: of activations, for example `jnp.bfloat16`.
-    batch_norm_axis: name of the mapped axis over which batch statistics are
+    name: One of `known_models()`; another member of a family, such as
+      `wrn{depth}_{width}`; or "package.module:function" for a network outside
+      of this package, built by a function `(num_classes, settings, **options)`
+      that returns a `Classifier`, or by a `Classifier` class.
+    num_classes: Number of logits.
+    dtype: Type of activations, for example `jnp.bfloat16`.
+    batch_norm_axis: Name of the mapped axis over which batch statistics are
       averaged in train mode; None keeps them local to each device.
-    batch_norm_groups: replica groups of that average, as in `lax.pmean`.
-    freeze_batch_norm: normalise by running averages in train mode too, and
+    batch_norm_groups: Replica groups of that average, as in `lax.pmean`.
+    freeze_batch_norm: Normalize by running averages in train mode too, and
       leave them unchanged (fine-tuning).
-    normalisation: False builds the network without batch normalisation (wide
-      ResNets only; see `WideResnet` for the learning rate that this needs).
-    remat: recompute activations block by block in the backward pass.
-    dropout_rate: of the head (EfficientNet) or inside blocks (wide ResNet);
-      None is the family's default.
-    stochastic_depth_rate: of the last block (EfficientNet); None is 0.2.
-    additional_skips: shortcuts around groups (wide ResNet).
+    remat: Recompute activations block by block in the backward pass.
+    **options: Options of the family, such as `dropout_rate` of wide ResNets
+      and EfficientNets. None is the family's default.
 
   Returns:
-    A Linen module.
+    A Linen module; see `Classifier` for its call.
 
   Raises:
-    ValueError: on an unknown name, or an option the family does not have.
+    ValueError: The name is unknown, or the family lacks an option.
   """
   if num_classes < 1:
     raise ValueError(f"num_classes must be at least 1, not {num_classes}.")
   if batch_norm_groups is not None and batch_norm_axis is None:
     raise ValueError("batch_norm_groups needs batch_norm_axis.")
   family, match = _lookup(name)
-  options = _supported(
-    name,
-    family,
-    normalisation=normalisation,
-    dropout_rate=dropout_rate,
-    stochastic_depth_rate=stochastic_depth_rate,
-    additional_skips=additional_skips,
-  )
   settings = LayerSettings(
     dtype=dtype,
     batch_norm_axis=batch_norm_axis,
     batch_norm_groups=_as_tuples(batch_norm_groups),
     freeze_batch_norm=freeze_batch_norm,
-    normalise=options.pop("normalisation", True),
     remat=remat,
   )
-  return family.build(match, num_classes, settings, **options)
+  groups = (int(g) if g and g.isdigit() else g for g in match.groups())
+  arguments = (num_classes, settings, *groups)
+  given = {key: value for key, value in options.items() if value is not None}
+  _check_arguments(name, family, arguments, given)
+  model = family.build(*arguments, **given)
+  if not isinstance(model, Classifier):
+    raise ValueError(
+      f"{name!r} must be a sam_jax.models.Classifier, not a "
+      f"{type(model).__name__}: derive it from that class."
+    )
+  return model
 
 
-def _lookup(name: str) -> tuple[Family, re.Match]:
-  canonical = _ALIASES.get(name, name)
-  for family in _FAMILIES:
-    match = re.fullmatch(family.pattern, canonical)
+@functools.cache
+def _import_families() -> None:
+  """Import the files of this folder, which register their families."""
+  package = importlib.import_module("sam_jax.models")
+  for module in pkgutil.iter_modules(package.__path__):
+    importlib.import_module(f"sam_jax.models.{module.name}")
+
+
+def _families() -> list[Family]:
+  """Return all families."""
+  _import_families()
+  return list(_FAMILIES.values())
+
+
+def _lookup(name: str) -> tuple[Family, re.Match[str]]:
+  """Return the family of a name, and the match of its pattern.
+
+  Raises:
+    ValueError: The name is unknown.
+  """
+  families = [_imported_family(name)] if ":" in name else _families()
+  for family in families:
+    match = re.fullmatch(family.pattern, family.aliases.get(name, name))
     if match:
       return family, match
   known = known_models()
-  near = difflib.get_close_matches(name, [*known, *_ALIASES], n=1, cutoff=0.4)
+  aliases = [alias for family in families for alias in family.aliases]
+  near = difflib.get_close_matches(name, [*known, *aliases], n=1, cutoff=0.4)
   hint = f" Did you mean {near[0]!r}?" if near else ""
+  general = sorted(f.general_name for f in families if f.general_name)
   raise ValueError(
     f"Unknown model {name!r}.{hint} Known: {', '.join(known)}; also any "
-    "wrn{depth}_{width} and cnn{depth}."
+    f"{', '.join(general)}, and package.module:function."
   )
 
 
-def _supported(name: str, family: Family, **options) -> dict[str, Any]:
-  """The options that were given, checked against those of the family."""
-  given = {k: v for k, v in options.items() if v is not None}
-  for option, value in given.items():
-    if option not in family.options:
+def _imported_family(name: str) -> Family:
+  """Return the family of one network, outside of this package.
+
+  Args:
+    name: "package.module:function"; the function may be a class.
+
+  Raises:
+    ValueError: There is no such function.
+  """
+  module_name, _, function_name = name.partition(":")
+  try:
+    module = importlib.import_module(module_name)
+  except (ImportError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"Unknown model {name!r}: can't import {module_name!r} ({error}). Add "
+      "its directory to PYTHONPATH, or correct the name."
+    ) from error
+  build = getattr(module, function_name, None)
+  if not callable(build):
+    raise ValueError(
+      f"Unknown model {name!r}: {module_name} has no function or class "
+      f"{function_name!r}."
+    )
+  return Family(re.escape(name), build, (name,), image_size=None)
+
+
+def _check_arguments(
+  name: str, family: Family, arguments: tuple, options: Mapping[str, Any]
+) -> None:
+  """Check the arguments of `family.build`.
+
+  Raises:
+    ValueError: The family lacks an option, a rate is out of range, or the
+      function takes other arguments.
+  """
+  known = family.options()
+  for option, value in options.items():
+    if known is not None and option not in known:
       raise ValueError(
-        f"{name!r} has no option {option!r}; "
-        f"it takes {sorted(family.options) or 'none of the kind'}."
+        f"{name!r} has no option {option!r}; it takes "
+        f"{', '.join(known) or 'none'}."
       )
-    if option.endswith("_rate") and not 0 <= value < 1:
-      raise ValueError(f"{option} must be in [0, 1), not {value}.")
-  return given
+    is_rate = option.endswith("_rate")
+    if is_rate and (isinstance(value, str) or not 0 <= value < 1):
+      raise ValueError(f"{option} must be in [0, 1), not {value!r}.")
+  try:
+    inspect.signature(family.build).bind(*arguments, **options)
+  except TypeError as error:
+    raise ValueError(
+      f"{name!r} must take (num_classes, settings, **options): {error}."
+    ) from error
 
 
 def _as_tuples(groups: Sequence[Sequence[int]] | None) -> AxisGroups | None:
-  # Linen modules are hashed, lists are not hashable.
-  return groups and tuple(tuple(int(i) for i in group) for group in groups)
+  # Linen hashes the settings, and lists are not hashable.
+  if groups is None:
+    return None
+  return tuple(tuple(int(i) for i in group) for group in groups)

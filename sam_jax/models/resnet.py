@@ -1,21 +1,25 @@
-"""Residual networks, https://arxiv.org/abs/1512.03385.
+"""Residual networks (He et al., CVPR 2016).
 
-`ResNet` is the ImageNet family as google-research/sam has it (version 1, the
-stride on the 3x3 convolution, the last scale of each block starts at zero).
+`ResNet` is the ImageNet family of google-research/sam (version 1, the stride
+on the 3x3 convolution, the last scale of each block starts at zero).
 `CifarResNet` is the small family of section 4.2, which SAM's label-noise
 experiments use at depth 32 and which the official release lacks.
+
+Reference: https://arxiv.org/abs/1512.03385.
 """
 
 import flax.linen as nn
 import jax
 
 from sam_jax.models import layers
-from sam_jax.models.layers import LayerSettings, Strides
+from sam_jax.models.classifier import Classifier, LayerSettings
+from sam_jax.models.layers import Strides
+from sam_jax.models.registry import register
 
 Array = jax.Array
 
-# Depth: (blocks per stage, whether blocks are bottlenecks).
-RESNETS = {
+# Depth: (blocks per stage, True if the blocks are bottlenecks).
+_RESNETS = {
   18: ((2, 2, 2, 2), False),
   34: ((3, 4, 6, 3), False),
   50: ((3, 4, 6, 3), True),
@@ -31,10 +35,11 @@ class ResNetBlock(nn.Module):
   """Two 3x3 convolutions, or a 1x1, 3x3, 1x1 bottleneck, plus a shortcut.
 
   Attributes:
-    channels: of the inner convolutions.
-    strides: of the first 3x3 convolution and of the shortcut.
-    bottleneck: which of the two; a bottleneck's result is four times wider.
-    settings: shared layer settings.
+    channels: Channels of the inner convolutions.
+    strides: Strides of the first 3x3 convolution and of the shortcut.
+    bottleneck: Build a bottleneck, whose result has four times as many
+      channels.
+    settings: Shared layer settings.
   """
 
   channels: int
@@ -44,7 +49,7 @@ class ResNetBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,C]` to `[N,H/stride,W/stride,channels or 4*channels]`."""
+    """Map [N, H, W, C] to [N, H/stride, W/stride, channels or 4 * channels]."""
     once = (1, 1)
     kernels = [(3, self.strides), (3, once)]
     width = self.channels
@@ -75,34 +80,24 @@ class ResNetBlock(nn.Module):
     )
 
 
-class ResNet(nn.Module):
+@register(
+  rf"resnet({'|'.join(map(str, _RESNETS))})",
+  names=tuple(f"resnet{depth}" for depth in _RESNETS),
+  aliases={f"Resnet{depth}": f"resnet{depth}" for depth in _RESNETS},
+  image_size=224,
+)
+class ResNet(Classifier):
   """ImageNet ResNet, version 1.
 
   Attributes:
-    num_classes: number of logits.
-    depth: a key of `RESNETS`.
-    settings: shared layer settings.
+    depth: Number of weight layers: 18, 34, 50, 101, 152 or 200.
   """
 
-  num_classes: int
   depth: int
-  settings: LayerSettings = LayerSettings()
 
   @nn.compact
-  def __call__(
-    self, x: Array, *, train: bool, true_gradient: bool = False
-  ) -> Array:
-    """Maps images `[N,H,W,C]` to float32 logits `[N,num_classes]`.
-
-    Args:
-      x: float images, any resolution and number of channels.
-      train: use batch statistics.
-      true_gradient: accepted by all models; nothing here depends on it.
-
-    Returns:
-      Logits.
-    """
-    settings = self.settings.for_call(self, train, true_gradient)
+  def logits(self, x: Array, settings: LayerSettings) -> Array:
+    """Return float32 logits [N, num_classes] of images [N, H, W, C]."""
     x = layers.conv(
       x,
       64,
@@ -113,7 +108,7 @@ class ResNet(nn.Module):
       init=_init,
       name="conv_init",
     )
-    # No ReLU before the pool: the official network has none there.
+    # The official network has no ReLU before the pool.
     x = layers.batch_norm(x, settings, name="bn_init")
     x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
     x, blocks = self._stages(x, settings)
@@ -122,9 +117,9 @@ class ResNet(nn.Module):
     )
 
   def _stages(self, x: Array, settings: LayerSettings) -> tuple[Array, int]:
-    """All blocks; returns their output and their number."""
+    """Apply all blocks; return their output and their number."""
     block = layers.block_class(ResNetBlock, settings)
-    stages, bottleneck = RESNETS[self.depth]
+    stages, bottleneck = _RESNETS[self.depth]
     prefix = "BottleneckResNetBlock" if bottleneck else "ResNetBlock"
     count = 0
     for stage, blocks in enumerate(stages):
@@ -140,13 +135,13 @@ class CifarBlock(nn.Module):
   """Conv, BN, ReLU, conv, BN, plus an optional shortcut, then ReLU.
 
   The shortcut has no parameters: it keeps every second pixel and pads the
-  channels by zeros ("option A" of the ResNet paper).
+  channels with zeros ("option A" of the ResNet paper).
 
   Attributes:
-    channels: of both convolutions.
-    strides: of the first convolution and of the shortcut.
-    shortcut: whether there is one.
-    settings: shared layer settings.
+    channels: Channels of both convolutions.
+    strides: Strides of the first convolution and of the shortcut.
+    shortcut: False drops the shortcut.
+    settings: Shared layer settings.
   """
 
   channels: int
@@ -156,7 +151,7 @@ class CifarBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,C]` to `[N,H/stride,W/stride,channels]`."""
+    """Map [N, H, W, C] to [N, H/stride, W/stride, channels]."""
     settings = self.settings
     y = layers.conv(
       x, self.channels, 3, settings, strides=self.strides, name="Conv_0"
@@ -171,36 +166,20 @@ class CifarBlock(nn.Module):
     return nn.relu(y)
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Classifier):
   """CIFAR ResNet of depth `6 * blocks_per_group + 2`: 16, 32, 64 channels.
 
   Attributes:
-    num_classes: number of logits.
-    blocks_per_group: 5 for ResNet-32.
-    shortcuts: False is the "noshort" network of the loss-surface figures.
-    settings: shared layer settings.
+    blocks_per_group: Number of blocks in a group: 5 for ResNet-32.
+    shortcuts: False builds the "noshort" network of the loss-surface figures.
   """
 
-  num_classes: int
   blocks_per_group: int
   shortcuts: bool = True
-  settings: LayerSettings = LayerSettings()
 
   @nn.compact
-  def __call__(
-    self, x: Array, *, train: bool, true_gradient: bool = False
-  ) -> Array:
-    """Maps images `[N,H,W,C]` to float32 logits `[N,num_classes]`.
-
-    Args:
-      x: float images, any resolution and number of channels.
-      train: use batch statistics.
-      true_gradient: accepted by all models; nothing here depends on it.
-
-    Returns:
-      Logits.
-    """
-    settings = self.settings.for_call(self, train, true_gradient)
+  def logits(self, x: Array, settings: LayerSettings) -> Array:
+    """Return float32 logits [N, num_classes] of images [N, H, W, C]."""
     block = layers.block_class(CifarBlock, settings)
     x = layers.conv(x, 16, 3, settings, name="conv_init")
     x = layers.norm_relu(x, settings, name="bn_init")
@@ -211,3 +190,15 @@ class CifarResNet(nn.Module):
       name = f"CifarBlock_{i}"
       x = block(16 << group, strides, self.shortcuts, settings, name=name)(x)
     return layers.dense_logits(x, self.num_classes, name=f"Dense_{blocks}")
+
+
+@register(
+  r"resnet(20|32|44|56|110)(_noshort)?",
+  names=("resnet20", "resnet32", "resnet56", "resnet56_noshort"),
+)
+def cifar_resnet(
+  num_classes: int, settings: LayerSettings, depth: int, noshort: str | None
+) -> Classifier:
+  """Build `resnet{depth}` or `resnet{depth}_noshort` for CIFAR."""
+  blocks = (depth - 2) // 6
+  return CifarResNet(num_classes, settings, blocks, shortcuts=noshort is None)

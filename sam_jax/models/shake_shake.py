@@ -1,6 +1,8 @@
-"""Residual networks with Shake-Shake, https://arxiv.org/abs/1705.07485.
+"""Residual networks with Shake-Shake regularization (Gastaldi, 2017).
 
-Follows google-research/sam, which follows the AutoAugment code base.
+The network of google-research/sam, which is that of the AutoAugment code base.
+
+Reference: https://arxiv.org/abs/1705.07485.
 """
 
 import flax.linen as nn
@@ -8,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax.models import layers
-from sam_jax.models.layers import LayerSettings, Strides
+from sam_jax.models.classifier import Classifier, LayerSettings
+from sam_jax.models.layers import Strides
+from sam_jax.models.registry import register
 
 Array = jax.Array
 
@@ -16,12 +20,12 @@ Array = jax.Array
 class Shortcut(nn.Module):
   """Two 1x1 convolutions of pixels one apart, concatenated, then BN.
 
-  Nothing at all (and no parameters) if the channels already match.
+  The identity, without parameters, if the channels already match.
 
   Attributes:
-    channels: of the result.
-    strides: between the pixels that are kept.
-    settings: shared layer settings.
+    channels: Channels of the result.
+    strides: Strides between the pixels that are kept.
+    settings: Shared layer settings.
   """
 
   channels: int
@@ -30,10 +34,10 @@ class Shortcut(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,C]` to `[N,ceil(H/stride),ceil(W/stride),channels]`."""
+    """Map [N, H, W, C] to [N, ceil(H/stride), ceil(W/stride), channels]."""
     if x.shape[-1] == self.channels:
       return x
-    # The second path looks one pixel further down and right.
+    # The second path sees the pixel one further down and right.
     shifted = jnp.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)])[:, 1:, 1:]
     rows, columns = self.strides
     paths = [
@@ -54,9 +58,10 @@ class ShakeShakeBlock(nn.Module):
   """Two residual branches of equal shape, mixed at random.
 
   Attributes:
-    channels: of all convolutions.
-    strides: of the first convolution of each branch and of the shortcut.
-    settings: shared layer settings.
+    channels: Channels of all convolutions.
+    strides: Strides of the first convolution of each branch and of the
+      shortcut.
+    settings: Shared layer settings.
   """
 
   channels: int
@@ -65,7 +70,7 @@ class ShakeShakeBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,C]` to `[N,H/stride,W/stride,channels]`."""
+    """Map [N, H, W, C] to [N, H/stride, W/stride, channels]."""
     a, b = self._branch(x, "a"), self._branch(x, "b")
     if self.settings.train:
       key = self.make_rng("dropout")
@@ -83,7 +88,7 @@ class ShakeShakeBlock(nn.Module):
     return shortcut(x) + mixed
 
   def _branch(self, x: Array, branch: str) -> Array:
-    """ReLU, conv, BN, ReLU, conv, BN."""
+    """Apply ReLU, conv, BN, ReLU, conv, BN."""
     settings, channels = self.settings, self.channels
     y = layers.conv(
       nn.relu(x),
@@ -102,10 +107,10 @@ class ShakeShakeGroup(nn.Module):
   """Blocks of equal width; the first one may reduce the resolution.
 
   Attributes:
-    blocks: number of blocks.
-    channels: of each block.
-    strides: of the first block.
-    settings: shared layer settings.
+    blocks: Number of blocks.
+    channels: Channels of each block.
+    strides: Strides of the first block.
+    settings: Shared layer settings.
   """
 
   blocks: int
@@ -115,7 +120,7 @@ class ShakeShakeGroup(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Maps `[N,H,W,C]` to `[N,H/stride,W/stride,channels]`."""
+    """Map [N, H, W, C] to [N, H/stride, W/stride, channels]."""
     block = layers.block_class(ShakeShakeBlock, self.settings)
     for i in range(self.blocks):
       strides = self.strides if i == 0 else (1, 1)
@@ -124,37 +129,21 @@ class ShakeShakeGroup(nn.Module):
     return x
 
 
-class ShakeShake(nn.Module):
+class ShakeShake(Classifier):
   """Shake-Shake network of depth `6 * blocks_per_group + 2`.
 
   Attributes:
-    num_classes: number of logits.
-    blocks_per_group: 4 for Shake-Shake 26.
-    width: multiplies the 16, 32 and 64 channels of the three groups; 6 gives
-      the "2x96d" network.
-    settings: shared layer settings.
+    blocks_per_group: Number of blocks in a group: 4 for Shake-Shake 26.
+    width: Factor on the 16, 32 and 64 channels of the three groups; 6 for the
+      "2x96d" network.
   """
 
-  num_classes: int
   blocks_per_group: int
   width: int
-  settings: LayerSettings = LayerSettings()
 
   @nn.compact
-  def __call__(
-    self, x: Array, *, train: bool, true_gradient: bool = False
-  ) -> Array:
-    """Maps images `[N,H,W,C]` to float32 logits `[N,num_classes]`.
-
-    Args:
-      x: float images, any resolution and number of channels.
-      train: use batch statistics and random gates (rng "dropout").
-      true_gradient: backward gates equal the forward ones.
-
-    Returns:
-      Logits.
-    """
-    settings = self.settings.for_call(self, train, true_gradient)
+  def logits(self, x: Array, settings: LayerSettings) -> Array:
+    """Return float32 logits [N, num_classes] of images [N, H, W, C]."""
     x = layers.conv(x, 16, 3, settings, name="init_conv")
     x = layers.batch_norm(x, settings, name="init_bn")
     for i in range(3):
@@ -166,3 +155,19 @@ class ShakeShake(nn.Module):
         name=f"WideResnetShakeShakeGroup_{i}",
       )(x)
     return layers.dense_logits(nn.relu(x), self.num_classes, name="Dense_3")
+
+
+@register(
+  r"shake_shake_(26_2x96d|mini)",
+  names=("shake_shake_26_2x96d", "shake_shake_mini"),
+  aliases={
+    "WideResnet_ShakeShake_mini": "shake_shake_mini",
+    "WideResnet28x6_ShakeShake": "shake_shake_26_2x96d",
+  },
+)
+def shake_shake(
+  num_classes: int, settings: LayerSettings, member: str
+) -> Classifier:
+  """Build `shake_shake_{member}`."""
+  blocks, width = {"26_2x96d": (4, 6), "mini": (2, 1)}[member]
+  return ShakeShake(num_classes, settings, blocks, width)

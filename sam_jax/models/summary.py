@@ -1,4 +1,4 @@
-"""A table of a model's layers, its size and its cost."""
+"""A table of a network's layers, its size and its cost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ _WIDTH = 120
 
 
 def model_summary(model: nn.Module, image_shape: Sequence[int]) -> str:
-  """Describes a model without running or compiling it.
+  """Describe a network without running or compiling it.
 
   Args:
-    model: from `create_model`.
-    image_shape: `(height, width, channels)` of one image.
+    model: The network, from `create_model`.
+    image_shape: Height, width and channels of one image.
 
   Returns:
     Linen's table down to blocks, then the numbers of parameters and of batch
@@ -33,7 +33,7 @@ def model_summary(model: nn.Module, image_shape: Sequence[int]) -> str:
   )(image, train=False)
   variables = jax.eval_shape(lambda x: model.init(keys, x, train=False), image)
   forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
-  # The cost is read off the unoptimised program: nothing is compiled.
+  # The cost of the unoptimized program: nothing is compiled.
   cost = forward.lower(variables, image).cost_analysis() or {}
   flops = cost.get("flops")
   return "\n".join(
@@ -43,10 +43,11 @@ def model_summary(model: nn.Module, image_shape: Sequence[int]) -> str:
       f"Batch statistics: {_count(variables.get('batch_stats', {})):,}",
       f"FLOPs of one image: {flops:,.0f}"
       if flops is not None
-      else "FLOPs of one image: not known to this backend",
+      else "FLOPs of one image: unknown to this backend",
     ]
   )
 
 
 def _count(tree: Any) -> int:
+  """Return the number of values of a tree of arrays."""
   return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -225,7 +225,7 @@ def batch_norm_scope(config: ConfigDict) -> str:
     return config.model.batch_norm
   if config.pretrained:
     return "frozen"
-  if models.synchronises_batch_norm(config.model.name):
+  if models.synchronizes_batch_norm(config.model.name):
     return "all"
   return "m"
 
@@ -254,7 +254,7 @@ def model(
       remat=config.model.remat,
       dropout_rate=config.model.dropout_rate,
       additional_skips=config.model.additional_skips,
-      normalisation=config.model.normalization,
+      normalization=config.model.normalization,
       **config.model.options,
     )
 

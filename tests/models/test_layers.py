@@ -1,4 +1,4 @@
-"""Random layers, shortcuts, initialisers."""
+"""Random layers, shortcuts, initializers."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,9 @@ import pytest
 
 from sam_jax.models import create_model, layers
 from tests.models.golden_models import flattened
+from tests.models.passes import images
 
 DRAWS = 20_000
-
-
-def images(*shape, seed=0):
-  return jax.random.normal(jax.random.key(seed), shape)
 
 
 def shake_shake_pass(key, a, b, true_gradient=False):
@@ -56,7 +53,7 @@ def test_dropout_keeps_the_mean(per_example):
 
 
 def directional_derivatives(fn, *xs):
-  """Reverse-mode and central-difference derivative along one direction."""
+  """Return reverse-mode and central-difference derivatives in a direction."""
   directions = [images(*x.shape, seed=7 + i) for i, x in enumerate(xs)]
   grads = jax.grad(lambda xs: fn(*xs))(list(xs))
   reverse = sum(jnp.vdot(g, d) for g, d in zip(grads, directions, strict=True))
@@ -78,7 +75,7 @@ def test_true_gradient_is_the_derivative(layer, true_gradient):
     return jnp.sum(y * images(*y.shape, seed=5))
 
   reverse, difference = directional_derivatives(fn, *xs)
-  # Otherwise the backward coefficients are drawn independently.
+  # Without `true_gradient` the backward coefficients are independent.
   assert np.isclose(reverse, difference, rtol=1e-3) == true_gradient
 
 
@@ -124,7 +121,7 @@ def test_zero_pad_shortcut():
 
 
 def initial(model, *names, size=32):
-  """The named initial parameters; XLA skips the computation of all others."""
+  """Return some initial parameters; XLA computes no others."""
 
   @jax.jit
   def init(key):
@@ -143,11 +140,12 @@ def assert_moments(values, std, kurtosis):
   assert fourth == pytest.approx(kurtosis, abs=25 / values.size**0.5)
 
 
-# Fourth moments over squared variances; jax cuts normals at two deviations.
+# Fourth moments over squared variances; jax truncates normals at two
+# deviations.
 NORMAL, UNIFORM, TRUNCATED = 3.0, 1.8, 2.37
 
 
-def test_initialisers_of_cifar_models():
+def test_initializers_of_cifar_models():
   conv, dense, bias, scale = initial(
     create_model("wrn16_4", 100),
     "WideResnetGroup_2/WideResnetBlock_0/conv1/kernel",
@@ -163,7 +161,7 @@ def test_initialisers_of_cifar_models():
   assert (scale == 1).all()
 
 
-def test_initialisers_of_resnet():
+def test_initializers_of_resnet():
   conv, dense, inner, last = initial(
     create_model("resnet18", 100),
     "ResNetBlock_6/Conv_0/kernel",
@@ -179,7 +177,7 @@ def test_initialisers_of_resnet():
   assert not last.any()
 
 
-def test_initialisers_of_efficientnet():
+def test_initializers_of_efficientnet():
   head, depthwise, dense = initial(
     create_model("efficientnet_b0", 100),
     "Head_17/conv2d/kernel",

@@ -100,7 +100,7 @@ def test_batch_statistics_are_shared_as_officially():
   assert build.parts(config, SPEC, 4, 8).model.settings.batch_norm_axis is None
 
 
-def test_networks_without_normalisation_have_no_batch_statistics():
+def test_networks_without_normalization_have_no_batch_statistics():
   config = make_config("wrn10_1")
   config.model.normalization = False
   parts = build.parts(config, SPEC, 4, 8)
