@@ -1,8 +1,8 @@
-"""Pretrained parameters: official checkpoints and our own converted files.
+"""Pretrained parameters: official checkpoints and converted files.
 
-Both are msgpack files as `flax.serialization` writes them; nothing is ever
-unpickled.  Three layouts of the official release (google-research/sam) are
-known, next to our own `{"params", "batch_stats"}`:
+Both are msgpack files of `flax.serialization`; nothing is ever unpickled.
+Three layouts of the official release (google-research/sam) are known, in
+addition to our own `{"params", "batch_stats"}`:
 
 * a model: `{"0": {"params"}, "1": {"/module/path": {"mean", "var"}}}`;
 * a training run: `{"optimizer": {"target": {"params"}}, "model_state", ...}`,
@@ -14,26 +14,29 @@ Parameter names need no translation: see `sam_jax.models.layers`.
 """
 
 import os
-import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import serialization, traverse_util
+
+from sam_jax.models.classifier import Classifier
+from sam_jax.models.registry import create_model
 
 FlatArrays = dict[str, np.ndarray]
 Variables = Mapping[str, Any]
 
 
 class Checkpoint(NamedTuple):
-  """Arrays of a checkpoint file, by '/'-joined names.
+  """Arrays of a checkpoint file, by names joined with '/'.
 
   Attributes:
-    params: parameters.
-    batch_stats: running averages, names ending in `/mean` and `/var`.
-    kind: what the file was, in words.
-    path: where it was.
+    params: Parameters.
+    batch_stats: Running averages; their names end in `/mean` and `/var`.
+    kind: Description of the file's layout.
+    path: Path of the file.
   """
 
   params: FlatArrays
@@ -42,7 +45,7 @@ class Checkpoint(NamedTuple):
   path: str
 
   def num_classes(self) -> int | None:
-    """Number of outputs of the linear layer; None if there is no such layer."""
+    """Return the number of outputs of the linear layer; None without one."""
     for name, value in self.params.items():
       if _is_head(name) and name.endswith("/kernel"):
         return value.shape[-1]
@@ -52,19 +55,19 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(
   path: str | os.PathLike, *, use_ema: bool = True
 ) -> Checkpoint:
-  """Reads an official checkpoint or a converted file.
+  """Read an official checkpoint or a converted file.
 
   Args:
-    path: the file, for example `.../checkpoint_0`.
-    use_ema: take the moving averages if the file has them, which is what the
-      official evaluation uses.
+    path: The file, for example `.../checkpoint_0`; local or `gs://`.
+    use_ema: Take the moving averages if the file has them, as the official
+      evaluation does.
 
   Returns:
-    The arrays as float32.
+    The arrays, float32.
 
   Raises:
-    OSError: if the file cannot be read.
-    ValueError: if it is truncated or no known checkpoint.
+    OSError: The file cannot be read.
+    ValueError: The file is truncated, or not a known checkpoint.
   """
   tree = _unpack(path)
   try:
@@ -72,11 +75,11 @@ def read_checkpoint(
     params, stats = _flatten(params), _flatten(stats)
   except (KeyError, TypeError, AttributeError) as error:
     raise _unknown_layout(path, tree) from error
-  for name, value in {**params, **stats}.items():
+  for name, value in [*params.items(), *stats.items()]:
     if not isinstance(value, np.ndarray):
       raise ValueError(
-        f"{path}: {name!r} is no array but a {type(value).__name__}. The file "
-        "is damaged or no checkpoint; fetch it again."
+        f"{path}: {name!r} is not an array but a {type(value).__name__}. The "
+        "file is damaged or not a checkpoint; fetch it again."
       )
   return Checkpoint(_as_float32(params), _as_float32(stats), kind, str(path))
 
@@ -84,22 +87,22 @@ def read_checkpoint(
 def load_pretrained(
   checkpoint: Checkpoint, variables: Variables
 ) -> tuple[dict[str, Any], str]:
-  """Replaces freshly initialised variables by those of a checkpoint.
+  """Replace freshly initialized variables by those of a checkpoint.
 
-  The final linear layer stays as initialised if the numbers of classes differ.
-  Everything else must match in name and shape, both ways.
+  The final linear layer stays as initialized if the numbers of classes differ.
+  All other names and shapes must be the same in both.
 
   Args:
-    checkpoint: from `read_checkpoint`.
-    variables: `{"params", "batch_stats"}` of the model to fill, arrays or
+    checkpoint: Result of `read_checkpoint`.
+    variables: `{"params", "batch_stats"}` of the network to fill, arrays or
       `jax.ShapeDtypeStruct`s.
 
   Returns:
-    The filled variables (NumPy arrays, float32) and a line that says what was
-    loaded.
+    The filled variables (NumPy arrays, float32) and a line that reports what
+    was loaded.
 
   Raises:
-    ValueError: if the checkpoint is of another architecture.
+    ValueError: The checkpoint is of another architecture.
   """
   fresh = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
   fresh_stats = traverse_util.flatten_dict(
@@ -122,58 +125,72 @@ def load_pretrained(
   return result, _report(checkpoint, loaded, new_head)
 
 
-def save_pretrained(path: str | os.PathLike, variables: Variables) -> None:
-  """Writes `{"params", "batch_stats"}` for `load_pretrained`, atomically.
+def load_network(
+  name: str, path: str | os.PathLike, *, use_ema: bool = True
+) -> tuple[Classifier, dict[str, Any], str]:
+  """Build the network of a checkpoint, with as many classes as it has.
 
   Args:
-    path: local file to write; its directory is made if need be.
-    variables: of any of our models.
+    name: Name of the network, see `create_model`.
+    path: See `read_checkpoint`.
+    use_ema: See `read_checkpoint`.
+
+  Returns:
+    The network, its variables and a line that reports what was loaded.
 
   Raises:
-    OSError: if the file cannot be written; an older one is left as it was.
+    OSError: The file cannot be read.
+    ValueError: The name is unknown, or the file not a checkpoint of it.
+  """
+  checkpoint = read_checkpoint(path, use_ema=use_ema)
+  # Without a linear layer any number works: other names are missing anyway.
+  model = create_model(name, checkpoint.num_classes() or 1)
+  # Shapes of parameters do not depend on the size of images: small is fast.
+  image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  keys = {"params": jax.random.key(0)}
+  shapes = jax.eval_shape(lambda x: model.init(keys, x, train=False), image)
+  return model, *load_pretrained(checkpoint, shapes)
+
+
+def to_bytes(variables: Variables) -> bytes:
+  """Return the content of a file that `read_checkpoint` reads.
+
+  Args:
+    variables: `{"params", "batch_stats"}` of any network.
   """
   tree = {k: variables.get(k, {}) for k in ("params", "batch_stats")}
-  data = serialization.msgpack_serialize(serialization.to_state_dict(tree))
-  directory = os.path.dirname(os.path.abspath(path))
-  os.makedirs(directory, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=directory, prefix=".pretrained-")
-  try:
-    with os.fdopen(handle, "wb") as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    # mkstemp makes files private; give this one the permissions of any other.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(temporary, 0o666 & ~mask)
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+  return serialization.msgpack_serialize(serialization.to_state_dict(tree))
 
 
 def _unpack(path: str | os.PathLike) -> Any:
-  path = epath.Path(path)
-  if path.is_dir():
+  """Return the tree of a msgpack file."""
+  from etils import epath  # not needed to build networks
+
+  file = epath.Path(path)
+  if file.is_dir():
     raise ValueError(
-      f"{path} is a directory; name the checkpoint file in it, for example "
-      f"{path / 'checkpoint_0'}."
+      f"{file} is a directory; give the checkpoint file in it, for example "
+      f"{file / 'checkpoint_0'}."
     )
-  data = path.read_bytes()
+  data = file.read_bytes()
   try:
     return serialization.msgpack_restore(data)
-  # Damaged bytes may decode to anything, so that any exception can follow.
+  # Damaged bytes may decode to anything, and then raise any exception.
   except Exception as error:
     truncated = not data or "incomplete" in str(error)
     reason = "is truncated" if truncated else "is not a Flax checkpoint"
     raise ValueError(
-      f"{path} {reason} ({len(data)} bytes; {error}). Fetch it again and "
+      f"{file} {reason} ({len(data)} bytes; {error}). Fetch it again and "
       "compare its size with the original's."
     ) from error
 
 
 def _find_model(tree: Any, use_ema: bool) -> tuple[Any, Any, str]:
-  """Parameters, batch statistics and kind; KeyError on unknown layouts."""
+  """Return parameters, batch statistics and kind of a file.
+
+  Raises:
+    KeyError: The layout is unknown.
+  """
   if "batch_stats" in tree:
     return tree["params"], tree["batch_stats"], "converted file"
   if "optimizer" not in tree:
@@ -195,7 +212,7 @@ def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
   return {name.lstrip("/"): value for name, value in flat.items()}
 
 
-def _as_float32(arrays: FlatArrays) -> FlatArrays:
+def _as_float32(arrays: Mapping[str, Any]) -> FlatArrays:
   return {name: np.asarray(v, np.float32) for name, v in arrays.items()}
 
 
@@ -203,9 +220,9 @@ def _unknown_layout(path: str | os.PathLike, tree: Any) -> ValueError:
   keys = sorted(map(str, tree))[:8] if isinstance(tree, dict) else None
   found = f"top-level keys {keys}" if keys else f"a {type(tree).__name__}"
   return ValueError(
-    f"{path} is no checkpoint of a known layout: it holds {found}, not "
+    f"{path} is not a checkpoint of a known layout: it holds {found}, not "
     "(params, state), an official training state or a converted file. Give a "
-    "file that the official release or sam_jax.convert wrote."
+    "file that the official release or `python -m sam_jax.convert` wrote."
   )
 
 
@@ -217,7 +234,7 @@ def _is_head(name: str) -> bool:
 def _resized_head(
   fresh: Mapping[str, Any], loaded: FlatArrays
 ) -> dict[str, Any]:
-  """Parameters of the linear layer, if only its number of outputs differs."""
+  """Return the linear layer's parameters if only its outputs differ."""
   head = {name: value for name, value in fresh.items() if _is_head(name)}
   shapes = [(v.shape, loaded[n].shape) for n, v in head.items() if n in loaded]
   differ = any(new != old for new, old in shapes)
@@ -266,6 +283,6 @@ def _report(
     return f"{line}, the head of {checkpoint.num_classes()} classes included."
   classes = next(v.shape[-1] for v in new_head.values())
   return (
-    f"{line}; {', '.join(sorted(new_head))} newly initialised for {classes} "
+    f"{line}; {', '.join(sorted(new_head))} newly initialized for {classes} "
     f"classes instead of {checkpoint.num_classes()}."
   )

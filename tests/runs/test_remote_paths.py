@@ -119,7 +119,7 @@ def test_arrays_and_labels(bucket, caplog):
 def test_pretrained_checkpoint(bucket):
   bucket.mkdir()
   params = {"params": {"kernel": np.ones((2, 3), np.float32)}}
-  pretrained.save_pretrained(bucket / "checkpoint", params)
+  (bucket / "checkpoint").write_bytes(pretrained.to_bytes(params))
   read = pretrained.read_checkpoint(f"{BUCKET}/checkpoint")
   assert list(read.params) == ["kernel"]
   with pytest.raises(ValueError, match=f"{BUCKET} is a directory"):
