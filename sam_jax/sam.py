@@ -364,7 +364,12 @@ def _sum(tree):
 
 
 def _vdot(a, b):
-  return optax.tree.vdot(*(optax.tree.cast(x, jnp.float32) for x in (a, b)))
+  # A dot product of optax.tree.vdot would need a copy of each argument.
+  return _sum(
+    jax.tree.map(
+      lambda x, y: x.astype(jnp.float32) * y.astype(jnp.float32), a, b
+    )
+  )
 
 
 def _norm(tree, p=2):
