@@ -58,7 +58,8 @@ def _introduction(networks: TrainedNetworks) -> list[str]:
     " momentum 0.9, a cosine schedule, weight decay 5e-4, and SAM with m = 16"
     f" unless said otherwise. {NUM_VALIDATION} digits choose hyperparameters,"
     f" {NUM_TEST:,} are tested on. All means are over"
-    f" {networks.num_seeds} seeds, each with a split of its own, and ± is half of Student's 95% interval."
+    f" {networks.num_seeds} seeds, each with a split of its own, and ± is half"
+    " of Student's 95% interval."
     " Small networks on small images say nothing about the paper's own tables:"
     " this shows which effects are there at this scale.",
     "",
