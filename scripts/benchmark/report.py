@@ -1,12 +1,13 @@
 """Write measurements as Markdown tables or as JSON."""
 
+import itertools
 import json
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 
+from sam_jax.reports import markdown
 from scripts.benchmark.timing import Spread
 
 
@@ -30,17 +31,13 @@ def caption(facts: dict[str, Any]) -> str:
   return ", ".join(f"{k} {_show_list(v)}" for k, v in facts.items())
 
 
-def tables(rows: list[dict[str, Any]]) -> Iterable[str]:
-  """Yield lines of Markdown; rows with other columns start another table."""
-  columns: list[str] | None = None
-  for row in rows:
-    if list(row) != columns:
-      if columns:
-        yield ""
-      columns = list(row)
-      yield f"| {' | '.join(columns)} |"
-      yield f"|{'---|' * len(columns)}"
-    yield f"| {' | '.join(map(show, row.values()))} |"
+def tables(rows: list[dict[str, Any]]) -> list[str]:
+  """Return lines of Markdown; rows with other columns start another table."""
+  lines: list[str] = []
+  for columns, group in itertools.groupby(rows, key=tuple):
+    cells = [[show(value) for value in row.values()] for row in group]
+    lines += [*([""] if lines else []), *markdown.table(columns, cells, 1)]
+  return lines
 
 
 def show(value: Any) -> str:

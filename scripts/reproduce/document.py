@@ -2,10 +2,11 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 
+from sam_jax.reports import markdown
 from sam_jax.runs import files
 from scripts.reproduce.claims import RULE, Claim
 from scripts.reproduce.digits import NUM_TEST, NUM_TRAIN, NUM_VALIDATION
@@ -33,7 +34,7 @@ def write_document(
   for name, section in sections.items():
     letter = "abcdefghi"[list(EXPERIMENTS).index(name)]
     lines += ["", f"## {letter}. {section.title}", "", section.text, ""]
-    lines += _table(section.header, section.rows)
+    lines += markdown.table(section.header, section.rows)
     if section.draw:
       figure = figures / f"{name}.png"
       section.draw(figure)
@@ -96,7 +97,7 @@ def _verdicts(sections: Mapping[str, Section]) -> list[str]:
     " choose other hyperparameters where two are as good: a verdict whose"
     " interval ends close to zero, or to the margin, can turn.",
     "",
-    *_table(header, rows),
+    *markdown.table(header, rows),
   ]
 
 
@@ -105,11 +106,3 @@ def _difference(claim: Claim) -> str:
   unit = f" {claim.unit}" if claim.unit else ""
   digits = 2 if claim.unit else 3
   return f"{mean:+.{digits}f} ± {half:.{digits}f}{unit}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  return [
-    f"| {' | '.join(header)} |",
-    f"|{'---|' * len(header)}",
-    *(f"| {' | '.join(row)} |" for row in rows),
-  ]
