@@ -44,7 +44,7 @@ def curvature(
     train = networks.splits(0.0).train
     params = small_networks.train(search.algorithm, [search.best], train)
     top = [
-      _top_eigenvalues(
+      top_eigenvalues(
         search.algorithm.width,
         jax.tree.map(lambda x, s=seed: x[0, s], params),
         {"image": train.images[seed], "label": train.labels[seed]},
@@ -62,7 +62,7 @@ def curvature(
   return {name: np.array(values) for name, values in found.items()}
 
 
-def _top_eigenvalues(
+def top_eigenvalues(
   width: int, params: Any, batch: dict[str, np.ndarray], seed: int
 ) -> list[float]:
   """Return the five largest eigenvalues of the Hessian of one network."""
