@@ -27,13 +27,7 @@ def run_module(name, *arguments):
   ):
     command = runpy.run_module(name)
     parse = command.get("parse_flags", command_line.parse_flags)
-    command["main"](parse(sys.argv))
-
-
-def load_script(name):
-  """What sam_jax/NAME.py defines, by name."""
-  with own_flags():
-    return runpy.run_path(str(REPOSITORY / f"sam_jax/{name}.py"))
+    command_line.report_errors(command["main"], parse(sys.argv))
 
 
 @contextlib.contextmanager

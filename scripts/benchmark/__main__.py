@@ -52,8 +52,6 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   prepare_machine(name, options.cores, options.devices)
   # Imported late: a mistyped flag is reported without waiting for JAX.
-  from sam_jax.config.schema import ConfigError
-  from sam_jax.datasets.catalog import DatasetError
   from scripts.benchmark import commands, report
   from scripts.benchmark.startup import TrainingFailedError
   from scripts.benchmark.steps import DifferentResultsError
@@ -62,8 +60,6 @@ def main(argv: list[str]) -> None:
   commands.check_flags(name, options)
   try:
     facts, rows = command.measure(options)
-  except (ConfigError, DatasetError) as error:
-    cli.refuse(str(error))
   except (DifferentResultsError, TrainingFailedError) as error:
     sys.exit(f"error: {error}")
   facts = {"benchmark": name, **facts, **report.describe_machine()}
@@ -79,7 +75,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   is_given = any(a.split("=")[0] in ("--config", "-config") for a in argv)
   trains = {"loop", "startup"} & set(argv)
   if not is_given and (trains or any(a.startswith("--config.") for a in argv)):
-    argv.insert(1, f"--config={_DEFAULT_CONFIG}")  # into sys.argv, read again
+    argv = [argv[0], f"--config={_DEFAULT_CONFIG}", *argv[1:]]
   return cli.parse_flags(argv)
 
 
@@ -94,4 +90,4 @@ def prepare_machine(name: str, cores: int, devices: int | None) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  app.run(lambda argv: cli.report_errors(main, argv), flags_parser=parse_flags)

@@ -12,9 +12,9 @@ import pathlib
 import sys
 import time
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from sam_jax.config.cli import make_directory, parse_flags, refuse
+from sam_jax.config import cli
 
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 _OUTPUT = flags.DEFINE_string(
@@ -39,12 +39,11 @@ _EXPERIMENT = flags.DEFINE_multi_string(
 
 def main(argv: list[str]) -> None:
   """Run the experiments and write the document."""
-  if argv[1:]:
-    refuse(f"Unexpected arguments: {' '.join(argv[1:])}")
+  cli.check_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   # Imported late: a mistyped flag is reported without waiting for JAX.
   from sam_jax.analysis.result_cache import ResultCache
-  from sam_jax.config.schema import did_you_mean
+  from sam_jax.config.hints import did_you_mean
   from scripts.reproduce.document import write_document
   from scripts.reproduce.experiments import EXPERIMENTS
   from scripts.reproduce.trained_networks import TrainedNetworks
@@ -52,9 +51,9 @@ def main(argv: list[str]) -> None:
   for name in _EXPERIMENT.value:
     if name not in EXPERIMENTS:
       hint = did_you_mean(name, EXPERIMENTS)
-      refuse(f"--experiment={name} is unknown. {hint}")
+      cli.refuse(f"--experiment={name} is unknown. {hint}")
   output, figures = _outputs()
-  results = Pieces(_RESULTS.value)
+  results = ResultCache(_RESULTS.value)
   networks = TrainedNetworks(results, _SEEDS.value, _EPOCHS.value)
   sections = {}
   started = time.perf_counter()
@@ -73,17 +72,17 @@ def _outputs() -> tuple[pathlib.Path, pathlib.Path]:
   if not _OUTPUT.value:
     for flag in (_EXPERIMENT, _SEEDS, _EPOCHS):
       if flag.value != flag.default:
-        refuse(
+        cli.refuse(
           f"--output is missing: with --{flag.name} the result would replace"
           " REPRODUCTION.md without being the whole of it."
         )
   output = _REPOSITORY / "REPRODUCTION.md"
   if _OUTPUT.value:
     output = pathlib.Path(_OUTPUT.value).absolute()
-  make_directory("output", output.parent)
+  cli.make_directory("output", output.parent)
   default = output.parent / "assets/reproduction"
-  return output, make_directory("figures", _FIGURES.value or default)
+  return output, cli.make_directory("figures", _FIGURES.value or default)
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  cli.run(main)

@@ -214,7 +214,7 @@ def _score(columns, measure, gap) -> float:
   repeated = {
     name: np.repeat(x, num_seeds).tolist() for name, x in columns.items()
   }
-  return generalisation_score(repeated, measure.ravel(), gap.ravel())
+  return generalization_score(repeated, measure.ravel(), gap.ravel())
 
 
 def _pseudo_values(columns, measure, gap) -> list[float]:

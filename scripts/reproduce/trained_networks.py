@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sam_jax.analysis.result_cache import Pieces
+from sam_jax.analysis.result_cache import ResultCache
 from scripts.reproduce import small_networks
 from scripts.reproduce.digits import Splits, draw_splits
 from scripts.reproduce.small_networks import Algorithm, Hyperparameters
@@ -61,7 +61,7 @@ class TrainedNetworks:
     seconds: Processor time of each result when it was computed, by its key.
   """
 
-  def __init__(self, results: Pieces, num_seeds: int, num_epochs: int):
+  def __init__(self, results: ResultCache, num_seeds: int, num_epochs: int):
     """Set the size of the experiments.
 
     Args:

@@ -111,7 +111,7 @@ def test_none_unsets_the_default_configs_m(monkeypatch, capsys):
     (["m", "--m=8,four"], "--m=8,four must be numbers"),
     (["m", "--m=3"], "m = 3 does not fit"),
     (["loop", "--config.model.nme=x"], "Did you mean --config.model.name?"),
-    (["loop", "--config=/no/such.py"], "No such file"),
+    (["loop", "--config=/no/such.py"], "there is no such file"),
     (["loop", "--config=configs/digits.py:foo"], "Unknown variant 'foo'"),
     (["loop", "--config.seed=None"], "--config.seed=None must be an integer"),
     (["loop", "--model=wrn28_10"], "`loop` does not use --model; it uses"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sam_jax.analysis.result_cache import Pieces
+from sam_jax.analysis.result_cache import ResultCache
 from scripts.reproduce import plots
 from scripts.reproduce.claims import RULE
 from scripts.reproduce.document import write_document
@@ -16,7 +16,7 @@ from tests.reproduce.made_up import MadeUpNetworks
 def made_up(tmp_path_factory):
   """The file of results, the networks, and all sections."""
   path = tmp_path_factory.mktemp("results") / "results.json"
-  networks = MadeUpNetworks(Pieces(path), 4, 1)
+  networks = MadeUpNetworks(ResultCache(path), 4, 1)
   sections = {name: run(networks) for name, run in EXPERIMENTS.items()}
   return path, networks, sections
 
@@ -24,7 +24,7 @@ def made_up(tmp_path_factory):
 def test_resumed_experiments_compare_what_fresh_ones_do(made_up):
   """Saved results are sorted by name: "512" comes before "64"."""
   path, _, fresh = made_up
-  networks = MadeUpNetworks(Pieces(path), 4, 1)
+  networks = MadeUpNetworks(ResultCache(path), 4, 1)
   for name in EXPERIMENTS:
     resumed = EXPERIMENTS[name](networks)
     assert resumed.rows == fresh[name].rows
