@@ -13,16 +13,21 @@ from tests.processes import REPOSITORY
 
 
 def run_script(name, *arguments):
-  """Runs sam_jax/NAME.py with these arguments; its main may exit."""
+  """Run `python -m sam_jax.NAME` with arguments; its main may exit."""
+  run_module(f"sam_jax.{name}", *arguments)
+
+
+def run_module(name, *arguments):
+  """Run `python -m NAME` with arguments; its main may exit."""
   with (
     own_flags(),
     mock.patch.object(sys, "argv", [name, *arguments]),
     mock.patch.object(run_logging, "show_on_stderr"),
     contextlib.chdir(REPOSITORY),
   ):
-    script = runpy.run_path(f"sam_jax/{name}.py")
-    argv = command_line.parse_flags(sys.argv)
-    command_line.report_errors(script["main"], argv)
+    command = runpy.run_module(name)
+    parse = command.get("parse_flags", command_line.parse_flags)
+    command_line.report_errors(command["main"], parse(sys.argv))
 
 
 @contextlib.contextmanager

@@ -1,42 +1,127 @@
-"""What compiling a training step takes, of networks too large to run here."""
+"""Compile training steps without running them: time, and communication."""
 
+import contextlib
+import dataclasses
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from scripts.benchmark import programs
-from scripts.benchmark.caches import cache_at
-from scripts.benchmark.steps import RHO
-from scripts.benchmark.workload import Workload
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from sam_jax.training.step import Parts
+from scripts.benchmark import optax_sam, program_costs
+from scripts.benchmark.training_task import RHO, TrainingTask
+
+_CACHE_OPTIONS = (
+  "jax_compilation_cache_dir",
+  "jax_persistent_cache_min_compile_time_secs",
+)
 
 
-def measure_compilation(workload: Workload) -> list[dict[str, Any]]:
-  """Compiles the steps of SGD and SAM, without a cache.
+@contextlib.contextmanager
+def cache_at(directory: str | None) -> Iterator[None]:
+  """Keep all programs that are compiled in the context in a directory.
+
+  Args:
+    directory: The directory, or None to keep nothing.
+  """
+  before = [getattr(jax.config, name) for name in _CACHE_OPTIONS]
+  _set_cache_options(directory, 0.0)
+  try:
+    yield
+  finally:
+    _set_cache_options(*before)
+
+
+def measure_compilation(task: TrainingTask) -> list[dict[str, Any]]:
+  """Compile the steps of SGD and SAM without a cache.
 
   Returns:
     A row of each: seconds to trace and to compile, FLOPs of a device, and
     temporary memory in copies of the parameters.
 
   Raises:
-    ConfigError: The workload names something unknown.
+    ConfigError: The task names something unknown.
   """
   rows = []
   for name, rho in {"SGD": 0.0, "SAM": RHO}.items():
-    recipe = workload.recipe(rho)
-    state = workload.state_shapes(recipe)
+    parts = task.parts(rho)
+    state = task.state_shapes(parts)
     with cache_at(None):
       started = time.perf_counter()
-      lowered = workload.lower_step(recipe, state)
+      lowered = task.lower_step(parts, state)
       traced = time.perf_counter()
       compiled = lowered.compile()
       ended = time.perf_counter()
-    copy = programs.size_in_bytes(state.params)
     rows.append(
       {
         "step": name,
         "trace s": traced - started,
         "compile s": ended - traced,
-        "GFLOP": programs.flops(compiled) / 1e9,
-        "temporary copies": programs.temporary_bytes(compiled) / copy,
+        **_costs(compiled, state.params),
       }
     )
   return rows
+
+
+def measure_scaling(
+  task: TrainingTask, counts: Iterable[int]
+) -> list[dict[str, Any]]:
+  """Compile steps for several numbers of devices and read their communication.
+
+  Args:
+    task: The task; its batch is that of each device.
+    counts: Numbers of devices.
+
+  Returns:
+    A row of each step and number of devices. XLA combines the collectives that
+    were traced, on a CPU into a single one. Volume is what a device puts into
+    them in a step, in copies of the parameters; FLOPs and temporary memory are
+    those of a device.
+
+  Raises:
+    ConfigError: The task names something unknown.
+  """
+  rows = []
+  for count in counts:
+    part = dataclasses.replace(task, devices=count)
+    sam = part.parts(RHO)
+    alternatives = {
+      "SGD": part.parts(0.0),
+      "SAM, m of a device": sam,
+      "optax opaque, m of a device": optax_sam.with_optax_opaque(sam, RHO),
+      "SAM, m of all devices": part.parts(RHO, part.batch * count),
+    }
+    for name, parts in alternatives.items():
+      row = {"step": name, "devices": count}
+      rows.append({**row, **_communication(part, parts)})
+  return rows
+
+
+def _communication(task: TrainingTask, parts: Parts) -> dict[str, float]:
+  state = task.state_shapes(parts)
+  lowered = task.lower_step(parts, state)
+  compiled = lowered.compile()
+  collectives = program_costs.collectives(compiled)
+  return {
+    "collectives traced": program_costs.collectives_traced(lowered),
+    "combined": collectives.number,
+    "volume": collectives.bytes / program_costs.size_in_bytes(state.params),
+    **_costs(compiled, state.params),
+  }
+
+
+def _costs(compiled: jax.stages.Compiled, params: Any) -> dict[str, float]:
+  """Return FLOPs and temporary memory of a device."""
+  temporary = program_costs.temporary_bytes(compiled)
+  return {
+    "GFLOP": program_costs.flops(compiled) / 1e9,
+    "temporary copies": temporary / program_costs.size_in_bytes(params),
+  }
+
+
+def _set_cache_options(*values: Any) -> None:
+  for name, value in zip(_CACHE_OPTIONS, values, strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()  # or JAX keeps using the old directory

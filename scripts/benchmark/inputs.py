@@ -1,4 +1,4 @@
-"""Images a second of the input pipeline: of the host, and of the device."""
+"""Measure images a second of the input pipeline, on host and device."""
 
 import contextlib
 import functools
@@ -8,7 +8,7 @@ import pathlib
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,40 +17,40 @@ from PIL import Image
 
 from sam_jax.augment import policies
 from sam_jax.config.schema import default_config
-from sam_jax.datasets.catalog import dataset_spec
+from sam_jax.datasets.catalog import DatasetSpec, dataset_spec
 from sam_jax.datasets.in_memory import InMemoryDataset
-from sam_jax.datasets.streaming import load_streaming
+from sam_jax.datasets.streaming import StreamingDataset, load_streaming
 from sam_jax.datasets.tfds_files import tfds_builder
-from sam_jax.training.loop import Dataset
-from sam_jax.training.parallel import LocalDevices
-from scripts.benchmark.steps import RHO
+from sam_jax.training import input_pipeline, parallel
+from sam_jax.training.input_pipeline import Dataset
+from scripts.benchmark import program_costs
 from scripts.benchmark.timing import interleave, spread
-from scripts.benchmark.workload import Workload
+from scripts.benchmark.training_task import RHO, TrainingTask
 
-_SAMPLING = {"eval_batch_size": 128, "seed": 0}
-# ImageNet's mean size; at this quality random texture takes its 110 kB.
+_EVAL_BATCH = 128  # never read
+# ImageNet's mean size. At this quality random texture takes its 110 kB.
 _JPEG_SIZE, _JPEG_QUALITY, _NUM_JPEGS = (400, 350), 90, 256
-# More batches than a pipeline has ready, or in the making, at any time.
-_NUM_AHEAD = _BATCHES_OF_A_ROUND = 8
+# More batches than a pipeline prepares ahead at any time.
+_BATCHES_AHEAD = _BATCHES_OF_A_ROUND = 8
 
 
 def measure_input(batch: int, rounds: int) -> list[dict[str, Any]]:
-  """Measures the parts of the input pipeline, each by itself.
+  """Measure the parts of the input pipeline separately.
 
   Args:
     batch: Images of a batch; rounds time a few batches each.
-    rounds: How often to time.
+    rounds: Number of times to measure each part.
 
   Returns:
-    A row for every part. The host's is indexing (CIFAR), or reading, decoding
-    and a random crop (ImageNet); the device's includes the transfer.
+    A row for every part. The host indexes (CIFAR), or reads, decodes and crops
+    at random (ImageNet); the part of the device includes the transfer.
   """
   with tempfile.TemporaryDirectory() as directory:
-    sources = {
+    sources: dict[str, Dataset] = {
       "CIFAR-10": _random_cifar(batch),
       "ImageNet": _random_imagenet(pathlib.Path(directory), batch),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, dataset in sources.items():
       rows += measure_source(name, dataset, batch, rounds)
   return rows
@@ -63,24 +63,25 @@ def measure_source(
   rounds: int,
   augmentations: Sequence[str] = ("basic", "autoaugment"),
 ) -> list[dict[str, Any]]:
-  """Measures the parts of the input pipeline of one data set.
+  """Measure the parts of the input pipeline of one data set.
 
   Args:
-    name: For the rows.
+    name: Name in the rows.
     dataset: The data set.
     batch: Images of its batches.
-    rounds: How often to time.
+    rounds: Number of times to measure each part.
     augmentations: Values of `config.augment.policy`.
 
   Returns:
     A row of images a second for the host, and for each policy on the devices.
   """
-  with contextlib.closing(dataset.train_batches(0)) as batches:
+  batches: Any = dataset.train_batches(0)
+  with contextlib.closing(batches):
     examples = next(batches)
     host = _time_host(batches, rounds)
-  # By now nothing reads ahead, which would take the devices' cores.
+  # The batches are closed: reading ahead would take the devices' cores.
   parts = {
-    f"device, {policy}": _device_part(dataset.spec, policy, examples)
+    f"device, {policy}": _augment_on_devices(dataset.spec, policy, examples)
     for policy in augmentations
   }
   seconds = {"host": host, **interleave(parts, rounds)}
@@ -95,12 +96,11 @@ def measure_source(
 
 
 def _time_host(batches: Iterator[Any], rounds: int) -> list[float]:
-  """Seconds of a batch, in rounds that follow each other without a pause.
+  """Return the seconds of a batch in each of several rounds without a pause.
 
-  What was read ahead before comes first and does not count; afterwards every
-  batch is waited for.
+  Batches that were read ahead come first and do not count.
   """
-  _take(batches, _NUM_AHEAD)
+  _take(batches, _BATCHES_AHEAD)
   seconds = []
   for _ in range(rounds):
     started = time.perf_counter()
@@ -110,24 +110,24 @@ def _time_host(batches: Iterator[Any], rounds: int) -> list[float]:
 
 
 def autoaugment_flops() -> dict[str, float]:
-  """Compares AutoAugment of a CIFAR image with a SAM step of WRN-28-10.
+  """Compare AutoAugment of a CIFAR image with a SAM step of WRN-28-10.
 
-  As accelerators run it: every operation on every image, then a choice.
+  AutoAugment counts as accelerators run it: every operation on every image,
+  then a choice.
 
   Returns:
     MFLOP of an image of both, and their ratio.
   """
   operate = functools.partial(policies.autoaugment, policy="cifar10")
-  workload = Workload(model="wrn28_10", batch=8)
-  count = workload.batch
+  task = TrainingTask(model="wrn28_10", batch=8)
+  count = task.batch
   images = jax.ShapeDtypeStruct((count, 32, 32, 3), np.uint8)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
   policy = jax.jit(jax.vmap(operate)).lower(images, keys)
-  recipe = workload.recipe(RHO)
-  step = workload.lower_step(recipe, workload.state_shapes(recipe))
+  parts = task.parts(RHO)
+  step = task.lower_step(parts, task.state_shapes(parts))
   augment, train = (
-    lowered.cost_analysis()["flops"] / (count * 1e6)
-    for lowered in (policy, step)
+    program_costs.flops(lowered) / (count * 1e6) for lowered in (policy, step)
   )
   return {
     "AutoAugment MFLOP/image": augment,
@@ -137,19 +137,24 @@ def autoaugment_flops() -> dict[str, float]:
 
 
 def _random_cifar(batch: int) -> InMemoryDataset:
-  """CIFAR-10's training set in size and shape."""
+  """Create random images, as many and as large as CIFAR-10's."""
   generator = np.random.default_rng(0)
   images = generator.integers(256, size=(50_000, 32, 32, 3), dtype=np.uint8)
   examples = images, generator.integers(10, size=50_000, dtype=np.int32)
   return InMemoryDataset(
-    dataset_spec("cifar10"), examples, examples, batch_size=batch, **_SAMPLING
+    dataset_spec("cifar10"),
+    examples,
+    examples,
+    batch_size=batch,
+    eval_batch_size=_EVAL_BATCH,
+    seed=0,
   )
 
 
-def _random_imagenet(directory: pathlib.Path, batch: int) -> Any:
-  """Prepares JPEGs of ImageNet's size through TFDS, from ImageNet's archives.
+def _random_imagenet(directory: pathlib.Path, batch: int) -> StreamingDataset:
+  """Prepare JPEGs of ImageNet's size through TFDS, from ImageNet's archives.
 
-  Its training set is one class over and over, as many images as a batch needs.
+  Its training set is a single class, with as many images as a batch needs.
   """
   generator = np.random.default_rng(0)
   photos = [_photo(generator) for _ in range(32)]
@@ -177,17 +182,18 @@ def _random_imagenet(directory: pathlib.Path, batch: int) -> Any:
     validation_size=0,
     crops_at_random=True,
     batch_size=batch,
-    **_SAMPLING,
+    eval_batch_size=_EVAL_BATCH,
+    seed=0,
   )
 
 
 def _photo(generator: np.random.Generator) -> bytes:
-  """A JPEG with detail at several scales, as photographs have."""
+  """Create a JPEG with detail at several scales, as in photographs."""
   width, height = _JPEG_SIZE
   pixels = np.zeros((height, width, 3))
   for side in (8, 32, 128):
     coarse = generator.integers(256, size=(side, side, 3), dtype=np.uint8)
-    layer = Image.fromarray(coarse).resize(_JPEG_SIZE, Image.BICUBIC)
+    layer = Image.fromarray(coarse).resize(_JPEG_SIZE, Image.Resampling.BICUBIC)
     pixels += np.asarray(layer) / 3
   pixels += generator.normal(0, 12, pixels.shape)
   file = io.BytesIO()
@@ -206,13 +212,17 @@ def _tar(members: dict[str, bytes]) -> bytes:
   return file.getvalue()
 
 
-def _device_part(spec: Any, policy: str, batch: dict[str, np.ndarray]) -> Any:
-  """A function that sends a batch to the devices and augments it there."""
+def _augment_on_devices(
+  spec: DatasetSpec, policy: str, batch: dict[str, np.ndarray]
+) -> Callable[[], Any]:
+  """Build a function that sends a batch to the devices and augments it."""
   config = default_config()
   config.augment.policy = policy
-  augment = LocalDevices().augment_fn(config, spec)
+  augment = parallel.map_over_devices(
+    input_pipeline.augment_fn(config, spec), in_axes=(0, None), out_axes=0
+  )
   steps = itertools.count()
-  return lambda: augment(next(steps), batch)
+  return lambda: augment(parallel.shard(batch), np.int32(next(steps)))
 
 
 def _take(batches: Iterator[Any], count: int) -> None:

@@ -1,34 +1,37 @@
-"""What the training loop loses against the bare step."""
+"""Time the training loop against the bare training step."""
 
 import contextlib
+import functools
 import tempfile
 import time
 from typing import Any
 
 import jax
-from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax.config.schema import validate_config
-from sam_jax.runs import workdir as workdir_lib
-from sam_jax.training import loop
+from sam_jax.training import build, input_pipeline, loop, parallel
+from sam_jax.training.hooks import LogMetrics, RunContext
+from sam_jax.training.state import TrainState
+from sam_jax.training.step import train_step
 from scripts.benchmark.timing import ratio, spread
 
-# Steps of the loop, after every pause, that use up what was prepared meanwhile.
+# Steps of the loop after every pause. They use up the batches that were
+# prepared during the pause.
 _LEAD = 10
 
 
 def measure_loop(
   config: ConfigDict, steps: int, rounds: int
 ) -> list[dict[str, Any]]:
-  """Times stretches of a real run, and as many bare steps after each.
+  """Time stretches of a real run, each followed by as many bare steps.
 
   The loop draws batches, augments them, logs and saves as the config says. The
-  bare steps repeat one batch that is on the devices already, once the loop's
-  work in the background is done. Evaluation is work of its own and left out.
+  bare steps repeat one batch that is on the devices already, and start when the
+  background work of the loop is done. The run has no evaluation and no
+  analysis.
 
   Args:
-    config: Of the run; its length is set to what is needed.
+    config: The config of the run; its length is set as needed.
     steps: Steps of a stretch.
     rounds: Number of stretches.
 
@@ -39,35 +42,40 @@ def measure_loop(
   Raises:
     ConfigError, DatasetError: The run can't start.
   """
-  validate_config(config, jax.device_count())
-  config = config.copy_and_resolve_references()
-  dataset = loop.create_dataset(config)
-  config.num_epochs = -(-(_LEAD + steps) * rounds // dataset.steps_per_epoch)
+  config = build.validate(config, jax.device_count())
+  steps_per_epoch = input_pipeline.create_dataset(config).steps_per_epoch
+  # An epoch more than needed: the last step of a run evaluates.
+  needed = (_LEAD + steps) * rounds
+  config.num_epochs = needed // steps_per_epoch + 1
   config.eval_every_epochs = config.num_epochs + 1
-  config.analysis.every_epochs = 0
+  hooks: list[_TimeStretches] = []
+
+  def create_hook(run: RunContext, log: LogMetrics) -> _TimeStretches:
+    del log
+    hooks.append(_TimeStretches(run, steps, rounds))
+    return hooks[0]
+
   with (
-    tempfile.TemporaryDirectory() as directory,
-    workdir_lib.claim(epath.Path(directory), config) as workdir,
+    tempfile.TemporaryDirectory() as workdir,
+    contextlib.suppress(_AllMeasuredError),
   ):
-    run = loop.Run(config, workdir, dataset)
-    clock = _Clock(run, steps, rounds)
-    with contextlib.suppress(_EnoughError):
-      run.train()
+    loop.train_and_evaluate(config, workdir, [create_hook])
   images = config.batch_size * steps
+  loop_seconds, bare_seconds = hooks[0].loop_seconds, hooks[0].bare_seconds
   return [
     {
-      "loop images/s": spread([images / s for s in clock.loop_seconds]),
-      "bare images/s": spread([images / s for s in clock.bare_seconds]),
-      "loop over bare": ratio(clock.bare_seconds, clock.loop_seconds),
+      "loop images/s": spread([images / s for s in loop_seconds]),
+      "bare images/s": spread([images / s for s in bare_seconds]),
+      "loop over bare": ratio(bare_seconds, loop_seconds),
     }
   ]
 
 
 def wait_until_idle(seconds: float = 30.0) -> None:
-  """Waits until this process computes nothing: saves, reads ahead, decodes.
+  """Wait until this process computes nothing: no saves, no decoding.
 
   Args:
-    seconds: How long at most.
+    seconds: Longest time to wait.
   """
   deadline = time.perf_counter() + seconds
   while time.perf_counter() < deadline:
@@ -77,25 +85,35 @@ def wait_until_idle(seconds: float = 30.0) -> None:
       return
 
 
-class _EnoughError(Exception):
-  """All stretches are measured."""
+class _AllMeasuredError(Exception):
+  """All stretches are measured; the run may end."""
 
 
-class _Clock:
-  """Takes the place of a run's step, and stops the time of every stretch."""
+class _TimeStretches:
+  """Times stretches of the run, and after each as many bare steps."""
 
-  def __init__(self, run: loop.Run, steps: int, rounds: int):
-    self._step, self._steps, self._rounds = run.train_step, steps, rounds
-    self._count, self._started, self._bare_state = 0, 0.0, None
-    self.loop_seconds, self.bare_seconds = [], []
-    run.train_step = self
+  def __init__(self, run: RunContext, steps: int, rounds: int):
+    self._steps, self._rounds = steps, rounds
+    self._bare_step = parallel.map_train_step(
+      functools.partial(train_step, parts=run.parts)
+    )
+    _, self._batch = next(
+      input_pipeline.train_batches(run.config, run.dataset, 0, 1)
+    )
+    self._bare_state: TrainState | None = None
+    self._count, self._started = 0, 0.0
+    self.loop_seconds: list[float] = []
+    self.bare_seconds: list[float] = []
 
-  def __call__(self, state: Any, batch: Any) -> Any:
-    """Takes a step of the run; at the end of a stretch also the bare ones."""
-    if self._bare_state is None:
-      self._bare_state = jax.tree.map(lambda x: x.copy(), state)
-    state, metrics = self._step(state, batch)
+  def __call__(
+    self, step: int, state: TrainState, metrics: Any, is_last: bool
+  ) -> None:
+    """Start or end a stretch after its first or last step."""
+    del step, is_last
     self._count += 1
+    if self._bare_state is None:
+      self._bare_state = parallel.replicate(state)  # a copy, to be donated
+      self._take_bare_steps(1)  # compile
     if self._count == _LEAD:
       jax.block_until_ready(metrics)
       self._started = time.perf_counter()
@@ -103,15 +121,14 @@ class _Clock:
       jax.block_until_ready(metrics)
       self.loop_seconds.append(time.perf_counter() - self._started)
       wait_until_idle()
-      self.bare_seconds.append(self._take_bare_steps(batch))
+      self.bare_seconds.append(self._take_bare_steps(self._steps))
       if len(self.loop_seconds) == self._rounds:
-        raise _EnoughError
+        raise _AllMeasuredError
       self._count = 0
-    return state, metrics
 
-  def _take_bare_steps(self, batch: Any) -> float:
+  def _take_bare_steps(self, count: int) -> float:
     started = time.perf_counter()
-    for _ in range(self._steps):
-      self._bare_state, metrics = self._step(self._bare_state, batch)
+    for _ in range(count):
+      self._bare_state, metrics = self._bare_step(self._bare_state, self._batch)
     jax.block_until_ready(metrics)
     return time.perf_counter() - started

@@ -1,17 +1,18 @@
-"""What was measured, for people and for programs."""
+"""Write measurements as Markdown tables or as JSON."""
 
+import itertools
 import json
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 
+from sam_jax.reports import markdown
 from scripts.benchmark.timing import Spread
 
 
 def describe_machine() -> dict[str, Any]:
-  """Names the machine and the version of JAX."""
+  """Return the device, the number of CPU cores, and the version of JAX."""
   return {
     "device": jax.devices()[0].device_kind,
     "cpu_cores": len(os.sched_getaffinity(0)),
@@ -19,33 +20,28 @@ def describe_machine() -> dict[str, Any]:
   }
 
 
-def as_json(what: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-  """One JSON object; spreads have names for their numbers."""
+def as_json(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+  """Return one JSON object, in which the numbers of a spread have names."""
   rows = [{k: _plain(v) for k, v in row.items()} for row in rows]
-  return json.dumps({"what": what, "rows": rows}, default=str)
+  return json.dumps({"facts": facts, "rows": rows}, default=str)
 
 
-def caption(what: dict[str, Any]) -> str:
-  """One line about what was measured."""
-  facts = [f"{name} {_show_list(value)}" for name, value in what.items()]
-  return ", ".join(facts)
+def caption(facts: dict[str, Any]) -> str:
+  """Return the facts about a measurement as one line."""
+  return ", ".join(f"{k} {_show_list(v)}" for k, v in facts.items())
 
 
-def table(rows: list[dict[str, Any]]) -> Iterable[str]:
-  """Lines of Markdown tables; rows with other columns start another one."""
-  columns = None
-  for row in rows:
-    if list(row) != columns:
-      if columns:
-        yield ""
-      columns = list(row)
-      yield f"| {' | '.join(columns)} |"
-      yield f"|{'---|' * len(columns)}"
-    yield f"| {' | '.join(map(show, row.values()))} |"
+def tables(rows: list[dict[str, Any]]) -> list[str]:
+  """Return lines of Markdown; rows with other columns start another table."""
+  lines: list[str] = []
+  for columns, group in itertools.groupby(rows, key=tuple):
+    cells = [[show(value) for value in row.values()] for row in group]
+    lines += [*([""] if lines else []), *markdown.table(columns, cells, 1)]
+  return lines
 
 
 def show(value: Any) -> str:
-  """A value, or a median with quartiles, to three digits."""
+  """Format a value, or a median with quartiles, with three digits."""
   if value is None:
     return ""
   if isinstance(value, Spread):

@@ -1,4 +1,4 @@
-"""From the command to the first step, with and without compiled programs."""
+"""Time from launch to the first step, with and without compiled programs."""
 
 import pathlib
 import subprocess
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from scripts.benchmark.timing import spread
 
 TRAIN = (sys.executable, "-m", "sam_jax.train")
-# A literal, so that the child trains this config however it was put together.
+# A literal: the child trains this config regardless of how it was built.
 _CONFIG_FILE = """
 from math import inf, nan
 
@@ -32,20 +32,20 @@ class TrainingFailedError(Exception):
 def measure_startup(
   config: ConfigDict, rounds: int, program: Sequence[str] = TRAIN
 ) -> list[dict[str, Any]]:
-  """Launches training with an empty cache, and again with what that left.
+  """Launch training with an empty cache, and again with the cache it left.
 
   Args:
-    config: What to train.
-    rounds: How often to do both.
-    program: Takes --config and --workdir, and logs on stderr.
+    config: The config of the run.
+    rounds: Number of times to do both.
+    program: Command that takes --config and --workdir, and logs on stderr.
 
   Returns:
     A row of each: seconds from launch to the end of the first step.
 
   Raises:
-    TrainingFailedError: There was no first step.
+    TrainingFailedError: The command ended without a first step.
   """
-  seconds = {"cold": [], "warm": []}
+  seconds: dict[str, list[float]] = {"cold": [], "warm": []}
   for _ in range(rounds):
     with tempfile.TemporaryDirectory() as name:
       directory = pathlib.Path(name)
@@ -59,7 +59,7 @@ def measure_startup(
 
 
 def _write_config(config: ConfigDict, directory: pathlib.Path) -> pathlib.Path:
-  """Writes a config file whose runs log every step and share a cache."""
+  """Write a config file whose runs log every step and share a cache."""
   config = config.copy_and_resolve_references()
   config.compilation_cache_dir = str(directory / "compiled")
   config.log_every_steps = 1
@@ -74,6 +74,7 @@ def _time_first_step(command: list[str]) -> float:
     process = subprocess.Popen(
       [*command, f"--workdir={workdir}"], stderr=subprocess.PIPE, text=True
     )
+    assert process.stderr is not None
     try:
       line = ""
       for line in process.stderr:
@@ -84,5 +85,7 @@ def _time_first_step(command: list[str]) -> float:
       process.kill()
       process.communicate()
   if "  train  loss" not in line:
-    raise TrainingFailedError(f"No first step; training said: {line.strip()}")
+    raise TrainingFailedError(
+      f"Training ended without a first step. Its last line: {line.strip()}"
+    )
   return seconds

@@ -1,40 +1,41 @@
-"""The SAM step against the SGD step, and against `optax.contrib.sam`."""
+"""Time training steps: SAM against SGD, `optax.contrib.sam`, and other m."""
 
 import dataclasses
 import math
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from sam_jax.training.step import Recipe
-from scripts.benchmark import peers, programs
-from scripts.benchmark.caches import cache_at
+from sam_jax.training.state import TrainState
+from sam_jax.training.step import Parts
+from scripts.benchmark import optax_sam, program_costs
+from scripts.benchmark.compilation import cache_at
 from scripts.benchmark.timing import interleave, ratio, spread
-from scripts.benchmark.workload import Workload
+from scripts.benchmark.training_task import RHO, TrainingTask
 
-RHO = 0.05
-# How far the updates of the same numerics may be apart, in lengths of one. In
-# float32 on a CPU up to 3e-6 was seen; elsewhere products may round more.
+# Largest difference between updates of the same numerics, relative to their
+# length. In float32 on a CPU up to 3e-6 was seen; other products round more.
 _TOLERANCE, _TOLERANCE_OF_ROUGH_PRODUCTS = 1e-4, 0.02
 
 
 class DifferentResultsError(Exception):
-  """Two sides of a comparison don't compute the same."""
+  """Two sides of a comparison do not compute the same."""
 
 
 @dataclasses.dataclass
-class Step:
+class CompiledStep:
   """A compiled step with its state and batch; a call takes one SAM step.
 
   Attributes:
     compiled: (state, batch) -> (state, metrics).
     state: The state, replaced by every call.
-    batch: The same for every call.
-    compile_seconds: Without a cache.
-    cached_seconds: With the program in the cache.
-    calls: How often `compiled` must run.
+    batch: The batch of every call.
+    compile_seconds: Time to trace and compile without a cache.
+    cached_seconds: The same with the program in the cache.
+    calls: Calls of `compiled` that make up a SAM step.
   """
 
   compiled: Any
@@ -45,51 +46,52 @@ class Step:
   calls: int = 1
 
   def __call__(self) -> Any:
-    """Takes a step; returns what to wait for."""
+    """Take a step, and return the metrics to wait for."""
     for _ in range(self.calls):
       self.state, metrics = self.compiled(self.state, self.batch)
     return metrics
 
 
-def measure_steps(workload: Workload, rounds: int) -> list[dict[str, Any]]:
-  """Compares steps of SGD, SAM and `optax.contrib.sam`.
+def measure_steps(task: TrainingTask, rounds: int) -> list[dict[str, Any]]:
+  """Compare steps of SGD, SAM and `optax.contrib.sam`.
 
   Args:
-    workload: What to train.
-    rounds: How often to time each.
+    task: The task.
+    rounds: Number of times to measure each.
 
   Returns:
-    A row of measurements of each. Images and FLOPs are of all devices
-    together; memory is that of the compiled program, on one device, in copies
-    of the parameters: temporary buffers, and the state. `numerics` tells
-    whether the first update is SAM's, up to rounding.
+    A row of measurements of each. Images and FLOPs are those of all devices
+    together. Memory is that of the compiled program on one device, in copies
+    of the parameters: temporary buffers, and the state. `numerics` compares
+    the first update with SAM's, up to rounding.
 
   Raises:
-    ConfigError: The workload names something unknown.
+    ConfigError: The task names something unknown.
     DifferentResultsError: SAM and optax's opaque mode take different steps.
   """
-  sam = workload.recipe(RHO)
-  recipes: dict[str, tuple[Recipe, int]] = {
-    "SGD": (workload.recipe(0.0), 1),
+  sam = task.parts(RHO)
+  alternatives = {
+    "SGD": (task.parts(0.0), 1),
     "SAM": (sam, 1),
-    "optax opaque": (peers.with_optax_opaque(sam, RHO), 1),
-    "optax transparent": (peers.with_optax_transparent(sam, RHO), 2),
+    "optax opaque": (optax_sam.with_optax_opaque(sam, RHO), 1),
+    "optax transparent": (optax_sam.with_optax_transparent(sam, RHO), 2),
   }
   steps = {
-    name: _compile_twice(workload, recipe, calls)
-    for name, (recipe, calls) in recipes.items()
+    name: _compile_twice(task, parts, calls)
+    for name, (parts, calls) in alternatives.items()
   }
-  numerics = _compare(steps, tolerance(workload.dtype))
-  products = programs.matrix_products(workload.dtype)
-  seconds = interleave({**steps, **products}, rounds)
-  peak = programs.peak(products, seconds)
-  copy = programs.size_in_bytes(steps["SGD"].state.params)
+  numerics = compare_updates(steps, tolerance(task.dtype))
+  products = program_costs.matrix_products(task.dtype)
+  functions: dict[str, Callable[[], Any]] = {**steps, **products}
+  seconds = interleave(functions, rounds)
+  peak = program_costs.peak(products, seconds)
+  copy = program_costs.size_in_bytes(steps["SGD"].state.params)
   return [
     {
       "step": name,
       "milliseconds": spread([1000 * s for s in seconds[name]]),
       "over SGD": ratio(seconds[name], seconds["SGD"]),
-      **_throughput(workload, step, spread(seconds[name]).median, peak),
+      **_throughput(task, step, spread(seconds[name]).median, peak),
       **_memory(step, steps["SGD"], copy),
       "compile s": step.compile_seconds,
       "cached s": step.cached_seconds,
@@ -99,67 +101,116 @@ def measure_steps(workload: Workload, rounds: int) -> list[dict[str, Any]]:
   ]
 
 
+def measure_m(
+  task: TrainingTask, ms: Sequence[int], rounds: int
+) -> list[dict[str, Any]]:
+  """Time SAM steps whose perturbations are shared by m examples each.
+
+  Args:
+    task: The task.
+    ms: Values of m; the others are compared with the first one.
+    rounds: Number of times to measure each.
+
+  Returns:
+    A row for each m. Memory is in copies of the parameters.
+
+  Raises:
+    ConfigError: An m does not divide the batch of a device.
+  """
+  parts = {m: task.parts(RHO, m) for m in ms}
+  steps = {m: compile_cold(task, p) for m, p in parts.items()}
+  copy = program_costs.size_in_bytes(steps[ms[0]].state.params)
+  seconds = interleave(steps, rounds)
+  return [
+    {
+      "m": m,
+      "microbatches": parts[m].num_microbatches,
+      "milliseconds": spread([1000 * s for s in seconds[m]]),
+      f"over m = {ms[0]}": ratio(seconds[m], seconds[ms[0]]),
+      "temporary copies": program_costs.temporary_bytes(step.compiled) / copy,
+      "compile s": step.compile_seconds,
+    }
+    for m, step in steps.items()
+  ]
+
+
 def tolerance(dtype: str) -> float:
-  """How far an update may be from SAM's, relative to its length."""
+  """Return the largest difference from SAM's update, relative to its length."""
   is_exact = dtype == "float32" and jax.default_backend() == "cpu"
   return _TOLERANCE if is_exact else _TOLERANCE_OF_ROUGH_PRODUCTS
 
 
-def compile_cold(workload: Workload, recipe: Recipe, calls: int = 1) -> Step:
-  """Compiles a step without a cache, and makes a state and a batch for it."""
-  state = workload.create_state(recipe)
+def compile_cold(
+  task: TrainingTask, parts: Parts, calls: int = 1
+) -> CompiledStep:
+  """Compile a step without a cache, and create its state and batch."""
+  state = task.create_state(parts)
   with cache_at(None):
-    compiled, seconds = _compile(workload, recipe, state, calls)
-  batch = _on_devices(workload)
-  return Step(compiled, state, batch, seconds, calls=calls)
+    compiled, seconds = _compile(task, parts, state, calls)
+  batch = task.create_batch()
+  return CompiledStep(compiled, state, batch, seconds, calls=calls)
 
 
-def _compile_twice(workload: Workload, recipe: Recipe, calls: int) -> Step:
-  """Compiles with an empty cache, and again with what that left there."""
-  state = workload.create_state(recipe)
+def _compile_twice(
+  task: TrainingTask, parts: Parts, calls: int
+) -> CompiledStep:
+  """Compile with an empty cache, and again with the cache that this left."""
+  state = task.create_state(parts)
   with tempfile.TemporaryDirectory() as directory, cache_at(directory):
-    _, cold = _compile(workload, recipe, state, calls)
+    _, cold = _compile(task, parts, state, calls)
     jax.clear_caches()
-    compiled, cached = _compile(workload, recipe, state, calls)
-  batch = _on_devices(workload)
-  return Step(compiled, state, batch, cold, cached, calls)
+    compiled, cached = _compile(task, parts, state, calls)
+  batch = task.create_batch()
+  return CompiledStep(compiled, state, batch, cold, cached, calls)
 
 
-def _on_devices(workload: Workload) -> Any:
-  """A batch on the devices, so that no step waits for its transfer."""
-  send = jax.pmap(lambda x: x, devices=jax.local_devices()[: workload.devices])
-  return jax.block_until_ready(send(workload.random_batch()))
-
-
-def _compile(workload, recipe, state, calls) -> tuple[Any, float]:
-  """Returns the program, and how long tracing and compiling it took."""
+def _compile(
+  task: TrainingTask, parts: Parts, state: TrainState, calls: int
+) -> tuple[Any, float]:
+  """Return the program, and the seconds to trace and compile it."""
   started = time.perf_counter()
-  compiled = workload.lower_step(recipe, state, calls).compile()
+  compiled = task.lower_step(parts, state, calls).compile()
   return compiled, time.perf_counter() - started
 
 
-def _compare(
-  steps: dict[str, Step], tolerance: float
+def compare_updates(
+  steps: Mapping[str, CompiledStep], tolerance: float
 ) -> dict[str, dict[str, Any]]:
-  """Takes a step with each; tells how far its update is from SAM's."""
+  """Take a step with each, and compare its update with SAM's.
+
+  Args:
+    steps: Steps by name, with "SGD", "SAM" and "optax opaque".
+    tolerance: Largest difference of the same numerics.
+
+  Returns:
+    By name, the difference relative to the update's length and a verdict, both
+    None for SGD and SAM.
+
+  Raises:
+    DifferentResultsError: SAM and optax's opaque mode take different steps.
+  """
   start = jax.device_get(steps["SAM"].state.params)
   after = {}
   for name, step in steps.items():
     step()
     after[name] = jax.device_get(step.state.params)
-  differences = dict.fromkeys(steps)
-  for name in set(steps) - {"SGD", "SAM"}:
-    differences[name] = peers.update_difference(
-      after[name], after["SAM"], start
-    )
+  differences = {
+    name: optax_sam.update_difference(params, after["SAM"], start)
+    for name, params in after.items()
+    if name not in ("SGD", "SAM")
+  }
+  # Negated: a difference that is nan is an error too.
   if not differences["optax opaque"] <= tolerance:
     raise DifferentResultsError(
       "SAM's first update and that of optax.contrib.sam (opaque) differ by"
       f" {differences['optax opaque']:.1e} of its length."
     )
   return {
-    name: {"update differs by": value, "numerics": _verdict(value, tolerance)}
-    for name, value in differences.items()
+    name: {
+      "update differs by": differences.get(name),
+      "numerics": _verdict(differences.get(name), tolerance),
+    }
+    for name in steps
   }
 
 
@@ -170,21 +221,24 @@ def _verdict(difference: float | None, tolerance: float) -> str | None:
 
 
 def _throughput(
-  workload: Workload, step: Step, seconds: float, peak: float
+  task: TrainingTask, step: CompiledStep, seconds: float, peak: float
 ) -> dict[str, float]:
-  """Images and FLOPs a second, and how much of the peak that is."""
-  rate = step.calls * programs.flops(step.compiled) * workload.devices / seconds
-  # The peak of a CPU is that of the machine, which its virtual devices share.
-  parts = 1 if jax.default_backend() == "cpu" else workload.devices
+  """Return images and FLOPs a second, and the fraction of the peak."""
+  flops = step.calls * program_costs.flops(step.compiled)
+  rate = flops * task.devices / seconds
+  # The virtual devices of a CPU share its peak.
+  parts = 1 if jax.default_backend() == "cpu" else task.devices
   return {
-    "images/s": workload.batch * workload.devices / seconds,
+    "images/s": task.batch * task.devices / seconds,
     "GFLOP/s": rate / 1e9,
     "of peak": rate / (peak * parts),
   }
 
 
-def _memory(step: Step, sgd: Step, copy: int) -> dict[str, float]:
-  """Temporary memory and state, and both together over SGD's."""
+def _memory(
+  step: CompiledStep, sgd: CompiledStep, copy: int
+) -> dict[str, float]:
+  """Return temporary memory and state, and both together over SGD's."""
   temporary, state = _bytes(step)
   return {
     "temporary copies": temporary / copy,
@@ -193,6 +247,6 @@ def _memory(step: Step, sgd: Step, copy: int) -> dict[str, float]:
   }
 
 
-def _bytes(step: Step) -> tuple[int, int]:
-  state = programs.size_in_bytes(step.state)
-  return programs.temporary_bytes(step.compiled), state
+def _bytes(step: CompiledStep) -> tuple[int, int]:
+  state = program_costs.size_in_bytes(step.state)
+  return program_costs.temporary_bytes(step.compiled), state

@@ -1,11 +1,13 @@
-"""Times alternatives side by side, so that a busy machine slows all alike."""
+"""Time alternatives side by side, so that a busy machine slows all alike."""
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+
+Name = TypeVar("Name", str, int)
 
 
 class Spread(NamedTuple):
@@ -17,38 +19,38 @@ class Spread(NamedTuple):
 
 
 def interleave(
-  runs: dict[str, Callable[[], Any]], rounds: int
-) -> dict[str, list[float]]:
-  """Times every run once a round, after a round that does not count.
+  alternatives: Mapping[Name, Callable[[], Any]], rounds: int
+) -> dict[Name, list[float]]:
+  """Time every alternative once a round, after a round that does not count.
 
   Args:
-    runs: Functions by name; what one returns is waited for.
-    rounds: How often to time each.
+    alternatives: Functions by name; their results are waited for.
+    rounds: Number of rounds.
 
   Returns:
     Seconds of every round, by name.
   """
-  seconds = {name: [] for name in runs}
-  names = list(runs)
+  seconds: dict[Name, list[float]] = {name: [] for name in alternatives}
+  names = list(alternatives)
   for number in range(-1, rounds):
-    # There and back, so that no run always follows the same one.
+    # There and back, so that no alternative always follows the same one.
     for name in names if number % 2 else reversed(names):
       started = time.perf_counter()
-      jax.block_until_ready(runs[name]())
+      jax.block_until_ready(alternatives[name]())
       if number >= 0:
         seconds[name].append(time.perf_counter() - started)
   return seconds
 
 
-def spread(values: list[float]) -> Spread:
-  """Median and quartiles of some numbers."""
+def spread(values: Sequence[float]) -> Spread:
+  """Return the median and the quartiles of some numbers."""
   if len(values) == 1:
     return Spread(values[0], values[0], values[0])
   low, median, high = statistics.quantiles(values, n=4, method="inclusive")
   return Spread(median, low, high)
 
 
-def ratio(numerators: list[float], denominators: list[float]) -> Spread:
-  """Spread of the ratios of measurements of the same rounds."""
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
+  """Return the spread of the ratios of measurements of the same rounds."""
   pairs = zip(numerators, denominators, strict=True)
   return spread([numerator / denominator for numerator, denominator in pairs])

@@ -1,4 +1,4 @@
-"""The rule that says whether a claim of the paper holds at this scale."""
+"""The rule that decides if a claim of the paper holds at this scale."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,29 +8,33 @@ import numpy as np
 
 from sam_jax.reports.results import confidence_half_width
 
+Values = Sequence[float] | np.ndarray  # [S], one for each seed
+
 RULE = (
-  "Two methods are compared on the same seeds (data, initialisation, order of"
+  "Two methods are compared on the same seeds (data, initialization, order of"
   " examples). *Reproduced*: Student's 95% interval of the mean paired"
-  " difference lies on the paper's side of zero. *Contradicted*: it lies on the"
-  " other side. *Not reproduced*: it holds zero. Where the paper finds no"
-  " difference, *reproduced* means that the interval lies within the margin"
-  " given, *contradicted* that it lies outside, and *not reproduced* the rest."
+  " difference is on the paper's side of zero. *Contradicted*: it is on the"
+  " other side. *Not reproduced*: it contains zero. Where the paper finds no"
+  " difference, *reproduced* means that the interval is within the margin"
+  " given, *contradicted* that it is outside, and *not reproduced* the rest."
   " A claim about a sequence of values of m is judged for every value against"
   " the last one, and for the slope of a straight line over log2 m through each"
   " seed's results; eigenvalues, and their ratios, by their logarithms."
 )
-REPRODUCED, NOT, CONTRADICTED = "reproduced", "not reproduced", "contradicted"
+REPRODUCED = "reproduced"
+NOT_REPRODUCED = "not reproduced"
+CONTRADICTED = "contradicted"
 
 
 class Claim(NamedTuple):
-  """A claim, what was found, and the verdict.
+  """A claim, the difference that was found, and the verdict.
 
   Attributes:
-    statement: What is claimed.
-    source: Where in the paper.
+    statement: The claim.
+    source: Its place in the paper.
     difference: Mean paired difference and half its 95% interval.
-    unit: Of the difference.
-    verdict: One of the three words.
+    unit: Unit of the difference.
+    verdict: One of the three words above.
   """
 
   statement: str
@@ -40,24 +44,20 @@ class Claim(NamedTuple):
   verdict: str
 
 
-def is_lower(
-  statement: str,
-  source: str,
-  lower: Sequence[float],
-  higher: Sequence[float],
-  unit: str = "",
+def judge_lower(
+  statement: str, source: str, lower: Values, higher: Values, unit: str = ""
 ) -> Claim:
-  """Judges a claim that one quantity is lower than another.
+  """Judge a claim that one quantity is lower than another.
 
   Args:
     statement: The claim.
-    source: Where in the paper.
-    lower: Values [S], of the one that is claimed to be lower.
-    higher: Values [S] of the other one, on the same seeds.
-    unit: Of the values.
+    source: Its place in the paper.
+    lower: Values [S] that are claimed to be lower.
+    higher: Values [S] of the other quantity, on the same seeds.
+    unit: Unit of the values.
   """
   mean, half = _interval(lower, higher)
-  verdict = NOT
+  verdict = NOT_REPRODUCED
   if mean + half < 0:
     verdict = REPRODUCED
   elif mean - half > 0:
@@ -65,29 +65,24 @@ def is_lower(
   return Claim(statement, source, (mean, half), unit, verdict)
 
 
-def slope(
-  positions: Sequence[float], rows: Sequence[Sequence[float]]
-) -> np.ndarray:
-  """Slopes [S] of straight lines through every seed's values.
-
-  Args:
-    positions: [N].
-    rows: Values [N, S].
-  """
-  return np.polynomial.polynomial.polyfit(positions, np.array(rows), 1)[1]
+def judge_negative(
+  statement: str, source: str, values: Values, unit: str = ""
+) -> Claim:
+  """Judge a claim that a quantity is below zero; see `judge_lower`."""
+  return judge_lower(statement, source, values, np.zeros(len(values)), unit)
 
 
-def is_equal(
+def judge_equal(
   statement: str,
   source: str,
-  first: Sequence[float],
-  second: Sequence[float],
+  first: Values,
+  second: Values,
   margin: float,
   unit: str = "",
 ) -> Claim:
-  """Judges a claim that two quantities differ by less than a margin."""
+  """Judge a claim that two quantities differ by less than a margin."""
   mean, half = _interval(first, second)
-  verdict = NOT
+  verdict = NOT_REPRODUCED
   if -margin < mean - half and mean + half < margin:
     verdict = REPRODUCED
   elif mean - half > margin or mean + half < -margin:
@@ -96,8 +91,16 @@ def is_equal(
   return Claim(statement, source, (mean, half), unit, verdict)
 
 
-def _interval(
-  first: Sequence[float], second: Sequence[float]
-) -> tuple[float, float]:
+def slope(positions: Sequence[float], rows: Sequence[Values]) -> np.ndarray:
+  """Return the slopes [S] of straight lines through every seed's values.
+
+  Args:
+    positions: Positions [N] of the values.
+    rows: Values [N, S].
+  """
+  return np.polynomial.polynomial.polyfit(positions, np.array(rows), 1)[1]
+
+
+def _interval(first: Values, second: Values) -> tuple[float, float]:
   differences = np.subtract(first, second).tolist()
   return statistics.mean(differences), confidence_half_width(differences)

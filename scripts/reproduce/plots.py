@@ -1,26 +1,29 @@
-"""The pictures of the miniature reproduction."""
+"""The figures of the miniature reproduction."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from sam_jax.reports.plot_style import STYLES, finish, plt
 from sam_jax.reports.results import confidence_half_width
+from scripts.reproduce.claims import Values
 
 _SIZE = (6.4, 4.4)
 
 
 def draw_against_noise(
-  lines: Mapping[str, Sequence[Sequence[float]]],
+  lines: Mapping[str, Sequence[Values]],
   percents: Sequence[float],
   path: pathlib.Path,
 ) -> None:
-  """Draws test errors against label noise.
+  """Draw test errors against label noise.
 
   Args:
     lines: Errors in percent [rates, S], by label.
-    percents: Rates of the noise.
+    percents: Rates of the noise [rates].
     path: File to write.
   """
   figure, axis = plt.subplots(figsize=_SIZE, layout="constrained")
@@ -31,11 +34,11 @@ def draw_against_noise(
 
 
 def draw_against_rho(
-  lines: Mapping[str, Mapping[float, Sequence[float]]],
-  sgd: Sequence[float],
+  lines: Mapping[str, Mapping[float, Values]],
+  sgd: Values,
   path: pathlib.Path,
 ) -> None:
-  """Draws test errors against rho, beside those of SGD.
+  """Draw test errors against rho, next to the error of SGD.
 
   Args:
     lines: Errors in percent [S], by label and rho.
@@ -44,10 +47,10 @@ def draw_against_rho(
   """
   figure, axis = plt.subplots(figsize=_SIZE, layout="constrained")
   for i, (label, points) in enumerate(lines.items()):
-    # Side by side, so that one can tell the intervals apart.
+    # Side by side, so that intervals do not hide each other.
     positions = [rho * 1.015**i for rho in points]
     _draw_with_intervals(axis, positions, points.values(), label, STYLES[i])
-  mean, half = np.mean(sgd), confidence_half_width(list(sgd))
+  mean, half = float(np.mean(sgd)), confidence_half_width(list(sgd))
   axis.axhline(mean, color="0.4", linestyle=":", label="SGD")
   axis.axhspan(mean - half, mean + half, color="0.85", zorder=0)
   _log_axis(axis, sorted({rho for points in lines.values() for rho in points}))
@@ -56,9 +59,9 @@ def draw_against_rho(
 
 
 def draw_points(
-  panels: Mapping[str, Mapping[str, Sequence[float]]], path: pathlib.Path
+  panels: Mapping[str, Mapping[str, Values]], path: pathlib.Path
 ) -> None:
-  """Draws a point for every seed, quantities side by side.
+  """Draw a point for every seed, quantities side by side.
 
   Args:
     panels: Values [S], by quantity and method.
@@ -79,22 +82,22 @@ def draw_points(
         color=style["color"],
         label=name,
       )
-    values = np.concatenate(list(methods.values()))
-    scale = "log" if values.max() > 20 * values.min() > 0 else "linear"
+    both = np.concatenate([np.asarray(x) for x in methods.values()])
+    scale = "log" if both.max() > 20 * both.min() > 0 else "linear"
     axis.set(ylabel=quantity, yscale=scale, xlim=(-0.5, len(methods) - 0.5))
     axis.set_xticks(range(len(methods)), list(methods))
   finish(figure, axes[0][0], "Each point is a seed", path)
 
 
 def draw_scores(
-  scores: Mapping[int, Sequence[float]],
-  random: Sequence[float],
+  scores: Mapping[int, Values],
+  random: Values,
   path: pathlib.Path,
 ) -> None:
-  """Draws the score of m-sharpness against m.
+  """Draw the score of m-sharpness against m.
 
   Args:
-    scores: Values [S] whose mean is the score, by m.
+    scores: Values [S] by m; their mean is the score.
     random: Scores of random measures.
     path: File to write.
   """
@@ -110,18 +113,32 @@ def draw_scores(
   finish(figure, axis, "95% interval by the jackknife", path)
 
 
-def _draw_with_intervals(axis, positions, rows, label, style) -> None:
+def _draw_with_intervals(
+  axis: Axes,
+  positions: Iterable[float],
+  rows: Iterable[Values],
+  label: str,
+  style: Mapping[str, Any],
+) -> None:
+  """Draw means over seeds with their 95% intervals."""
+  rows = list(rows)
   means = [np.mean(row) for row in rows]
   halves = [confidence_half_width(list(row)) for row in rows]
   axis.errorbar(
-    positions, means, halves, label=label, capsize=3, markersize=5, **style
+    list(positions),
+    means,
+    halves,
+    label=label,
+    capsize=3,
+    markersize=5,
+    **style,
   )
 
 
-def _log_axis(axis, positions) -> None:
-  """A logarithmic axis, with ticks at the values themselves.
+def _log_axis(axis: Axes, positions: Sequence[float]) -> None:
+  """Use a logarithmic axis with ticks at the values themselves.
 
-  Labels need room: a value close to the last one that has a label gets none.
+  A value too close to the last label gets none.
   """
   room = 0.06 * np.log(positions[-1] / positions[0])
   labels, last = [], 0.0

@@ -1,39 +1,33 @@
 """The command line of the benchmarks."""
 
-import contextlib
 import json
 import os
-import runpy
-import sys
 
 import jax
 import pytest
 
-from scripts.benchmark import loops, startup, steps
+from scripts.benchmark import loops, report, startup, steps
 from scripts.benchmark.timing import Spread
-from tests.in_process import own_flags
-from tests.processes import REPOSITORY
+from tests.in_process import run_module
+
+
+@pytest.fixture(autouse=True)
+def eight_devices(monkeypatch):
+  """Start JAX before a command sets XLA_FLAGS, and restore them."""
+  monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+  assert jax.local_device_count() == 8
 
 
 def benchmark(*arguments):
-  """Runs scripts/benchmark/__main__.py in this process, with its own flags."""
-  argv = ["benchmark", *arguments]
-  with (
-    own_flags(),
-    pytest.MonkeyPatch.context() as patch,
-    contextlib.chdir(REPOSITORY),
-  ):
-    patch.setattr(sys, "argv", argv)
-    patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # restored afterwards
-    script = runpy.run_path("scripts/benchmark/__main__.py")
-    script["main"](script["parse_flags"](argv))
+  """Run `python -m scripts.benchmark` in this process."""
+  run_module("scripts.benchmark", *arguments)
 
 
 ROWS = [{"step": "SAM", "over SGD": Spread(1.8, 1.75, 1.9), "differs": None}]
 
 
-def test_json_says_what_was_measured(monkeypatch, capsys):
-  monkeypatch.setattr(steps, "measure_steps", lambda workload, rounds: ROWS)
+def test_json_and_table_show_the_measurement(monkeypatch, capsys):
+  monkeypatch.setattr(steps, "measure_steps", lambda task, rounds: ROWS)
   arguments = ("step", "--model=cnn4", "--batch=4", "--devices=2")
   benchmark(*arguments, "--json")
   found = json.loads(capsys.readouterr().out)
@@ -51,12 +45,29 @@ def test_json_says_what_was_measured(monkeypatch, capsys):
     "device": "cpu",
     "jax": jax.__version__,
   }
-  assert found["what"].items() >= expected.items()
+  assert found["facts"].items() >= expected.items()
   benchmark(*arguments)
-  caption, _, _, header, _, row = capsys.readouterr().out.splitlines()
+  caption, _, _, *table = capsys.readouterr().out.splitlines()
   assert "model cnn4, dataset cifar10, batch 4, dtype float32" in caption
-  assert header == "| step | over SGD | differs |"
-  assert row == "| SAM | 1.8 (1.75 to 1.9) |  |"
+  assert table == [
+    "| step |          over SGD | differs |",
+    "| ---- | ----------------: | ------: |",
+    "| SAM  | 1.8 (1.75 to 1.9) |         |",
+  ]
+
+
+def test_rows_of_other_columns_start_another_table():
+  rows = [{"a": "x", "b": 1234.5}, {"a": "y", "b": 0.12345}, {"c": 2}]
+  assert report.tables(rows) == [
+    "| a   |     b |",
+    "| --- | ----: |",
+    "| x   | 1,234 |",
+    "| y   | 0.123 |",
+    "",
+    "| c   |",
+    "| --- |",
+    "| 2   |",
+  ]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +95,7 @@ def test_config_is_what_the_flags_say(arguments, monkeypatch, capsys):
 def test_none_unsets_the_default_configs_m(monkeypatch, capsys):
   monkeypatch.setattr(loops, "measure_loop", lambda config, *_: ROWS)
   benchmark("loop", "--config.sam.m=None", "--json")
-  assert json.loads(capsys.readouterr().out)["what"]["m"] == 128 // 8
+  assert json.loads(capsys.readouterr().out)["facts"]["m"] == 128 // 8
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,7 @@ def test_none_unsets_the_default_configs_m(monkeypatch, capsys):
     (["m", "--m=8,four"], "--m=8,four must be numbers"),
     (["m", "--m=3"], "m = 3 does not fit"),
     (["loop", "--config.model.nme=x"], "Did you mean --config.model.name?"),
-    (["loop", "--config=/no/such.py"], "No such file"),
+    (["loop", "--config=/no/such.py"], "there is no such file"),
     (["loop", "--config=configs/digits.py:foo"], "Unknown variant 'foo'"),
     (["loop", "--config.seed=None"], "--config.seed=None must be an integer"),
     (["loop", "--model=wrn28_10"], "`loop` does not use --model; it uses"),

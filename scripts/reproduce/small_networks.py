@@ -1,8 +1,8 @@
-"""Trains many small networks at once, with the transformation of `sam_jax`."""
+"""Train many small networks side by side with `sharpness_aware`."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,43 +12,47 @@ import optax
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
+from sam_jax import masks
 from sam_jax.sam import sharpness_aware
-from scripts.reproduce.splits import NUM_CLASSES, Examples
+from scripts.reproduce.digits import NUM_CLASSES, Examples
 
 BATCH = 64
+
+# (params, {"image": [n, 64], "label": [n]}) -> cross-entropies [n]
+ExampleLosses = Callable[[Any, Mapping[str, Any]], jax.Array]
 
 
 class MLP(nn.Module):
   """Two hidden layers, images float32 [n, 64] -> logits [n, classes].
 
-  Fully connected and without batch normalisation: its loss is that of training
-  and evaluation alike, so sharpness has one meaning.
+  Without batch normalization the loss is the same in training and evaluation,
+  so sharpness has one meaning.
   """
 
   width: int = 64
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
-    """Returns the logits."""
+    """Return the logits."""
     for _ in range(2):
       images = nn.relu(nn.Dense(self.width)(images))
     return nn.Dense(NUM_CLASSES)(images)
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-  """What has to be compiled anew; rho and the rest of `Setting` has not.
+class Algorithm:
+  """Fields that change the compiled program of a training.
 
   Attributes:
-    uses_sam: Or plain SGD.
-    m: Examples that share a perturbation.
-    p: Norm of the neighbourhood.
-    adaptive: ASAM.
+    uses_sam: Train with SAM instead of SGD.
+    m: Number of examples that share a perturbation.
+    p: Norm of the neighborhood.
+    adaptive: Use ASAM, scaling every parameter, biases included.
     ascent_steps: Steps of projected ascent.
-    second_order: With the term that SAM drops.
-    random_direction: Normal noise instead of the gradient perturbs, as far.
+    second_order: Add the term that SAM drops.
+    random_direction: Perturb along normal noise instead of the gradient.
     num_epochs: Length of the training.
-    width: Of the network.
+    width: Width of the network.
   """
 
   uses_sam: bool = True
@@ -63,16 +67,16 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-  """The numbers of a training: SAM's radius, and SGD's."""
+class Hyperparameters:
+  """Numbers that are arguments of the compiled program of a training."""
 
   rho: float = 0.0
   learning_rate: float = 0.1
   weight_decay: float = 5e-4
 
 
-def example_losses(width: int) -> Any:
-  """(params, {"image" [n, 64], "label" [n]}) -> cross-entropies [n]."""
+def example_losses(width: int) -> ExampleLosses:
+  """Build the loss of every example of a batch."""
   model = MLP(width)
 
   def losses(params, batch):
@@ -85,69 +89,75 @@ def example_losses(width: int) -> Any:
 
 
 def train(
-  method: Method, settings: Sequence[Setting], examples: Examples
+  algorithm: Algorithm, grid: Sequence[Hyperparameters], examples: Examples
 ) -> Any:
-  """Trains a network for every setting and seed, side by side.
+  """Train a network for every hyperparameter and seed, side by side.
 
   Args:
-    method: What to do.
-    settings: The G settings.
-    examples: The training sets of S seeds; seeds also decide initialisation and
-      the order of examples, alike for all methods and settings.
+    algorithm: The algorithm.
+    grid: The G hyperparameters.
+    examples: The training sets of S seeds. The seed also decides the
+      initialization and the order of examples, the same for all algorithms.
 
   Returns:
     Parameters, leaves [G, S, ...].
   """
   columns = {
-    field.name: np.array([getattr(s, field.name) for s in settings], np.float32)
-    for field in dataclasses.fields(Setting)
+    field.name: np.array([getattr(h, field.name) for h in grid], np.float32)
+    for field in dataclasses.fields(Hyperparameters)
   }
   num_seeds, count = examples.labels.shape
   orders = np.stack(
-    [_orders(seed, count, method.num_epochs) for seed in range(num_seeds)]
+    [_orders(seed, count, algorithm.num_epochs) for seed in range(num_seeds)]
   )
   seeds = np.arange(num_seeds)
-  return _train_fn(method)(columns, seeds, orders, examples)
+  return _train_fn(algorithm)(columns, seeds, orders, examples)
 
 
 def _orders(seed: int, count: int, num_epochs: int) -> np.ndarray:
-  """Which examples make up every batch, int32 [steps, BATCH]."""
+  """Return the indices of the examples of every batch, int32 [steps, BATCH]."""
   random = np.random.default_rng((seed, 0x0DE5))
   epochs = [random.permutation(count) for _ in range(num_epochs)]
   return np.stack(epochs).reshape(-1, BATCH).astype(np.int32)
 
 
 @functools.cache
-def _train_fn(method: Method):
-  """Compiles once a method, for settings [G] and seeds [S]."""
+def _train_fn(algorithm: Algorithm) -> Callable[..., Any]:
+  """Map the training over hyperparameters [G] and seeds [S], and compile it."""
   over_seeds = jax.vmap(
-    functools.partial(_train_one, method), in_axes=(None, 0, 0, 0)
+    functools.partial(_train_one, algorithm), in_axes=(None, 0, 0, 0)
   )
   return jax.jit(jax.vmap(over_seeds, in_axes=(0, None, None, None)))
 
 
 def _train_one(
-  method: Method, setting: Mapping[str, Any], seed, orders, examples: Examples
-):
-  """Trains one network: m-sharpness SAM, momentum, a cosine schedule."""
-  losses = example_losses(method.width)
+  algorithm: Algorithm,
+  hyperparameters: Mapping[str, Any],
+  seed: jax.Array,
+  orders: jax.Array,
+  examples: Examples,
+) -> Any:
+  """Train one network: m-sharpness SAM, momentum, a cosine schedule."""
+  losses = example_losses(algorithm.width)
   gradient_fn = jax.grad(lambda w, batch: losses(w, batch).mean())
   sharpness = sharpness_aware(
-    (lambda _: setting["rho"]) if method.uses_sam else 0.0,
-    p=method.p,
-    adaptive=method.adaptive,
-    ascent_steps=method.ascent_steps,
-    second_order=method.second_order,
+    (lambda _: hyperparameters["rho"]) if algorithm.uses_sam else 0.0,
+    p=algorithm.p,
+    adaptive=masks.everything if algorithm.adaptive else False,
+    ascent_steps=algorithm.ascent_steps,
+    second_order=algorithm.second_order,
   )
   schedule = optax.cosine_decay_schedule(1.0, len(orders))
   optimizer = optax.chain(
-    optax.add_decayed_weights(setting["weight_decay"]),
+    optax.add_decayed_weights(hyperparameters["weight_decay"]),
     optax.trace(decay=0.9, nesterov=True),
-    optax.scale_by_schedule(lambda t: -setting["learning_rate"] * schedule(t)),
+    optax.scale_by_schedule(
+      lambda t: -hyperparameters["learning_rate"] * schedule(t)
+    ),
   )
 
   def ascent_gradient(params, shard, key):
-    if not method.random_direction:
+    if not algorithm.random_direction:
       return gradient_fn(params, shard)
     flat, unravel = ravel_pytree(params)
     return unravel(jax.random.normal(key, flat.shape))
@@ -166,9 +176,9 @@ def _train_one(
     order, key = order_and_key
     batch = {"image": examples.images[order], "label": examples.labels[order]}
     shards = jax.tree.map(
-      lambda x: x.reshape(-1, method.m, *x.shape[1:]), batch
+      lambda x: x.reshape(-1, algorithm.m, *x.shape[1:]), batch
     )
-    keys = jax.random.split(key, BATCH // method.m)
+    keys = jax.random.split(key, BATCH // algorithm.m)
     gradients = jax.vmap(shard_gradient, in_axes=(None, 0, 0))(
       params, shards, keys
     )
@@ -177,7 +187,7 @@ def _train_one(
     return (optax.apply_updates(params, updates), opt_state), None
 
   key = jax.random.key(seed)
-  params = MLP(method.width).init(key, examples.images[:1])["params"]
+  params = MLP(algorithm.width).init(key, examples.images[:1])["params"]
   start = params, optimizer.init(params)
   keys = jax.random.split(jax.random.fold_in(key, 1), len(orders))
   (params, _), _ = jax.lax.scan(step, start, (orders, keys))
@@ -187,12 +197,18 @@ def _train_one(
 @functools.partial(jax.jit, static_argnums=0)
 def _errors(width, params, examples):
   def error(params, examples):
-    logits = MLP(width).apply({"params": params}, examples.images)
+    logits: Any = MLP(width).apply({"params": params}, examples.images)
     return jnp.mean(jnp.argmax(logits, axis=-1) != examples.labels)
 
   return jax.vmap(jax.vmap(error), in_axes=(0, None))(params, examples)
 
 
 def error_rates(width: int, params: Any, examples: Examples) -> np.ndarray:
-  """Error rates [G, S] of networks on the examples of their seeds."""
+  """Return the error rates [G, S] of networks on examples of their seeds.
+
+  Args:
+    width: Width of the networks.
+    params: Parameters, leaves [G, S, ...].
+    examples: The examples of S seeds.
+  """
   return np.asarray(_errors(width, params, examples), np.float64)

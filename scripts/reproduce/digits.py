@@ -1,4 +1,4 @@
-"""Handwritten digits, split anew for every seed."""
+"""Handwritten digits, with a split of their own for every seed."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ NUM_CLASSES = 10
 
 
 class Examples(NamedTuple):
-  """Normalised images float32 [S, N, 64] and labels int32 [S, N]."""
+  """Normalized images float32 [S, N, 64] and labels int32 [S, N]."""
 
   images: np.ndarray
   labels: np.ndarray
@@ -28,12 +28,12 @@ class Splits(NamedTuple):
 
 
 def draw_splits(num_seeds: int, noise_rate: float = 0.0) -> Splits:
-  """Splits all 1,797 digits at random, for the seeds 0, 1, 2...
+  """Split all 1,797 digits at random, for the seeds 0, 1, 2...
 
-  Few are left to train on, so that networks differ in how they generalise.
+  The training set is small, so that networks differ in how they generalize.
 
   Args:
-    num_seeds: S.
+    num_seeds: Number of seeds S.
     noise_rate: Fraction of training labels to redraw from all classes.
   """
   images, labels = _all_digits()
@@ -65,10 +65,12 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray]:
     eval_batch_size=1000,
     seed=0,
   )
-  images, labels = dataset.training_arrays()
+  train_images, train_labels = dataset.training_arrays()
+  images, labels = [np.asarray(train_images)], [train_labels]
   for batch in dataset.eval_batches("test"):
     real = batch["mask"] > 0
-    images = np.concatenate([images, batch["image"][real]])
-    labels = np.concatenate([labels, batch["label"][real]])
-  pixels = images.reshape(len(images), -1).astype(np.float32) / 255
-  return (pixels - spec.mean[0]) / spec.std[0], labels
+    images.append(batch["image"][real])
+    labels.append(batch["label"][real])
+  pixels = np.concatenate(images).astype(np.float32) / 255
+  pixels = pixels.reshape(len(pixels), -1)
+  return (pixels - spec.mean[0]) / spec.std[0], np.concatenate(labels)

@@ -1,4 +1,4 @@
-"""What a compiled program tells about itself, and what it could reach."""
+"""Costs that a compiled program reports, and the peak of the machine."""
 
 import re
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ _TRACED = re.compile(
   r"|collective_permute)\b"
 )
 _TRACED_ALONE = re.compile(r"replica_groups = dense<[^>]*> : tensor<\d+x1xi64>")
-# Sides of square factors, of which one fits the caches of the machine best.
+# Sides of square factors. One of them fits the caches of the machine best.
 _SIDES = {"cpu": (1024, 2048, 3072)}
 _SIDES_OF_ACCELERATORS = (4096, 8192, 16384)
 
@@ -26,63 +26,58 @@ _SIDES_OF_ACCELERATORS = (4096, 8192, 16384)
 class Collectives(NamedTuple):
   """Communication of a device in a program."""
 
-  count: int
+  number: int
   bytes: int
 
 
-def collectives(compiled: Any) -> Collectives:
-  """Counts the collectives of a compiled program, and the bytes they take in.
+def collectives(compiled: jax.stages.Compiled) -> Collectives:
+  """Count the collectives of a compiled program and their input bytes.
 
-  Those among a single device are none.
-
-  Args:
-    compiled: What `jitted.lower(...).compile()` returns.
+  Collectives within a single device do not count.
   """
-  count = size = 0
-  for line in compiled.as_text().splitlines():
+  number = size = 0
+  for line in (compiled.as_text() or "").splitlines():
     match = _COLLECTIVE.search(line)
     if not match or _ALONE.search(line):
       continue
-    count += 1
+    number += 1
     for shape in _SHAPE.finditer(match["shapes"]):
       elements = 1
       for dimension in filter(None, shape["sizes"].split(",")):
         elements *= int(dimension)
       size += elements * int(shape["bits"]) // 8
-  return Collectives(count, size)
+  return Collectives(number, size)
 
 
-def collectives_traced(lowered: Any) -> int:
-  """Counts the collectives of a program before XLA combines them.
-
-  Args:
-    lowered: What `jitted.lower(...)` returns.
-  """
+def collectives_traced(lowered: jax.stages.Lowered) -> int:
+  """Count the collectives of a program before XLA combines them."""
   return sum(
     bool(_TRACED.search(line)) and not _TRACED_ALONE.search(line)
     for line in lowered.as_text().splitlines()
   )
 
 
-def flops(compiled: Any) -> float:
-  """FLOPs of one call on one device; the body of a loop counts once."""
-  return compiled.cost_analysis()["flops"]
+def flops(program: jax.stages.Compiled | jax.stages.Lowered) -> float:
+  """Return the FLOPs of a call on one device; a loop's body counts once."""
+  analysis: Any = program.cost_analysis()
+  return analysis["flops"]
 
 
-def temporary_bytes(compiled: Any) -> int:
-  """Memory of one device beside arguments and results."""
-  return compiled.memory_analysis().temp_size_in_bytes
+def temporary_bytes(compiled: jax.stages.Compiled) -> int:
+  """Return the memory of one device in addition to arguments and results."""
+  analysis: Any = compiled.memory_analysis()
+  return analysis.temp_size_in_bytes
 
 
 def size_in_bytes(tree: Any) -> int:
-  """Bytes of all arrays, or shapes, of a tree."""
+  """Return the bytes of all arrays, or shapes, of a tree."""
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 class MatrixProduct:
-  """A product of random square matrices on one device, to call.
+  """A product of random square matrices on one device, ready to call.
 
-  At JAX's default precision, as the networks are.
+  It has JAX's default precision, as the networks have.
   """
 
   def __init__(self, side: int, dtype: str):
@@ -92,12 +87,12 @@ class MatrixProduct:
     self.flops = 2 * side**3
 
   def __call__(self) -> jax.Array:
-    """Multiplies; returns what to wait for."""
+    """Multiply, and return the array to wait for."""
     return self._multiply(*self._factors)
 
 
 def matrix_products(dtype: str) -> dict[str, MatrixProduct]:
-  """Products of several sizes: the fastest is the peak of this machine."""
+  """Return products of several sizes; the fastest shows the machine's peak."""
   sides = _SIDES.get(jax.default_backend(), _SIDES_OF_ACCELERATORS)
   return {f"product of {n} x {n}": MatrixProduct(n, dtype) for n in sides}
 
@@ -105,5 +100,5 @@ def matrix_products(dtype: str) -> dict[str, MatrixProduct]:
 def peak(
   products: dict[str, MatrixProduct], seconds: dict[str, list[float]]
 ) -> float:
-  """FLOP/s of the fastest product, in the best of its rounds."""
+  """Return the FLOP/s of the fastest product in the best of its rounds."""
   return max(p.flops / min(seconds[name]) for name, p in products.items())

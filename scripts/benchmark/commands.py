@@ -1,0 +1,170 @@
+"""The sub-commands: the benchmark, the flags and the table of each."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import flags
+
+from sam_jax.config import cli
+from scripts.benchmark import compilation, inputs, loops, startup, steps
+from scripts.benchmark.training_task import TrainingTask
+
+Rows = list[dict[str, Any]]
+# Facts about the measurement, and the rows of its table.
+Result = tuple[dict[str, Any], Rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class SubCommand:
+  """A sub-command.
+
+  Attributes:
+    measure: Values of the flags -> facts and rows.
+    flags: Names of the flags that it uses.
+    note: How to read its table.
+  """
+
+  measure: Callable[[flags.FlagValues], Result]
+  flags: tuple[str, ...]
+  note: str
+
+
+def find(name: str) -> SubCommand:
+  """Return the sub-command of a name, or refuse it."""
+  if name not in SUB_COMMANDS:
+    known = ", ".join(SUB_COMMANDS)
+    cli.refuse(f"{name!r} is no sub-command; known: {known}.")
+  return SUB_COMMANDS[name]
+
+
+def check_flags(name: str, options: flags.FlagValues) -> None:
+  """Refuse flags that a sub-command does not use, or can't obey here."""
+  used = SUB_COMMANDS[name].flags
+  for flag in sorted({f for c in SUB_COMMANDS.values() for f in c.flags}):
+    if options[flag].present and flag not in used:
+      known = ", ".join(f"--{other}" for other in used)
+      cli.refuse(f"`{name}` does not use --{flag}; it uses {known}, --json.")
+  wanted, found = options.devices, jax.local_device_count()
+  needs_all = name in ("loop", "startup")
+  if wanted and (wanted > found or (needs_all and wanted != found)):
+    cli.refuse(f"--devices={wanted}, but this host has {found}.")
+
+
+def _task(options: flags.FlagValues) -> TrainingTask:
+  """Return the task that the flags describe."""
+  return TrainingTask(
+    model=options.model,
+    dataset=options.dataset,
+    batch=options.batch or 8,
+    dtype=options.dtype,
+    remat=options.remat,
+    devices=options.devices or jax.local_device_count(),
+  )
+
+
+def _measure_steps(options: flags.FlagValues) -> Result:
+  task, rounds = _task(options), options.rounds
+  facts = {**dataclasses.asdict(task), "m": task.batch, "rounds": rounds}
+  return facts, steps.measure_steps(task, rounds)
+
+
+def _measure_m(options: flags.FlagValues) -> Result:
+  task, rounds = _task(options), options.rounds
+  ms = [task.batch // k for k in (1, 2, 4, 8) if task.batch % k == 0]
+  if options.m is not None:
+    try:
+      ms = [int(m) for m in options.m]
+    except ValueError:
+      ms = []
+    if not ms:
+      given = ",".join(options.m)
+      cli.refuse(f"--m={given} must be numbers, as in 32,8.")
+  facts = {**dataclasses.asdict(task), "m": ms, "rounds": rounds}
+  return facts, steps.measure_m(task, ms, rounds)
+
+
+def _measure_input(options: flags.FlagValues) -> Result:
+  batch, rounds = options.batch or 128, options.rounds
+  rows = inputs.measure_input(batch, rounds)
+  facts = {"batch": batch, "rounds": rounds}
+  return facts, [*rows, inputs.autoaugment_flops()]
+
+
+def _measure_loop(options: flags.FlagValues) -> Result:
+  num_steps, rounds = options.steps, options.rounds
+  facts = {**_describe_run(options), "steps": num_steps, "rounds": rounds}
+  return facts, loops.measure_loop(options.config, num_steps, rounds)
+
+
+def _measure_scaling(options: flags.FlagValues) -> Result:
+  task = _task(options)
+  counts = [2**k for k in range(task.devices.bit_length())]
+  facts = {**dataclasses.asdict(task), "devices": counts}
+  return facts, compilation.measure_scaling(task, counts)
+
+
+def _measure_startup(options: flags.FlagValues) -> Result:
+  facts = {**_describe_run(options), "rounds": options.rounds}
+  return facts, startup.measure_startup(options.config, options.rounds)
+
+
+def _measure_compilation(options: flags.FlagValues) -> Result:
+  task = _task(options)
+  facts = {**dataclasses.asdict(task), "m": task.batch}
+  return facts, compilation.measure_compilation(task)
+
+
+def _describe_run(options: flags.FlagValues) -> dict[str, Any]:
+  """Return facts about the run of --config, with the batch of a device."""
+  config, devices = options.config, jax.device_count()
+  batch = config.batch_size // devices
+  file: Any = options["config"]
+  return {
+    "config": file.config_filename,
+    "model": config.model.name,
+    "dataset": config.dataset.name,
+    "batch": batch,
+    "dtype": config.model.dtype,
+    "remat": config.model.remat,
+    "m": config.sam.m or batch,
+    "devices": devices,
+  }
+
+
+_NETWORK = ("model", "dataset", "batch", "dtype", "remat", "devices")
+_SPREADS = "Batch is that of a device; medians (quartiles) of the rounds."
+SUB_COMMANDS = {
+  "step": SubCommand(
+    _measure_steps,
+    (*_NETWORK, "rounds"),
+    f"{_SPREADS} Images and FLOPs are those of all devices. The devices of a"
+    " CPU share it; its peak is that of the machine.",
+  ),
+  "m": SubCommand(_measure_m, (*_NETWORK, "rounds", "m"), _SPREADS),
+  "input": SubCommand(
+    _measure_input,
+    ("batch", "rounds", "cores"),
+    "Medians (quartiles) of the rounds.",
+  ),
+  "loop": SubCommand(
+    _measure_loop,
+    ("config", "steps", "rounds", "devices"),
+    f"{_SPREADS} Above 1 the loop loses nothing that could be measured.",
+  ),
+  "scale": SubCommand(
+    _measure_scaling,
+    _NETWORK,
+    "Batch is that of a device; volume and memory are in copies of the"
+    " parameters. XLA combines the collectives that were traced.",
+  ),
+  "startup": SubCommand(
+    _measure_startup, ("config", "rounds", "devices"), _SPREADS
+  ),
+  "compile": SubCommand(
+    _measure_compilation,
+    _NETWORK,
+    "Batch is that of a device; compiled without a cache.",
+  ),
+}

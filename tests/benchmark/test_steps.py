@@ -1,0 +1,80 @@
+"""Steps are compared with their peers, in time, memory and numbers."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from scripts.benchmark import optax_sam, steps
+from scripts.benchmark.training_task import RHO
+from tests import tiny
+from tests.benchmark.fakes import TASK
+
+
+def test_step_is_compared_with_its_peers():
+  cache = jax.config.jax_compilation_cache_dir
+  sgd, sam, opaque, transparent = steps.measure_steps(TASK, rounds=1)
+  assert sgd["over SGD"] == (1, 1, 1)
+  assert sam["copies over SGD"] < 1.1
+  assert transparent["state copies"] - sam["state copies"] == pytest.approx(
+    1, abs=1e-3
+  )
+  # The numbers of independent implementations of the same step.
+  assert 0 < opaque["update differs by"] < 1e-4
+  assert 0 < transparent["update differs by"] < 1e-4
+  numerics = [row["numerics"] for row in (sgd, sam, opaque, transparent)]
+  assert numerics == [None, None, "same", "same"]
+  assert jax.config.jax_compilation_cache_dir == cache
+
+
+def first_update(parts, calls=1):
+  step = steps.compile_cold(TASK, parts, calls)
+  start = jax.device_get(step.state.params)
+  step()
+  return start, jax.device_get(step.state.params)
+
+
+def test_two_calls_of_one_step_draw_the_same_masks():
+  sam = dataclasses.replace(TASK.parts(RHO), model=tiny.Perceptron(0.5))
+  start, ours = first_update(sam)
+  transparent = optax_sam.with_optax_transparent(sam, RHO)
+  _, theirs = first_update(transparent, calls=2)
+  assert optax_sam.update_difference(theirs, ours, start) < 1e-4
+
+
+def test_different_results_are_reported():
+  def step(update):
+    state = dataclasses.make_dataclass("State", ["params"])(np.zeros(3))
+
+    def call(state, batch):
+      return dataclasses.replace(state, params=np.full(3, update)), None
+
+    return steps.CompiledStep(call, state, None, 0.0)
+
+  def compare(opaque, transparent):
+    sides = {
+      "SGD": step(2.0),
+      "SAM": step(1.0),
+      "optax opaque": step(opaque),
+      "optax transparent": step(transparent),
+    }
+    return steps.compare_updates(sides, steps.tolerance("float32"))
+
+  found = compare(1.00001, 1.5)
+  assert found["optax opaque"]["numerics"] == "same"
+  assert found["optax transparent"] == {
+    "update differs by": pytest.approx(0.5),
+    "numerics": "different",
+  }
+  for opaque in (1.001, math.nan):
+    with pytest.raises(steps.DifferentResultsError, match="opaque"):
+      compare(opaque, 1.0)
+
+
+def test_cost_of_m():
+  rows = steps.measure_m(TASK, [4, 2], rounds=2)
+  assert [row["m"] * row["microbatches"] for row in rows] == [4, 4]
+  assert rows[0]["over m = 4"] == (1, 1, 1)
+  assert all(row["temporary copies"] > 0 for row in rows)
