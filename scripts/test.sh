@@ -8,4 +8,5 @@ VENV="${VENV:-.venv}"
 
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
+"$VENV/bin/mypy"
 "$VENV/bin/python" -m pytest --numprocesses=2 --dist=worksteal "$@"
