@@ -12,7 +12,6 @@ import pathlib
 from absl import flags
 
 from sam_jax.config import cli
-from sam_jax.runs import logging as run_logging
 
 flags.DEFINE_string("model", None, "Name of the network.")
 flags.DEFINE_string("input", None, "Official checkpoint file.")
@@ -30,11 +29,12 @@ def main(argv: list[str]) -> None:
     cli.refuse(f"--output={output} is a directory.")
   if "://" not in output:
     cli.make_directory("output", pathlib.Path(output).parent)
-  run_logging.show_on_stderr()
   # Import late: wrong flags are reported without waiting for JAX.
   from sam_jax.models import pretrained
   from sam_jax.runs import files
+  from sam_jax.runs import logging as run_logging
 
+  run_logging.show_on_stderr()
   try:
     _, variables, report = pretrained.load_network(
       flags.FLAGS.model, flags.FLAGS.input, use_ema=flags.FLAGS.ema
