@@ -32,7 +32,7 @@ def run_module(name, *arguments):
 
 @contextlib.contextmanager
 def own_flags():
-  """Lets a script define the flags that other tests' scripts have defined."""
+  """Let a script define the flags that other tests' scripts have defined."""
   values = flags.FLAGS
   others = {name: values[name] for name in values}
   for name in ("config", "count", "output", "step", "workdir"):
