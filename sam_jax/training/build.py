@@ -5,7 +5,7 @@ import functools
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -162,13 +162,7 @@ def sharpness(
       "no_norm": masks.kernels,
     }[fields.mask],
   }
-  options = config.sam.options.to_dict()
-  for name in options.keys() & {*fields, *given}:
-    raise ConfigError(
-      f"config.sam.options.{name} = {options[name]!r} is set by the field"
-      f" config.sam.{name}, or by training itself. Remove the option."
-    )
-  given |= options
+  given |= _options("sam", fields, {*fields, *given})
   with _errors_of("sam.method", fields.method):
     method = _find_method(fields.method)
     inspect.signature(method).bind(rho, **given)
@@ -192,6 +186,23 @@ def _find_method(name: str) -> Callable[..., Any]:
       f"{error}. Give package.module:function, and put its directory on"
       " PYTHONPATH."
     ) from error
+
+
+def _options(
+  section: str, fields: ConfigDict, reserved: Collection[str]
+) -> dict[str, Any]:
+  """Return the options of a section of a config.
+
+  Raises:
+    ConfigError: An option repeats a field, or what training itself decides.
+  """
+  options = fields.options.to_dict()
+  for name in options.keys() & reserved:
+    raise ConfigError(
+      f"config.{section}.options.{name} = {options[name]!r} is set by the field"
+      f" config.{section}.{name}, or by training itself. Remove the option."
+    )
+  return options
 
 
 @contextlib.contextmanager
@@ -243,20 +254,19 @@ def model(
     axis = AXIS
   elif scope == "m" and shards.devices_per_shard > 1:
     axis, groups = AXIS, shards.axis_index_groups
+  given = {
+    "dtype": jnp.dtype(config.model.dtype),
+    "batch_norm_axis": axis,
+    "batch_norm_groups": groups,
+    "freeze_batch_norm": scope == "frozen",
+    "remat": config.model.remat,
+    "dropout_rate": config.model.dropout_rate,
+    "additional_skips": config.model.additional_skips,
+    "normalization": config.model.normalization,
+  }
+  given |= _options("model", config.model, {*config.model, *given})
   with _errors_of("model.name", config.model.name):
-    return models.create_model(
-      config.model.name,
-      spec.num_classes,
-      dtype=jnp.dtype(config.model.dtype),
-      batch_norm_axis=axis,
-      batch_norm_groups=groups,
-      freeze_batch_norm=scope == "frozen",
-      remat=config.model.remat,
-      dropout_rate=config.model.dropout_rate,
-      additional_skips=config.model.additional_skips,
-      normalization=config.model.normalization,
-      **config.model.options,
-    )
+    return models.create_model(config.model.name, spec.num_classes, **given)
 
 
 def summary(config: ConfigDict, num_devices: int) -> str:

@@ -160,6 +160,11 @@ def test_whole_run_with_a_method_of_ones_own(own_file, tmp_path, monkeypatch):
       {"sam.method": "weighted_sam", "sam.options": {"gamma": 2.0}},
       "sam.method = 'weighted_sam': gamma",
     ),
+    (
+      {"model.options": {"dropout_rate": 0.5}},
+      r"config\.model\.options\.dropout_rate = 0\.5 is set by",
+    ),
+    ({"model.options": {"depth": 3}}, "model.name = 'wrn28_10': .*depth"),
     ({"optimizer.options": {"b1": 1}}, "optimizer.name = 'sgd': .*'b1'"),
     (
       {"optimizer.name": "yogi", "optimizer.weight_decay_kind": "decoupled"},
