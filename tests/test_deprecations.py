@@ -12,7 +12,6 @@ import pytest
     "sam_jax.training.step",
     "scripts.benchmark.inputs",
     "tests.test_sam",
-    "<run_path>",
   ],
 )
 def test_our_modules(module):

@@ -21,8 +21,8 @@ from scipy import stats
 
 def generalization_score(
   hyperparameters: Mapping[str, Sequence[Any]],
-  measure: Sequence[float],
-  gap: Sequence[float],
+  measure: npt.ArrayLike,
+  gap: npt.ArrayLike,
 ) -> float:
   """Score a measure on a full grid of networks.
 
@@ -72,8 +72,8 @@ def generalization_score(
 
 def rank_correlations(
   hyperparameters: Mapping[str, Sequence[Any]],
-  measure: Sequence[float],
-  gap: Sequence[float],
+  measure: npt.ArrayLike,
+  gap: npt.ArrayLike,
 ) -> dict[str, float]:
   """Return Kendall's tau of a measure and the gap for each hyperparameter.
 
