@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -50,7 +51,13 @@ def broadcast_mask(mask: Any, params: optax.Params) -> Any:
     words = names(path)
     for end in range(len(words) + 1):
       if words[:end] in given:
-        return bool(given[words[:end]])
+        value = given[words[:end]]
+        if np.ndim(value) or np.result_type(value).kind != "b":
+          raise ValueError(
+            f"mask must be a tree of bools, got {value!r} for"
+            f" {'/'.join(words)}."
+          )
+        return bool(value)
     raise ValueError(
       "mask must be a tree of bools like params, or a prefix of one: it has no"
       f" entry for {'/'.join(words)}."
@@ -86,6 +93,12 @@ def like(params: optax.Params, gradient: Any, source: str) -> Any:
       f" {got_text}. jax.value_and_grad needs has_value = True, jax.grad False;"
       " drop the auxiliary output of has_aux = True."
     )
+  for words, (_, w), (_, g) in zip(wanted, leaves, given, strict=True):
+    if jnp.shape(w) != jnp.shape(g):
+      raise ValueError(
+        f"{source} has the shape {jnp.shape(g)} for {'/'.join(words)}, params"
+        f" {jnp.shape(w)}."
+      )
   return jax.tree.unflatten(structure, [leaf for _, leaf in given])
 
 
@@ -95,7 +108,8 @@ def split(
   """Split the output of `grad_fn` into its value, or nan, and its gradient.
 
   Raises:
-    ValueError: It is neither as `has_value` says, or of another structure.
+    ValueError: The output does not match `has_value`, or its gradient is not
+      like params.
   """
   source = f"With has_value = {has_value} the output of grad_fn"
   if not has_value:
@@ -105,6 +119,11 @@ def split(
       f"{source} must be (value, gradient), got {type(output).__name__}."
       " jax.value_and_grad needs has_value = True, jax.grad False."
     )
+  if jnp.shape(output[0]) != ():
+    raise ValueError(
+      f"{source} must have a scalar as its value, got the shape"
+      f" {jnp.shape(output[0])}."
+    )
   return output[0], like(params, output[1], source)
 
 
@@ -112,10 +131,11 @@ def check_local(grads: Any, axis_name: str, groups: Any) -> None:
   """Check that gradients differ from device to device before their mean.
 
   `jax.shard_map(check_vma=True)` types values by the axes along which they
-  vary, and sums the gradient of replicated parameters where nobody sees it.
+  vary, and implicitly sums the gradient of replicated parameters.
 
   Raises:
-    ValueError: It has, or `groups` are given, which it does not support.
+    ValueError: JAX has summed the gradients, or there are `groups`, which
+      check_vma=True does not support.
   """
 
   def varies(x):
@@ -157,7 +177,7 @@ def check(
   if any(map(is_traced, (numbers | counts).values())):
     raise ValueError(
       "Only rho may be traced. With optax.inject_hyperparams set"
-      f" static_args={(*numbers, *counts)}."
+      f" static_args={(*numbers, *counts, 'mask', 'adaptive')}."
     )
   if not callable(rho) and not is_traced(rho):
     numbers["rho"] = rho

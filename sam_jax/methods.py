@@ -76,6 +76,7 @@ def asam(
   Reference: Kwon et al. (ICML 2021), arXiv:2102.11600; code: SamsungLabs/ASAM,
   asam.py and example_cifar.py.
   """
+  _refuse("asam", kwargs, adaptive=False)
   adaptive = (lambda params: True) if scale_biases else True
   return sharpness_aware(rho, **{**kwargs, "adaptive": adaptive})
 

@@ -375,6 +375,7 @@ def _vdot(a, b):
 def _norm(tree, p=2):
   """p-norm of a tree in float32, with a finite derivative at 0 for p = 2."""
   leaves = [jnp.abs(x.astype(jnp.float32)) for x in jax.tree.leaves(tree)]
+  leaves = leaves or [jnp.zeros(())]
   if p == 2:
     total = _sum([x**2 for x in leaves])
     return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))

@@ -66,7 +66,9 @@ class Checkpoints:
       int(state.step),
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        checksum=ocp.args.JsonSave({"crc32": _checksum(state)}),
+        checksum=ocp.args.JsonSave(
+          {"crc32": _checksum(state), "arrays": _describe(state)}
+        ),
       ),
     )
 
@@ -81,13 +83,16 @@ class Checkpoints:
       The state, as NumPy arrays.
 
     Raises:
-      ValueError: The checkpoint is damaged or has another structure.
+      ConfigError: The checkpoint is one of another network or method.
+      ValueError: The checkpoint is damaged.
     """
+    template = jax.device_get(template)
+    self._check_arrays(_describe(template), step)
     try:
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(jax.device_get(template)),
+          state=ocp.args.StandardRestore(template),
           checksum=ocp.args.JsonRestore(),
         ),
       )
@@ -104,6 +109,26 @@ class Checkpoints:
       )
     return state
 
+  def _check_arrays(self, wanted: dict[str, str], step: int) -> None:
+    """Compare the arrays of a checkpoint with those of a template.
+
+    Orbax would cut arrays of another shape to that of the template.
+    """
+    try:
+      found = self._manager.restore(
+        step, args=ocp.args.Composite(checksum=ocp.args.JsonRestore())
+      ).checksum["arrays"]
+    except Exception:  # damaged or older than this check: `restore` will tell
+      return
+    for name in sorted(found.keys() | wanted.keys()):
+      theirs, ours = found.get(name, "nothing"), wanted.get(name, "nothing")
+      if theirs != ours:
+        raise ConfigError(
+          f"checkpoint {self._directory / str(step)} has {theirs} for {name};"
+          f" this network and method have {ours}. Run the code that wrote it,"
+          " or choose another workdir."
+        )
+
   def restore_latest(self, template: State) -> State | None:
     """Read the newest checkpoint that is intact.
 
@@ -116,12 +141,15 @@ class Checkpoints:
       The state, as NumPy arrays, or None if no checkpoint was ever saved.
 
     Raises:
-      ConfigError: There are checkpoints, and all of them are damaged.
+      ConfigError: There are checkpoints, and all of them are damaged, or the
+        newest is one of another network or method.
     """
     steps = self.steps()
     for step in reversed(steps):
       try:
         return self.restore(template, step)
+      except ConfigError:
+        raise  # an intact checkpoint stays where it is
       except ValueError as error:
         logger.warning("%s", error)
         self._move_aside(step)
@@ -161,3 +189,11 @@ def _checksum(tree: Any) -> int:
     data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
     crc = zlib.crc32(data.data, crc)
   return crc
+
+
+def _describe(tree: Any) -> dict[str, str]:
+  """Return dtype and shape of every array by its path."""
+  return {
+    jax.tree_util.keystr(path): f"{np.asarray(x).dtype}{list(np.shape(x))}"
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }

@@ -53,7 +53,11 @@ def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
   schema.validate_config(config, num_devices)
   config = config.copy_and_resolve_references()
   config.sam.m = layout(config, num_devices).m
-  parts(config, dataset_spec(config), 1, num_devices)
+  spec = dataset_spec(config)
+  built = parts(config, spec, 1, num_devices)
+  if ":" in config.model.name:
+    _check_network(config, spec, built.model)
+  _check_transformations(config)
   return config
 
 
@@ -171,7 +175,7 @@ def sharpness(
 
 
 def _find_method(name: str) -> Callable[..., Any]:
-  """Return the function that a name in `methods` or "module:function" means."""
+  """Look up a method by its name in `methods` or as "module:function"."""
   module_name, colon, function = name.rpartition(":")
   if not colon:
     known = {"sam": sharpness_aware, **vars(methods)}
@@ -181,10 +185,10 @@ def _find_method(name: str) -> Callable[..., Any]:
     return known[name]
   try:
     return getattr(importlib.import_module(module_name), function)
-  except (ImportError, AttributeError) as error:
+  except Exception as error:  # a module is a program, and raises anything
     raise ValueError(
-      f"{error}. Give package.module:function, and put its directory on"
-      " PYTHONPATH."
+      f"{error or repr(error)}. Give package.module:function, and put its"
+      " directory on PYTHONPATH."
     ) from error
 
 
@@ -205,13 +209,70 @@ def _options(
   return options
 
 
+def _check_network(config: ConfigDict, spec: DatasetSpec, network: Any) -> None:
+  """Check that a network from a user's file maps images to logits."""
+
+  def forward(key):
+    images = jnp.zeros((2, *spec.image_shape))
+    variables = network.init({"params": key}, images, train=False)
+    return network.apply(variables, images, train=False)
+
+  with _errors_of("model.name", config.model.name):
+    logits = jax.eval_shape(forward, jax.random.key(0))
+    if getattr(logits, "shape", None) != (2, spec.num_classes):
+      raise ValueError(
+        f"it must return logits of the shape [N, {spec.num_classes}], got"
+        f" {logits} for N = 2."
+      )
+
+
+def _check_transformations(config: ConfigDict) -> None:
+  """Trace one update of the method and of the optimizer on a few parameters.
+
+  Raises:
+    ConfigError: It fails, or changes the type of its updates or of its state.
+  """
+  shards = m_sharpness_layout(None, 1, 1)
+  rate = optax.constant_schedule(config.optimizer.learning_rate)
+  layer = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
+  params = {"dense": layer, "norm": {"scale": layer["bias"], **layer}}
+  for field, value, transformation in (
+    ("sam.method", config.sam.method, sharpness(config, rate, shards)),
+    ("optimizer.name", config.optimizer.name, optimizer(config, rate)),
+  ):
+    transformation = optax.with_extra_args_support(transformation)
+
+    def update(params, transformation=transformation):
+      state = transformation.init(params)
+      updates, new_state = transformation.update(
+        params, state, params, grad_fn=lambda w, _: (jnp.zeros(()), w)
+      )
+      as_arrays = functools.partial(jax.tree.map, jnp.asarray)
+      return as_arrays((params, state)), as_arrays((updates, new_state))
+
+    with _errors_of(field, value):
+      before, after = jax.eval_shape(update, params)
+      if (found := _describe(after)) != (wanted := _describe(before)):
+        raise ValueError(
+          "update must return updates like params and a state like init's,"
+          f" {wanted}, got {found}."
+        )
+
+
+def _describe(tree: Any) -> str:
+  """Return the structure of a tree with dtypes and shapes."""
+  return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
+
+
 @contextlib.contextmanager
 def _errors_of(field: str, value: Any) -> Iterator[None]:
-  """Raise ConfigErrors that name a field for errors of what it names."""
+  """Convert errors of a user's choice to one that names the field."""
   try:
     yield
-  except (TypeError, ValueError) as error:
-    raise ConfigError(f"config.{field} = {value!r}: {error}") from error
+  except Exception as error:  # methods and networks are programs
+    text = str(error).strip().splitlines() or [""]
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    raise ConfigError(f"config.{field} = {value!r}: {kind}{text[0]}") from error
 
 
 def optimizer(
@@ -229,8 +290,8 @@ def optimizer(
 def batch_norm_scope(config: ConfigDict) -> str:
   """Return who shares batch statistics, see `model.batch_norm`.
 
-  Unless the config says it, the official release does: with a checkpoint to
-  start from no examples do, in EfficientNets all devices.
+  The default is that of the official release: none ("frozen") with a
+  checkpoint to start from, all devices for EfficientNets.
   """
   if config.model.batch_norm is not None:
     return config.model.batch_norm

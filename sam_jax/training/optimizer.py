@@ -103,7 +103,7 @@ def create_optimizer(
   options = config.options.to_dict()
   if config.name == "sgd":
     fields = {"decay": config.momentum, "nesterov": config.nesterov}
-    parts.append(_call(optax.trace, fields | options))
+    parts.append(_call(optax.trace, fields, options))
   elif config.name == "rmsprop":
     fields = {
       "decay": config.rmsprop_decay,
@@ -111,37 +111,40 @@ def create_optimizer(
       "initial_scale": 1.0,
       "eps_in_sqrt": True,
     }
-    parts.append(_call(optax.scale_by_rms, fields | options))
+    parts.append(_call(optax.scale_by_rms, fields, options))
     parts.append(optax.trace(config.momentum))
   elif config.name == "adamw":
-    parts.append(_call(optax.scale_by_adam, options))
+    parts.append(_call(optax.scale_by_adam, {}, options))
   else:
     fields = {"learning_rate": learning_rate}
     if config.weight_decay > 0 and is_decoupled:
       fields |= {"weight_decay": config.weight_decay}
       fields |= {} if mask is None else {"mask": mask}
     factory = getattr(optax, config.name)
-    return optax.chain(*parts, _call(factory, fields | options))
+    return optax.chain(*parts, _call(factory, fields, options))
   if config.weight_decay > 0 and is_decoupled:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask))
   parts.append(optax.scale_by_learning_rate(learning_rate))
   return optax.chain(*parts)
 
 
-def _call(factory: Any, options: dict[str, Any]) -> Any:
-  """Call a function of optax with options of a config.
+def _call(factory: Any, fields: dict[str, Any], options: dict[str, Any]) -> Any:
+  """Call a function of optax with fields and options of a config.
 
   Raises:
-    ValueError: It does not take them; the message says which it takes.
+    ValueError: It does not take them, and the message says which it takes; or
+      an option repeats a field.
   """
   takes = list(inspect.signature(factory).parameters)
-  for option in options:
+  for option in options.keys() & fields.keys():
+    raise ValueError(f"the option {option!r} is set by a field of its own.")
+  for option in fields | options:
     if option not in takes:
       raise ValueError(
         f"optax.{factory.__name__} has no argument {option!r}; it takes"
         f" {', '.join(takes)}."
       )
-  return factory(**options)
+  return factory(**fields, **options)
 
 
 def update_ema(
