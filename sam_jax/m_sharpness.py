@@ -1,4 +1,4 @@
-"""How the examples that share a perturbation lie on the devices.
+"""Layout of the examples that share a perturbation, over the devices.
 
 m-sharpness is section 4.1 of the SAM paper (arXiv:2010.01412).
 """
@@ -7,20 +7,24 @@ from typing import NamedTuple
 
 
 class MSharpnessLayout(NamedTuple):
-  """How the examples that share a perturbation lie on the devices.
+  """Layout of the examples that share a perturbation, over the devices.
 
-  Either `micro_shards > 1` perturbations live on each device, or each lives on
-  `devices_per_shard > 1` neighbouring devices, or both are 1.
+  If `microbatches > 1`, each device computes several perturbations. If
+  `devices_per_shard > 1`, adjacent devices share a perturbation. At most one of
+  the two is greater than 1.
   """
 
   m: int  # examples that share a perturbation
-  micro_shards: int  # perturbations on each device
+  microbatches: int  # perturbations on each device
   devices_per_shard: int  # devices that share a perturbation
   num_devices: int
 
   @property
   def axis_index_groups(self) -> list[list[int]] | None:
-    """Neighbours on the axis that share a perturbation; None if it is all."""
+    """Return the groups of devices that share a perturbation.
+
+    None: all devices of the axis share one.
+    """
     size = self.devices_per_shard
     if size == self.num_devices:
       return None
@@ -30,7 +34,7 @@ class MSharpnessLayout(NamedTuple):
     ]
 
   def sync(self, axis_name: str) -> str | tuple[str, list[list[int]]] | None:
-    """Returns the `sync` argument of `sharpness_aware` for this layout."""
+    """Return the `sync` argument of `sharpness_aware` for this layout."""
     if self.devices_per_shard == 1:
       return None
     groups = self.axis_index_groups
@@ -40,11 +44,11 @@ class MSharpnessLayout(NamedTuple):
 def m_sharpness_layout(
   m: int | None, per_device_batch: int, num_devices: int
 ) -> MSharpnessLayout:
-  """Lays shards of m examples out over the devices.
+  """Lay out the shards of m examples over the devices.
 
   Args:
-    m: Number of examples that share one perturbation. None: those of a device,
-      as in the official release.
+    m: Number of examples that share one perturbation. None: all examples of a
+      device, as in the official release.
     per_device_batch: Examples of a step on each device.
     num_devices: Devices of the step, over all hosts.
 

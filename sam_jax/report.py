@@ -2,7 +2,7 @@
 
 python -m sam_jax.report --root=runs/digits [--root=DIR] [--output=DIR]
 
-Runs that differ in nothing but the seed are one row. With --output, the table
+Runs that differ only in the seed are one row. With --output, the table
 and the plots are written there. Exit codes: 0, there is a table; 1, no run is
 finished; 2, wrong arguments.
 """

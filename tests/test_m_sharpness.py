@@ -1,4 +1,4 @@
-"""Where the examples that share a perturbation lie."""
+"""Layouts of the examples that share a perturbation."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from sam_jax import m_sharpness_layout
 
 
 @pytest.mark.parametrize(
-  ("m", "micro_shards", "devices_per_shard", "groups"),
+  ("m", "microbatches", "devices_per_shard", "groups"),
   [
     (None, 1, 1, [[0], [1], [2], [3]]),
     (8, 1, 1, [[0], [1], [2], [3]]),
@@ -15,9 +15,9 @@ from sam_jax import m_sharpness_layout
     (32, 1, 4, None),
   ],
 )
-def test_layout(m, micro_shards, devices_per_shard, groups):
+def test_layout(m, microbatches, devices_per_shard, groups):
   layout = m_sharpness_layout(m, per_device_batch=8, num_devices=4)
-  assert layout.micro_shards == micro_shards
+  assert layout.microbatches == microbatches
   assert layout.devices_per_shard == devices_per_shard
   assert layout.axis_index_groups == groups
   assert layout.m == (m or 8)

@@ -52,7 +52,7 @@ def test_direction_is_the_dual_vector(p):
   direction = flat(dual_vector(g, p))
   q = math.inf if p == 1 else 1.0 if p == math.inf else p / (p - 1)
   assert p_norm(direction, p) == pytest.approx(1, rel=1e-5)
-  # Hoelder's inequality holds with equality only for the maximiser.
+  # Hoelder's inequality holds with equality only for the maximizer.
   assert direction @ flat(g) == pytest.approx(p_norm(flat(g), q), rel=1e-4)
 
 
@@ -133,7 +133,7 @@ def test_grad_fn_is_told_the_ascent_step():
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, math.inf])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_perturbation_stays_in_the_neighbourhood(p, steps):
+def test_perturbation_stays_in_the_neighborhood(p, steps):
   _, state = sam_gradient(W, p=p, ascent_steps=steps)
   assert state.perturbation_norm <= RHO * (1 + 1e-5)
 
@@ -232,8 +232,8 @@ def test_surrogate_gap_is_gsam():
   np.testing.assert_allclose(gradient, g_sam - alpha * orthogonal, rtol=1e-5)
 
 
-def reference_neighbour(gradient, w, eta):
-  """w + eps(w) by the paper's eq. 2, or ASAM's with an eta."""
+def reference_perturbed_params(gradient, w, eta):
+  """Return w + eps(w) by the paper's eq. 2, or by ASAM's if eta is given."""
   t = jax.tree.map(lambda w: 1.0 if eta is None else jnp.abs(w) + eta, w)
   scaled = jax.tree.map(jnp.multiply, t, gradient)
   length = jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(scaled)))
@@ -246,7 +246,7 @@ def test_second_order_is_the_gradient_through_the_perturbation(eta):
 
   def perturbed_loss(w):
     gradient = jax.grad(network_loss)(w, x, y)
-    return network_loss(reference_neighbour(gradient, w, eta), x, y)
+    return network_loss(reference_perturbed_params(gradient, w, eta), x, y)
 
   def value_and_grad(w, _):
     return jax.value_and_grad(network_loss)(w, x, y)
@@ -263,7 +263,7 @@ def test_second_order_is_the_gradient_through_the_perturbation(eta):
   np.testing.assert_allclose(flat(actual), expected, atol=2e-6)
   assert state.perturbed_value == pytest.approx(perturbed_loss(params))
   first_order = jax.grad(network_loss)(
-    reference_neighbour(gradient, params, eta), x, y
+    reference_perturbed_params(gradient, params, eta), x, y
   )
   assert np.abs(flat(first_order) - expected).max() > 1e-3
 
@@ -280,9 +280,9 @@ def test_second_order_spans_the_shards_that_share_a_perturbation():
     )
     return jax.lax.pmean(gradient, "batch")
 
-  def perturbed_loss(w):  # of equal shards the mean loss is the batch's
+  def perturbed_loss(w):  # shards of equal size: their mean loss is the batch's
     gradient = jax.grad(network_loss)(w, x, y)
-    return network_loss(reference_neighbour(gradient, w, None), x, y)
+    return network_loss(reference_perturbed_params(gradient, w, None), x, y)
 
   actual = jax.vmap(step, axis_name="batch", out_axes=None)(xs, ys)
   expected = flat(jax.grad(perturbed_loss)(params))

@@ -79,7 +79,7 @@ def test_killed_run_ends_as_an_undisturbed_one(start, tmp_path):
 
 
 def check_outputs(path, metrics):
-  """What a run leaves behind."""
+  """Check the files of a finished run."""
   tags = {tag for line in metrics for tag in line}
   assert {"train/loss", "train/sharpness", "test/error_rate"} <= tags
   assert {"clean_train/error_rate", "test/top_5_error_rate"} <= tags

@@ -28,7 +28,7 @@ def create_model(*_):
 
 
 def create_config():
-  """Of a run on `create_dataset`; the network's name is not obeyed."""
+  """Return a config for `create_dataset`; its network is not built."""
   config = default_config()
   config.model.name, config.dataset.name = "cnn4", "digits"
   config.num_epochs, config.batch_size = 1, 16

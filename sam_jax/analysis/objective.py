@@ -72,8 +72,8 @@ def first_examples(
 
   Returns:
     `image` uint8 [N, H, W, C] and `label` int32 [N]. All processes get the
-    same training images from memory. Of test sets and streamed images, each
-    process gets its own part.
+    same training images from memory. Each process gets its own part of test
+    sets and of streamed images.
   """
   if split == "train" and isinstance(dataset, InMemoryDataset):
     images, labels = dataset.training_arrays()
@@ -94,10 +94,10 @@ def first_examples(
 def replicated_sharding(
   devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Sharding:
-  """Return the sharding of arrays of which every device holds a copy.
+  """Return the sharding that puts a copy of an array on every device.
 
-  `jax.device_put` with it copies nothing that is there already, unlike
-  `parallel.replicate`, whose copies may be donated.
+  `jax.device_put` with this sharding skips arrays that already have it.
+  `parallel.replicate` always copies, so its results may be donated.
 
   Args:
     devices: Devices to use; None for all of this host.

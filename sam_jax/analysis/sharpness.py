@@ -214,7 +214,7 @@ def m_sharpness_fn(
 def _groups_of_devices(
   examples: dict[str, np.ndarray], m: int, count: int, num_devices: int
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-  """Yield a group for each device, and the number of those to use.
+  """Yield a group of examples for each device, and the number of real groups.
 
   Args:
     examples: Arrays [N, ...].
@@ -223,7 +223,8 @@ def _groups_of_devices(
     num_devices: Groups to yield at a time.
 
   Yields:
-    Arrays [num_devices, m, ...]; the last group fills up the last ones.
+    Arrays [num_devices, m, ...], and the number of real groups among them.
+    Copies of the last group fill the devices that remain.
   """
   for start in range(0, count, num_devices):
     numbers = np.arange(start, start + num_devices)

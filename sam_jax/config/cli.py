@@ -32,7 +32,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def report_errors(main: Callable[[list[str]], None], argv: list[str]) -> None:
-  """Call a main function; an error of the user ends the program in one line."""
+  """Call a main function, and report an error of the user in one line."""
   try:
     main(argv)
   except ValueError as error:
@@ -79,10 +79,12 @@ def make_directory(flag: str, directory: str | os.PathLike) -> pathlib.Path:
 
 
 class _ConfigFlag(flags.Flag):
-  """--config: its text until `parse` replaces it by the config of this file.
+  """The flag --config.
+
+  Its value is the text of the flag until `parse` replaces it with the config.
 
   Attributes:
-    config_filename: The text, "FILE" or "FILE:WORDS".
+    config_filename: The text of the flag, "FILE" or "FILE:WORDS".
   """
 
   config_filename: str | None = None

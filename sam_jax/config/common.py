@@ -1,4 +1,4 @@
-"""What the configs of the paper's tables share: sweeps, grids, the descent."""
+"""Sweeps, grids and optimizer settings that configs of the paper share."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from sam_jax.config.variants import Variants
 # (section 3.1).
 RHO_GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
-# Values of Mixup's alpha, of which the paper reports the best for each level of
-# label noise (section 4.2).
+# Values of Mixup's alpha that the paper tries. It reports the best one for each
+# level of label noise (section 4.2).
 MIXUP_ALPHAS = (1.0, 8.0, 16.0, 32.0)
 
 # Runs behind each number of the paper.
@@ -51,9 +51,9 @@ def table_runs(
     seeds: Seeds of each variant.
 
   Yields:
-    Every seed of every variant, and of baselines also with twice the epochs
-    where the config has a word for that. With the word "tune" instead the grid
-    of rho, and the variants without SAM once.
+    Every seed of every variant. A baseline is also trained for twice the epochs
+    if the config has a word for that. With the word "tune": the grid of rho
+    instead, and each variant without SAM once.
   """
   for words in variants.expand(variant):
     given = words.split(",")

@@ -10,7 +10,7 @@ from sam_jax.config.hints import did_you_mean
 
 
 class ConfigError(ValueError):
-  """A config, a command line or a file named there that no run can use."""
+  """A config, a command line, or a file that one of them names is invalid."""
 
 
 _KINDS = {
@@ -30,8 +30,8 @@ class Field:
   Attributes:
     default: Value unless a config says otherwise. A field whose default is None
       is optional; every other field must have a value.
-    optional_kind: Type of an optional field. Other fields have that of their
-      default.
+    optional_kind: Type of an optional field. Other fields have the type of
+      their default.
     help: One line for the user.
     choices: All values that are allowed; empty: any.
     ge: The value must be greater than or equal to this number.
@@ -39,12 +39,12 @@ class Field:
     le: The value must be less than or equal to this number.
     lt: The value must be less than this number.
     may_be_inf: Infinity is allowed.
-    is_path: The value is the path of a file or directory. Another place of a
-      file makes no other experiment; having none does.
-    decides: What another value changes. "experiment": what is measured. "run":
-      the bits of a run, which is another sample of the same experiment.
-      "nothing": the trained network is the same, bit for bit, so that the field
-      may change when a run resumes.
+    is_path: The value is the path of a file or directory. A different path is
+      the same experiment; no path is a different one.
+    decides: Effect of a different value. "experiment": it measures something
+      else. "run": the run is another sample of the same experiment. "nothing":
+      the trained network is bitwise equal, so the field may change when a run
+      resumes.
     per_host: Processes of one run may have different values.
   """
 
@@ -64,17 +64,17 @@ class Field:
 
   @property
   def kind(self) -> type:
-    """Type of the values that are not None."""
+    """Return the type of values other than None."""
     return self.optional_kind or type(self.default)
 
   @property
   def is_optional(self) -> bool:
-    """True if the value may be None."""
+    """Return True if the value may be None."""
     return self.default is None
 
   @property
   def rule(self) -> str:
-    """What a value must be, in words, such as "a number >= 0, or None"."""
+    """Return the rule for a value, such as "a number >= 0, or None"."""
     if self.choices:
       words = f"one of {', '.join(self.choices)}"
     else:
@@ -86,8 +86,8 @@ class Field:
     """Return the value that a text on the command line stands for.
 
     Raises:
-      ValueError: The text is no value of this field; the message is what it
-        must be, such as "must be an integer."
+      ValueError: The text is not a value of this field; the message states
+        the rule, such as "must be an integer."
     """
     try:
       value = None if text == "None" else _PARSERS[self.kind](text)
@@ -100,7 +100,7 @@ class Field:
     """Check the type, the choices and the range of a value.
 
     Raises:
-      ValueError: One of them is wrong; the message is what the value must be.
+      ValueError: One of them is wrong; the message states the rule.
     """
     if value is None and self.is_optional:
       return
@@ -156,7 +156,7 @@ def check_option(value: Any) -> None:
   """Check that config.json can hold the value of a free-form option.
 
   Raises:
-    ValueError: It can't; the message is what the value must be.
+    ValueError: It can't; the message states the rule.
   """
   parts = value if isinstance(value, list | tuple) else [value]
   if not all(isinstance(p, bool | int | float | str | None) for p in parts):
@@ -164,7 +164,7 @@ def check_option(value: Any) -> None:
 
 
 def _is_instance(value: Any, kind: type) -> bool:
-  if isinstance(value, bool):  # Python counts it among the integers
+  if isinstance(value, bool):  # bool is a subclass of int
     return kind is bool
   if kind is float:
     return isinstance(value, int | float)

@@ -1,4 +1,4 @@
-"""Did you mean ...? Guesses for error messages, and none where none is good."""
+"""Suggestions for misspelled names, as in "Did you mean 'a'?"."""
 
 import difflib
 from collections.abc import Iterable
@@ -28,12 +28,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def closest_field(name: str, known: Iterable[str]) -> str:
   """Return the field of a config that was probably meant, or "".
 
-  Last components count most: "optimizer.lr" and "lr" are
-  "optimizer.learning_rate", and "rho" is "sam.rho". A name in a group that
-  exists is one of that group, unless another group has the very same name.
+  The last component counts most: "optimizer.lr" and "lr" suggest
+  "optimizer.learning_rate", and "rho" suggests "sam.rho". If the group of a
+  name exists, suggest a field of that group, unless another group has a field
+  with exactly that name.
 
   Args:
-    name: Dotted name of no field.
+    name: Dotted name that is not a field.
     known: Dotted names of all fields.
   """
   group, _, last = name.rpartition(".")
@@ -55,7 +56,7 @@ def closest_field(name: str, known: Iterable[str]) -> str:
 
 
 def _similarity(a: str, b: str) -> float:
-  """Return a number from 0, nothing in common, to 1, the same."""
+  """Return a similarity from 0, no common letters, to 1, equal."""
   return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()
 
 

@@ -1,4 +1,4 @@
-"""Which number of the paper a run stands for, and whether it has its recipe."""
+"""Numbers of the paper, and the runs that reproduce them."""
 
 import functools
 import json
@@ -26,8 +26,9 @@ class Cell(NamedTuple):
     error: Test error in percent, as the paper prints it.
     top_5_error: Top-5 test error; "" if the paper has none.
     file: Config file, such as "cifar".
-    recipes: Words and overrides of the configs of which the paper reports the
-      best, such as "cifar10,sam,sam.ascent_steps=2"; usually one.
+    recipes: Words and overrides of a config, such as
+      "cifar10,sam,sam.ascent_steps=2". Usually there is one; if there are
+      several, the paper reports the best result.
   """
 
   table: str
@@ -39,11 +40,11 @@ class Cell(NamedTuple):
 
 
 def find_cell(fields: Mapping[str, Any]) -> Cell | None:
-  """Return the number of the paper that a run stands for, if there is one.
+  """Return the number of the paper that a run reproduces, if there is one.
 
-  It is found by the words that the config was made from: the run may depart
-  from the recipe of the number, see `follows_recipe`. Where a table varies a
-  field within the same words, the run must have the value of the cell.
+  Compare the words of the config. Other fields of the run may differ from the
+  recipe, see `follows_recipe`. If a table varies a field that no word sets, the
+  run must have the value of the cell.
 
   Args:
     fields: The config.json of a run.
@@ -64,9 +65,9 @@ def find_cell(fields: Mapping[str, Any]) -> Cell | None:
 
 
 def follows_recipe(fields: Mapping[str, Any], cell: Cell) -> bool:
-  """Return True if a run has the config that a number of the paper is from.
+  """Return True if a run has the config behind a number of the paper.
 
-  Fields that do not decide what is measured may differ, see
+  Fields that do not change what is measured may differ, see
   `schema.experiment`.
 
   Args:
@@ -107,7 +108,7 @@ def _cells_of(table: Table) -> Iterator[Cell]:
 
 
 def _best_of(table: Table, words: str) -> tuple[str, ...]:
-  """Return what to add to some words for each recipe of their cell."""
+  """Return the text to append to the words of a cell, for each recipe."""
   for word, additions in table.best_of.items():
     if word in words.split(","):
       return tuple(additions)
@@ -134,9 +135,9 @@ def _built_recipe(file: str, recipe: str) -> dict[str, Any]:
 
 
 def _recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Return the fields that decide a result, those that are missing too.
+  """Return the fields that decide a result; missing ones have the default.
 
-  It counts whether there is a file, not where it is.
+  A path becomes True or False: runs may read the same file from another place.
   """
   kept = experiment(_defaults() | dict(flatten(fields)))
   for name, value in kept.items():

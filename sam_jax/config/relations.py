@@ -1,7 +1,7 @@
 """Rules that relate several fields of a config, or look up a name.
 
-Whether a method, an optimizer or a network takes its options is found out by
-building them, see `training/build.py`.
+The options of a method, an optimizer or a network are checked when it is built,
+see `training/build.py`.
 """
 
 import inspect
@@ -23,7 +23,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
   """Check all rules of this file.
 
   Args:
-    config: A config in which each field by itself is valid.
+    config: A config whose fields are valid when checked one at a time.
     num_devices: Devices of the run, over all hosts.
 
   Raises:

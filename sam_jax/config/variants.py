@@ -73,8 +73,8 @@ class Variants:
     """Return all variants that have the given words, each with all its words.
 
     Args:
-      variant: As in `parse`. A group of which no word is given runs through all
-        its words.
+      variant: As in `parse`. If it has no word of a group, expand to every word
+        of that group.
 
     Raises:
       ValueError: As in `parse`.
@@ -87,7 +87,7 @@ class Variants:
     return ",".join([*chosen.values(), *options])
 
   def _check(self, variant: str | None) -> list[str]:
-    """Return the words of a variant, or raise what is wrong with them."""
+    """Return the words of a variant, or raise a ValueError."""
     given = [word.strip() for word in (variant or "").split(",")]
     given = [word for word in given if word]
     for word in given:

@@ -57,7 +57,9 @@ def read_arrays(directory: epath.Path, source: Any = None) -> Arrays | None:
   try:
     content = json.loads((directory / "checksums.json").read_text())
     if content["source"] != source:
-      logger.info("The data of %s have changed: made again.", directory)
+      logger.info(
+        "The data in %s have changed; decoding them again.", directory
+      )
       return None
     checksums = content["arrays"]
     arrays = {name: _read(directory / f"{name}.npy") for name in checksums}
@@ -66,7 +68,9 @@ def read_arrays(directory: epath.Path, source: Any = None) -> Arrays | None:
     is_whole = False
   if is_whole and arrays:
     return arrays
-  logger.warning("The arrays in %s are damaged: made again.", directory)
+  logger.warning(
+    "The arrays in %s are damaged; creating them again.", directory
+  )
   return None
 
 
@@ -75,8 +79,8 @@ def write_arrays(
 ) -> None:
   """Write arrays so that a reader finds all of them or none.
 
-  If the directory can't be written to, log a warning and leave it alone: the
-  arrays are then made again every time.
+  If the directory can't be written to, log a warning and continue: the arrays
+  are then created again in every run.
 
   Args:
     directory: Directory of the arrays.
@@ -141,7 +145,7 @@ def _write_files(directory: epath.Path, arrays: Arrays, source: Any) -> None:
 
 
 def _sync(directory: epath.Path, file: IO[bytes]) -> None:
-  """Write a local file through to the disk: a crash leaves none half-empty."""
+  """Flush a local file to disk, so that a crash can't leave it incomplete."""
   if not _is_remote(directory):
     file.flush()
     os.fsync(file.fileno())

@@ -35,7 +35,7 @@ class DatasetSpec:
     flip: True if a mirror image belongs to the same class.
     crop_padding: Pixels of padding before a random crop.
     needs_download: False if it is made from an installed package.
-    manual_files: Files that users must bring because nothing can download them.
+    manual_files: Files that users must download themselves.
     storage: "memory" for uint8 arrays in host memory, or "stream" for images
       that the host decodes, crops and resizes every time.
     label_column: TFDS feature of the labels to train on.

@@ -2,8 +2,8 @@
 
 python -m sam_jax.datasets.prepare cifar10 svhn --data_dir=DIR
 
-The known data sets, and the files that they need because nothing can download
-them. Put these files into --manual_dir first:
+The known data sets, and the files that you must download yourself. Put these
+files into --manual_dir first:
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What TFDS prepares: builders, splits and files, compared with the catalog."""
+"""TFDS builders, splits and files, checked against the catalog."""
 
 import contextlib
 import importlib
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def tfds_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
   """Return the TFDS builder of a data set, prepared or not."""
-  # TensorFlow reads these when it is loaded: log nothing but errors.
+  # TensorFlow reads these when it is imported: log only errors.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   import tensorflow_datasets as tfds  # slow to import, rarely needed
@@ -67,12 +67,12 @@ def download_and_prepare(
   manual_dir: str | None = None,
   register_checksums: bool = False,
 ) -> Any:
-  """Download a data set and write TFDS's files of it.
+  """Download a data set and write its TFDS files.
 
   Args:
     spec: The data set.
     data_dir: TFDS's data directory; None for its default.
-    manual_dir: Directory of the files that nothing can download; None for
+    manual_dir: Directory of the files that users must download; None for
       downloads/manual in the data directory.
     register_checksums: True to record sizes and checksums of what our own
       builders download.
@@ -104,7 +104,7 @@ def download_and_prepare(
 
 @contextlib.contextmanager
 def _no_retry_without_connection() -> Iterator[None]:
-  """Make downloads fail at once where no connection can be made.
+  """Make downloads fail at once if there is no connection.
 
   TFDS asks urllib3 to retry ten times, which takes minutes on a machine without
   a network. Errors of a server are still retried.
@@ -191,7 +191,7 @@ def _check_features(spec: DatasetSpec, builder: Any) -> None:
 
 
 def damaged(spec: DatasetSpec, builder: Any, problem: str) -> DatasetError:
-  """Return the error that the prepared files are not whole any more."""
+  """Return an error that reports damaged files."""
   return DatasetError(
     f"Data set {spec.name!r} at {builder.data_path} is damaged: {problem}."
     " Remove that directory and prepare it again."

@@ -322,7 +322,7 @@ def _lines(groups: Sequence[Group], field: str) -> list[_Line]:
 def _collect(
   groups: Sequence[Group], field: str, followers: Sequence[str]
 ) -> tuple[list[_Line], list[Group]]:
-  """Return lines, and the groups of those with several at the same place."""
+  """Return lines, and the groups that would share a place on a line."""
   ignored = (field, *followers)
   others = [
     name for name in results.differing_fields(groups) if name not in ignored

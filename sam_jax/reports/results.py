@@ -18,7 +18,7 @@ NOTES = "notes"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
-  """Finished runs that differ in nothing but the seed."""
+  """Finished runs that differ only in the seed."""
 
   runs: tuple[RunRecord, ...]
 
@@ -45,7 +45,7 @@ class Group:
 
 
 def group_over_seeds(runs: Iterable[RunRecord]) -> list[Group]:
-  """Put finished runs together that differ in nothing but the seed.
+  """Group finished runs that differ only in the seed.
 
   Args:
     runs: Runs, finished or not.

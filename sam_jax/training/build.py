@@ -91,7 +91,7 @@ def parts(
     dropout_key=random_stream(config.seed, "dropout"),
     ascent_steps=config.sam.ascent_steps if config.sam.rho > 0 else 0,
     every=config.sam.every,
-    num_microbatches=shards.micro_shards,
+    num_microbatches=shards.microbatches,
     freezes_batch_stats=batch_norm_scope(config) == "frozen",
     update_ema=update_ema,
     log_every_steps=config.log_every_steps,

@@ -42,7 +42,7 @@ class DivergedError(FloatingPointError):
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-  """The things that hooks need of a run."""
+  """The parts of a run that hooks use."""
 
   config: ConfigDict
   workdir: epath.Path
@@ -57,7 +57,7 @@ class RunContext:
     return self.config.num_epochs * self.dataset.steps_per_epoch
 
   def is_epoch(self, step: int, every: float) -> bool:
-    """Return True if `step` ends an epoch, or a fraction, to act at."""
+    """Return True if `step` is a multiple of `every` epochs."""
     return step % max(round(every * self.dataset.steps_per_epoch), 1) == 0
 
   def write(
@@ -104,8 +104,8 @@ def open_writer(
 class LogMetrics:
   """Writes the metrics of steps, and keeps the host near the devices.
 
-  A line is written as soon as the devices have finished its step, a few steps
-  after the host has started it: waiting for it at once would let them idle.
+  A line is written once the devices have finished its step, a few steps after
+  the host started it. Waiting for every step would leave the devices idle.
   """
 
   def __init__(self, run: RunContext):
@@ -117,7 +117,7 @@ class LogMetrics:
   def __call__(
     self, step: int, state: TrainState, metrics: Any, is_last: bool
   ) -> None:
-    """Wait for the step before the last ones, and log it if it is due."""
+    """Wait for the oldest unfinished step, and log it if it is due."""
     del state
     self._latest = step, metrics
     self._in_flight.append(self._latest)
@@ -177,7 +177,7 @@ class LogMetrics:
 
 
 class Throughput:
-  """Images per second and the time that remains, of training alone."""
+  """Images per second and remaining time, counting only training."""
 
   def __init__(
     self,
@@ -188,7 +188,7 @@ class Throughput:
     self._batch_size, self._total_steps = batch_size, total_steps
     self._clock = clock
     self._since: float | None = None  # None: not running
-    self._seconds = 0.0  # before that
+    self._seconds_before_pause = 0.0
     self._first_step = 0
     self._last = (0.0, 0)  # seconds and step of the last reading
 
@@ -205,7 +205,7 @@ class Throughput:
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
     """Do not count the time in the context."""
-    self._seconds = self._elapsed()
+    self._seconds_before_pause = self._elapsed()
     self._since, was_running = None, self.is_running
     try:
       yield
@@ -218,7 +218,7 @@ class Throughput:
 
     Returns:
       Images per second since the last reading, and an estimate of the seconds
-      that remain; nan before there is anything to measure.
+      that remain; NaN until a step has been measured.
     """
     seconds, (last_seconds, last_step) = self._elapsed(), self._last
     self._last = seconds, step
@@ -231,12 +231,12 @@ class Throughput:
 
   def _elapsed(self) -> float:
     if self._since is None:
-      return self._seconds
-    return self._seconds + self._clock() - self._since
+      return self._seconds_before_pause
+    return self._seconds_before_pause + self._clock() - self._since
 
 
 class Evaluate:
-  """Evaluates on the test set and, if asked to, on the training set."""
+  """Evaluates on the test set and, if configured, on the training set."""
 
   def __init__(self, run: RunContext, log: LogMetrics):
     self._run, self._log = run, log
@@ -281,7 +281,7 @@ class Evaluate:
 
 
 class SaveCheckpoint:
-  """Saves the state every few epochs, where asked to, and at the end."""
+  """Saves the state every few epochs, at chosen epochs, and at the end."""
 
   def __init__(self, run: RunContext, log: LogMetrics):
     self._run, self._log = run, log
@@ -289,7 +289,7 @@ class SaveCheckpoint:
   def __call__(
     self, step: int, state: TrainState, metrics: Any, is_last: bool
   ) -> None:
-    """Save the state, after everything before it is in the logs."""
+    """Save the state after the pending log lines are written."""
     del metrics
     config, run = self._run.config, self._run
     epochs, rest = divmod(step, run.dataset.steps_per_epoch)

@@ -1,7 +1,7 @@
-"""Functions and arrays on the devices of this host.
+"""Map functions over the devices, and place arrays on them.
 
-The only file that maps functions onto devices. Whoever runs something on
-several devices, tests included, goes through `map_over_devices`.
+This is the only file that maps functions onto devices. All code that runs on
+several devices, tests included, uses `map_over_devices`.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,9 +31,9 @@ def map_over_devices(
     fn: A function that may use collectives over `AXIS`.
     in_axes: For each argument 0 if every device has its part, leaves
       [devices, ...] of this host, or None if all have the same.
-    out_axes: 0 or None for each result in the same way; None results must be
-      equal on all devices.
-    donate_argnums: Arguments whose memory the results may take.
+    out_axes: 0 or None for each result in the same way; a result with None must
+      be equal on all devices.
+    donate_argnums: Arguments whose memory the results may reuse.
     devices: Devices to use; None for all of the run.
   """
   return jax.pmap(

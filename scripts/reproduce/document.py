@@ -57,7 +57,7 @@ def _introduction(networks: TrainedNetworks) -> list[str]:
     f" {networks.num_epochs} epochs on {NUM_TRAIN} of scikit-learn's 1,797"
     " handwritten digits, batches of 64,"
     " momentum 0.9, a cosine schedule, weight decay 5e-4, and SAM with m = 16"
-    f" unless said otherwise. {NUM_VALIDATION} digits choose hyperparameters,"
+    f" unless stated otherwise. {NUM_VALIDATION} digits choose hyperparameters,"
     f" {NUM_TEST:,} are tested on. All means are over"
     f" {networks.num_seeds} seeds, each with a split of its own, and ± is half"
     " of Student's 95% interval."

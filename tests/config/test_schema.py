@@ -134,7 +134,7 @@ def test_choices_are_those_of_the_code_that_acts_on_them():
 
 
 def test_new_rows_are_everywhere(monkeypatch):
-  """What CONTRIBUTING.md promises: a hyperparameter is one row and one use."""
+  """CONTRIBUTING.md promises: a hyperparameter is one row and one use."""
   row = Field(0.3, ge=0, lt=1, help="Strength of something new.")
   monkeypatch.setitem(FIELDS, "sam.novelty", row)
   config = default_config()

@@ -44,7 +44,7 @@ def test_damaged_files_are_no_arrays(directory, file, content, caplog):
   (directory / file).unlink()
   (directory / file).write_bytes(content)
   assert array_cache.read_arrays(directory) is None
-  assert "damaged: made again" in caplog.text
+  assert "damaged; creating them again" in caplog.text
 
 
 def test_arrays_of_another_source_are_not_read(directory):

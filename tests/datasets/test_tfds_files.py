@@ -1,4 +1,4 @@
-"""What TFDS prepared: found, compared with the catalog, or refused."""
+"""Data that TFDS prepared: find it, check it, or refuse it."""
 
 import dataclasses
 import functools

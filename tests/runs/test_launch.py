@@ -1,4 +1,4 @@
-"""What becomes of the runs of a sweep, with programs in place of training."""
+"""Runs of a sweep, with small programs in place of training."""
 
 import json
 import os

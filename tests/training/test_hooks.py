@@ -1,4 +1,4 @@
-"""What happens around steps: when lines are written, and what they say."""
+"""Actions around steps: when lines are written, and their content."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""What training makes of labels that may be wrong."""
+"""Training on labels that may be wrong."""
 
 import functools
 
@@ -71,13 +71,13 @@ def test_bad_bootstrapping_is_named(kind, beta, message):
     validate_config(config, 1)
 
 
-@pytest.mark.parametrize("micro_shards", [1, 2])
-def test_errors_on_correct_and_on_wrong_labels(micro_shards):
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_errors_on_correct_and_on_wrong_labels(microbatches):
   """On 8 devices whose shares of wrong labels differ."""
   config = default_config()
   config.dataset.name, config.model.name = "cifar10_n", "cnn4"
   config.dataset.image_size = 8
-  config.batch_size, config.sam.m = 32, 4 // micro_shards
+  config.batch_size, config.sam.m = 32, 4 // microbatches
   config.sam.rho, config.optimizer.learning_rate = 0.0, 0.0
   spec = build.dataset_spec(config)
   parts = build.parts(config, spec, 10, 8)
@@ -91,7 +91,7 @@ def test_errors_on_correct_and_on_wrong_labels(micro_shards):
   }
   state = create_state(parts, spec.image_shape, 0)
   # Batch statistics are those of a shard.
-  shards = images.reshape(-1, 4 // micro_shards, 8, 8, 3)
+  shards = images.reshape(-1, 4 // microbatches, 8, 8, 3)
   logits = [
     parts.model.apply(
       {"params": state.params, "batch_stats": state.batch_stats},

@@ -109,9 +109,9 @@ def distance(a, b):
 def test_same_m_trains_the_same_network_on_any_number_of_devices(m, devices):
   """Up to the order of float32 sums: 1e-6 of weights of size 1 in 3 steps.
 
-  m = 4 is one shard on each of 8 devices and 8 micro-shards on one; a shard of
-  m = 8 spans two of 8 devices. Dropout is drawn shard by shard, so that it
-  takes part wherever a shard lies on one device.
+  m = 4 is one shard on each of 8 devices and 8 microbatches on one; a shard
+  of m = 8 spans two of 8 devices. Dropout is drawn shard by shard, so the test
+  includes it wherever a shard is on one device.
   """
 
   def run(num_devices, m):
