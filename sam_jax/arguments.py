@@ -52,7 +52,7 @@ def broadcast_mask(mask: Any, params: optax.Params) -> Any:
     for end in range(len(words) + 1):
       if words[:end] in given:
         value = given[words[:end]]
-        if np.ndim(value) or np.result_type(value).kind != "b":
+        if np.ndim(value) or np.asarray(value).dtype != bool:
           raise ValueError(
             f"mask must be a tree of bools, got {value!r} for"
             f" {'/'.join(words)}."

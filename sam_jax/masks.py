@@ -50,3 +50,7 @@ def kernels(params: optax.Params) -> Any:
     params,
     normalization(params),
   )
+
+
+# Names of the parameters that ASAM scales, see `config.sam.adaptive_mask`.
+SCALED_BY_ASAM = {"weights": weights, "kernels": kernels, "all": everything}

@@ -267,7 +267,9 @@ def dual_vector(gradient: Any, p: float) -> Any:
   size = _norm(g, 2 if p == 2 else math.inf)
   is_usable = (size > 0) & jnp.isfinite(size)
   # |g| / max|g| is in [0, 1]: no power of it overflows, whatever q.
-  r = optax.tree.scale(jnp.where(is_usable, _divide(1.0, size), 0), g)
+  r = optax.tree.scale(
+    jnp.where(is_usable, 1 / jnp.where(is_usable, size, 1), 0), g
+  )
   if p == 2:
     v = r
   elif p == math.inf:

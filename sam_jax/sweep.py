@@ -20,6 +20,7 @@ from absl import flags
 from etils import epath
 
 from sam_jax.config import cli
+from sam_jax.config.schema import ConfigError
 from sam_jax.runs import launch, sweep
 
 _CONFIG = flags.DEFINE_string(
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> None:
   root = epath.Path(_ROOT.value).expanduser()
   index, count = sweep.parse_shard(_SHARD.value)
   planned = sweep.plan(_CONFIG.value, root, _GRID.value, argv[1:])
+  check_choices(planned)
   runs = planned[index::count]
   if _DRY_RUN.value:
     print_commands(runs)
@@ -67,6 +69,21 @@ def main(argv: list[str]) -> None:
     report(f"  {failure.name}: {failure.reason}")
   if failures:
     sys.exit(1)
+
+
+def check_choices(runs: Sequence[sweep.PlannedRun]) -> None:
+  """Build methods, optimizers and networks of runs, to see that they exist.
+
+  Raises:
+    ConfigError: A run would be refused.
+  """
+  from sam_jax.training import build  # imports JAX
+
+  for run in runs:
+    try:
+      build.validate(run.config, num_devices=1)
+    except ConfigError as error:
+      raise ConfigError(f"{run.name}: {error}") from error
 
 
 def print_commands(runs: Sequence[sweep.PlannedRun]) -> None:

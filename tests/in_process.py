@@ -35,8 +35,9 @@ def own_flags():
   """Let a script define the flags that other tests' scripts have defined."""
   values = flags.FLAGS
   others = {name: values[name] for name in values}
-  for name in ("config", "count", "output", "step", "workdir"):
-    if name in others:
+  for name in others:
+    module = values.find_module_defining_flag(name) or ""
+    if not module.startswith("absl."):
       delattr(values, name)
   try:
     yield

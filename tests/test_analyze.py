@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
+from sam_jax import masks
 from sam_jax.analysis import compare, hessian, measure, trained_run
 from sam_jax.analysis.sharpness import Sharpness
 from sam_jax.config.schema import default_config
@@ -196,7 +197,7 @@ def test_sharpness_of_other_balls_that_is_not_finite(
     for line in ("m = 4", "all"):
       assert f"second: sharpness, {line}: not finite (rho 0.1)" in printed
     assert f"mode, {note};" in legend_title(figures["sharpness.png"])
-  steep = {"p": math.inf, "adaptive": True, "ascent_steps": 1}
+  steep = {"p": math.inf, "adaptive": masks.weights, "ascent_steps": 1}
   long = {"p": math.inf, "adaptive": False, "ascent_steps": 2}
   assert measured == [steep, steep, long, long]
 

@@ -2,6 +2,7 @@
 
 import doctest
 import functools
+import re
 import sys
 
 import jax
@@ -291,3 +292,50 @@ def test_another_tree_than_params_is_refused():
   tx = sam_jax.sharpness_aware(RHO)
   with pytest.raises(ValueError, match=r"3 leaves \(body/bias, body/kernel, h"):
     step(tx, PARAMS, XS[0], grad_fn=lambda w, _: {"body": w["body"]})
+
+
+@pytest.mark.parametrize(
+  ("grad_fn", "message"),
+  [
+    (
+      lambda w, _: w | {"head": {"kernel": jnp.ones(2)}},
+      r"shape \(2,\) for he",
+    ),
+    (lambda w, _: (jnp.ones(2), w), r"scalar as its value, got .* \(2,\)"),
+  ],
+)
+def test_other_shapes_than_params_are_refused(grad_fn, message):
+  has_value = isinstance(grad_fn(PARAMS, 0), tuple)
+  tx = sam_jax.sharpness_aware(RHO, has_value=has_value)
+  with pytest.raises(ValueError, match=message):
+    step(tx, PARAMS, XS[0], grad_fn=grad_fn)
+
+
+@pytest.mark.parametrize("mask", [{"body": "yes", "head": True}, PARAMS])
+def test_masks_of_other_things_than_bools_are_refused(mask):
+  with pytest.raises(ValueError, match="mask must be a tree of bools, got"):
+    step(sam_jax.sharpness_aware(RHO, mask=mask), PARAMS, XS[0])
+
+
+def test_functions_as_masks_are_no_schedules_of_injected_hyperparameters():
+  """optax takes any function for a schedule that is not in static_args."""
+
+  def update(tx):
+    return jax.jit(lambda x: step(tx, PARAMS, x)[0])(XS[0])
+
+  inject = functools.partial(optax.inject_hyperparams, sam_jax.sharpness_aware)
+  with pytest.raises(ValueError, match="static_args=") as error:
+    update(inject()(rho=RHO))
+  names = re.findall(r"'(\w+)'", str(error.value))
+  mask = functools.partial(jax.tree.map, lambda w: w.ndim > 1)
+  injected = inject(static_args=names)(rho=RHO, mask=mask)
+  expected = update(sam_jax.sharpness_aware(RHO, mask=mask))
+  assert_equal(update(injected), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, float("inf")])
+def test_no_parameters_at_all(p):
+  tx = sam_jax.sharpness_aware(RHO, p=p)
+  updates, state = tx.update({}, tx.init({}), {}, grad_fn=lambda w, _: w)
+  assert updates == {}
+  assert state.perturbation_norm == 0

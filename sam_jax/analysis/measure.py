@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from sam_jax import masks
 from sam_jax.analysis import hessian, landscape
 from sam_jax.analysis.objective import Objective
 from sam_jax.analysis.result_cache import ResultCache
@@ -122,9 +123,10 @@ def measure_sharpness(
   Raises:
     ValueError: There are fewer examples than m, or an argument is out of range.
   """
+  scaled = run.run.config.sam.adaptive_mask if adaptive else ""
   ball: dict[str, Any] = {
     "p": p,
-    "adaptive": adaptive,
+    "adaptive": masks.SCALED_BY_ASAM[scaled] if adaptive else False,
     "ascent_steps": ascent_steps,
   }
   params, found = run.params, {}
@@ -133,7 +135,11 @@ def measure_sharpness(
     results = run.results(
       name,
       # JSON has no infinity, which p may be.
-      [{"sharpness": name, "rho": r, **ball, "p": f"{p:g}"} for r in rhos],
+      [
+        {"sharpness": name, "rho": r, **ball}
+        | {"adaptive": scaled, "p": f"{p:g}"}
+        for r in rhos
+      ],
       lambda key, advance: measure(key["rho"], advance).value,
       num_groups,
     )

@@ -149,11 +149,7 @@ def sharpness(
     if fields[name] != default[name]
   }
   if fields.adaptive:
-    given["adaptive"] = {
-      "weights": masks.weights,
-      "kernels": masks.kernels,
-      "all": masks.everything,
-    }[fields.adaptive_mask]
+    given["adaptive"] = masks.SCALED_BY_ASAM[fields.adaptive_mask]
   if fields.second_order:
     given["second_order"] = True
   rho = optimizer_lib.rho_schedule(config, learning_rate)

@@ -61,9 +61,7 @@ def train_and_evaluate(
     dataset = input_pipeline.create_dataset_on_all_hosts(config)
     steps_per_epoch = dataset.steps_per_epoch
     total_steps = config.num_epochs * steps_per_epoch
-    profiler = stack.enter_context(
-      Profiler(config.profile, total_steps, workdir)
-    )
+    profiler = Profiler(config.profile, total_steps, workdir)
     checkpoints = Checkpoints(
       workdir / "checkpoints",
       [e * steps_per_epoch for e in config.keep_checkpoints_at_epochs],
@@ -95,6 +93,7 @@ def train_and_evaluate(
     ]
 
     stop = stack.enter_context(StopRequest())
+    stack.enter_context(profiler)
     profiler.reach(first_step, state)
     batches = input_pipeline.train_batches(
       config, dataset, first_step, total_steps

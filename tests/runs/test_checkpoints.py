@@ -131,3 +131,24 @@ def test_an_unfinished_save_does_not_count(reopen, tmp_path):
   checkpoints = reopen(tmp_path)
   assert checkpoints.steps() == [1]
   assert checkpoints.restore_latest(make_state(0)).step == 1
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda w: w[:, :32], r"\[64, 64\] for .*kernel.* have float32\[64, 32\]"),
+    (lambda w: w.astype(np.float16), r"float32\[64, 64\] .* have float16"),
+    (lambda w: {"a": w}, "nothing"),
+  ],
+)
+def test_state_of_another_network_is_refused_and_kept(
+  reopen, tmp_path, change, message
+):
+  save(tmp_path / "checkpoints", [1])
+  state = make_state(0)
+  params = {"kernel": change(state.params["kernel"])}
+  checkpoints = reopen(tmp_path / "checkpoints")
+  with pytest.raises(ConfigError, match=message):
+    checkpoints.restore_latest(state.replace(params=params))
+  assert not (tmp_path / "damaged_checkpoints").exists()
+  assert_same(checkpoints.restore_latest(make_state(0)), make_state(1))

@@ -39,6 +39,26 @@ def halfway(rho, *, weight=0.5, **kwargs):
   )
 
 
+def wrong_shape(rho, **kwargs):
+  return optax.stateless(
+    lambda updates, _: jax.tree.map(lambda x: x.sum(), updates)
+  )
+
+
+def growing_state(rho, **kwargs):
+  return optax.GradientTransformation(
+    lambda params: (), lambda updates, state, params: (updates, (rho, rho))
+  )
+
+
+def no_transformation(rho, **kwargs):
+  return None
+
+
+def fails(rho, **kwargs):
+  raise KeyError("my mistake")
+
+
 def gradient_only(rho, *, has_value, sync, mask):
   """Know nothing of SAM: any transformation of optax is a method."""
   return optax.scale(rho)
@@ -152,6 +172,20 @@ def test_whole_run_with_a_method_of_ones_own(own_file, tmp_path, monkeypatch):
     ),
     ({"sam.method": "nowhere:f"}, "sam.method = 'nowhere:f': No module named"),
     ({"sam.method": "sam_jax.sam:dual"}, "has no attribute 'dual'"),
+    ({"sam.method": "own_methods:wrong_shape"}, "return updates like params"),
+    ({"sam.method": "own_methods:growing_state"}, "a state like init's"),
+    ({"sam.method": "own_methods:no_transformation"}, "'NoneType'"),
+    ({"sam.method": "own_methods:fails"}, "KeyError: 'my mistake'"),
+    ({"model.name": "own_methods:fails"}, "model.name = 'own_methods:fails'"),
+    (
+      {"optimizer.name": "lion", "optimizer.options": {"b1": "abc"}},
+      "optimizer.name = 'lion': TypeError",
+    ),
+    ({"optimizer.name": "lbfgs"}, "optimizer.name = 'lbfgs': TypeError"),
+    (
+      {"optimizer.name": "adam", "optimizer.options": {"learning_rate": 3}},
+      "option 'learning_rate' is set by a field",
+    ),
     ({"sam.options": {"gamma": 1}}, "sam.method = 'sam': .*argument 'gamma'"),
     ({"sam.options": {"rho": 1}}, r"config\.sam\.options\.rho = 1 is set by"),
     ({"sam.options": {"sync": 1}}, r"options\.sync = 1 is set by"),
@@ -172,7 +206,7 @@ def test_whole_run_with_a_method_of_ones_own(own_file, tmp_path, monkeypatch):
     ),
   ],
 )
-def test_bad_methods_and_options_are_reported(fields, message):
+def test_bad_methods_and_options_are_reported(fields, message, own_file):
   config = default_config()
   for name, value in fields.items():
     *parents, leaf = name.split(".")
