@@ -42,7 +42,8 @@ def train_and_evaluate(
     config: A config, see `sam_jax.config.schema`.
     workdir: Directory of config.json, metrics.jsonl, TensorBoard's events,
       checkpoints/ and, once finished, result.json.
-    extra_hooks: Builders of further hooks, which act before a state is saved.
+    extra_hooks: Builders of further hooks, which act before a state is saved,
+      such as `sam_jax.analysis.hook.AnalysisHook` for `config.analysis`.
 
   Returns:
     The last evaluation, by metric, or None if the run was asked to stop.
@@ -54,6 +55,12 @@ def train_and_evaluate(
   """
   distributed.check_same(config, workdir)
   config = build.validate(config, jax.device_count())
+  if config.analysis.every_epochs and not extra_hooks:
+    logger.warning(
+      "config.analysis.every_epochs = %d has no effect without a hook that"
+      " measures: extra_hooks=[sam_jax.analysis.hook.AnalysisHook].",
+      config.analysis.every_epochs,
+    )
   with contextlib.ExitStack() as stack:
     workdir = stack.enter_context(workdir_lib.claim(workdir, config))
     if not workdir_lib.has_begun(workdir):
