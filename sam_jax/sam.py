@@ -50,8 +50,6 @@ import optax
 
 from sam_jax import arguments, masks
 
-# `grad_fn(params, ascent_step) -> gradient`, as in `optax.contrib.sam`.
-GradFn = Callable[[optax.Params, int], Any]
 # None: no devices; an axis name: all of them; (axis name, axis_index_groups).
 Sync = None | str | tuple[str, Sequence[Sequence[int]]]
 # Tree of bools, a prefix of one, or a function from `params` to it.
@@ -115,8 +113,8 @@ def sharpness_aware(
 
   Returns:
     A transformation whose `update(grads, state, params, grad_fn=grad_fn)` calls
-    `grad_fn(params, ascent_step)`. A zero or non-finite gradient perturbs
-    nothing. Norms are computed in float32.
+    `grad_fn(params, ascent_step)`, as `optax.contrib.sam` does. A zero or
+    non-finite gradient perturbs nothing. Norms are computed in float32.
 
   Raises:
     ValueError: An argument is out of range. In `update`: `params` or `grad_fn`

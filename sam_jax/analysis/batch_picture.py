@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sam_jax.augment import pipeline
 from sam_jax.datasets import catalog, tfds_files
 from sam_jax.datasets.catalog import DatasetSpec
 
@@ -34,8 +35,7 @@ def denormalize(images: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
   C is 1 or 3.
   """
-  pixels = (images * np.array(spec.std) + np.array(spec.mean)) * 255
-  pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+  pixels = pipeline.denormalize(images, spec.mean, spec.std)
   return np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
 
 

@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sam_jax.augment import policies
 
@@ -118,6 +119,14 @@ def augment(
     )
   images = _apply_cutout(images, cutout_key, cutout_keys, augmentation)
   return images, targets
+
+
+def denormalize(
+  images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
+) -> np.ndarray:
+  """Undo `normalize` on the host: float [N, H, W, C] -> uint8 [N, H, W, C]."""
+  pixels = (images * np.array(std) + np.array(mean)) * 255
+  return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def normalize(

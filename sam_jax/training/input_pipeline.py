@@ -114,6 +114,4 @@ def preview_images(
   """
   _, batch = next(train_batches(config, dataset, 0, 1))
   images = np.concatenate(jax.device_get(batch["image"]))[:count]
-  spec = dataset.spec
-  pixels = (images * np.array(spec.std) + np.array(spec.mean)) * 255
-  return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+  return pipeline.denormalize(images, dataset.spec.mean, dataset.spec.std)
