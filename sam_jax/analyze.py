@@ -24,6 +24,7 @@ from typing import Any
 
 from absl import flags
 
+from sam_jax import paths
 from sam_jax.analysis import run_names
 from sam_jax.config import cli
 
@@ -175,9 +176,9 @@ def _numbers(
 
 def _output_directory(first: str) -> pathlib.Path:
   """Create the directory of pictures, or refuse it before anything else."""
-  if not _OUTPUT.value and "://" in first:
+  if not _OUTPUT.value and paths.is_remote(first):
     cli.refuse(f"--output is missing: --workdir={first} is no local directory.")
-  directory = _OUTPUT.value or pathlib.Path(first).absolute().parent
+  directory = _OUTPUT.value or paths.resolve(first).parent
   return cli.make_directory("output", directory)
 
 

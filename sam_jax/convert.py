@@ -7,10 +7,9 @@ Every name and shape is compared with the network's. The number of classes is
 that of the checkpoint. Exit code 2 if the checkpoint does not fit.
 """
 
-import pathlib
-
 from absl import flags
 
+from sam_jax import paths
 from sam_jax.config import cli
 
 flags.DEFINE_string("model", None, "Name of the network.")
@@ -24,11 +23,11 @@ flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
   """Convert the checkpoint that the flags name."""
   cli.check_arguments(argv, "model", "input", "output")
-  output = flags.FLAGS.output
-  if pathlib.Path(output).is_dir():
+  output = paths.resolve(flags.FLAGS.output)
+  if output.is_dir():
     cli.refuse(f"--output={output} is a directory.")
-  if "://" not in output:
-    cli.make_directory("output", pathlib.Path(output).parent)
+  if not paths.is_remote(output):
+    cli.make_directory("output", output.parent)
   # Import late: wrong flags are reported without waiting for JAX.
   from sam_jax.models import pretrained
   from sam_jax.runs import files

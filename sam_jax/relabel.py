@@ -7,12 +7,10 @@ its training set with its predictions, and train another network from scratch on
 these labels, with --config.dataset.label_file=labels/noisy.npy.
 """
 
-import pathlib
-
 import numpy as np
 from absl import flags
-from etils import epath
 
+from sam_jax import paths
 from sam_jax.analysis import trained_run
 from sam_jax.config import cli
 from sam_jax.datasets.labels import write_labels
@@ -25,11 +23,11 @@ _OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
 def main(argv: list[str]) -> None:
   """Write the labels that a run predicts."""
   cli.check_arguments(argv, "workdir", "output")
-  workdir, output = str(_WORKDIR.value), str(_OUTPUT.value)
-  if epath.Path(output).is_dir():
+  workdir, output = str(_WORKDIR.value), paths.resolve(_OUTPUT.value)
+  if output.is_dir():
     cli.refuse(f"--output={output} is a directory.")
-  if "://" not in output:
-    cli.make_directory("output", pathlib.Path(output).parent)
+  if not paths.is_remote(output):
+    cli.make_directory("output", output.parent)
   run_logging.show_on_stderr()
   run = trained_run.load_run(workdir)
   labels = trained_run.predicted_labels(run)

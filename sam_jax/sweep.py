@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from etils import epath
 
+from sam_jax import paths
 from sam_jax.config import cli
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs import launch, sweep
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     cli.refuse("--config is missing, see --help.")
   if not _ROOT.value:
     cli.refuse("--root is missing, see --help.")
-  root = epath.Path(_ROOT.value).expanduser()
+  root = paths.resolve(_ROOT.value)
   index, count = sweep.parse_shard(_SHARD.value)
   planned = sweep.plan(_CONFIG.value, root, _GRID.value, argv[1:])
   check_choices(planned)

@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags
 
+from sam_jax import paths
 from sam_jax.config import cli
 from sam_jax.runs import logging as run_logging
 
@@ -100,8 +101,8 @@ def _leave_other_processes(process: int, error: Exception) -> None:
 def _cache_compiled_programs(jax: Any, directory: str) -> None:
   """Let later runs of the same programs skip their compilation."""
   if directory:
-    path = os.path.expanduser(directory)
-    jax.config.update("jax_compilation_cache_dir", path)
+    path = paths.resolve(directory)
+    jax.config.update("jax_compilation_cache_dir", os.fspath(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from sam_jax import paths
 from sam_jax.runs import files
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class ResultCache:
     Args:
       path: Local or gs:// path.
     """
-    self.path = epath.Path(path)
+    self.path = paths.resolve(path)
     self._entries: list[dict[str, Any]] = []
     if self.path.exists():
       try:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sam_jax import paths
+
 
 class RunName(NamedTuple):
   """The directory of a run, and the step of one of its checkpoints.
@@ -65,4 +67,6 @@ def _parse(text: str) -> RunName:
 
 def _resolve(workdir: str) -> str:
   """Return one spelling of a path."""
-  return workdir.rstrip("/") if "://" in workdir else os.path.realpath(workdir)
+  if paths.is_remote(workdir):
+    return workdir.rstrip("/")
+  return os.path.realpath(paths.resolve(workdir))

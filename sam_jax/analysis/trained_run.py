@@ -11,6 +11,7 @@ from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from sam_jax import paths
 from sam_jax.analysis.objective import (
   ExampleLosses,
   first_examples,
@@ -88,7 +89,7 @@ def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
   Raises:
     ConfigError: There is no run, or it has no such checkpoint.
   """
-  workdir = epath.Path(workdir)
+  workdir = paths.resolve(workdir)
   fields = read_config(workdir)
   if fields is None:
     raise ConfigError(

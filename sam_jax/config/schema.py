@@ -4,10 +4,10 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from etils import epath
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from sam_jax import paths
 from sam_jax.config.field_type import ConfigError, Field, check_option
 from sam_jax.config.fields import FIELDS
 from sam_jax.config.hints import closest_field, did_you_mean
@@ -211,7 +211,7 @@ def check_pretrained(config: ConfigDict) -> None:
   Raises:
     ConfigError: It does not exist.
   """
-  if config.pretrained and not epath.Path(config.pretrained).exists():
+  if config.pretrained and not paths.resolve(config.pretrained).exists():
     raise ConfigError(
       f"config.pretrained = {config.pretrained!r}: there is no such file. Give"
       " the path of an official or a converted checkpoint."

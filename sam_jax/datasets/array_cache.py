@@ -14,6 +14,8 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
+from sam_jax import paths
+
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
@@ -27,7 +29,7 @@ def data_root(data_dir: str | None) -> epath.Path:
   """
   default = os.path.join("~", "tensorflow_datasets")
   path = data_dir or os.environ.get("TFDS_DATA_DIR") or default
-  return epath.Path(path).expanduser()
+  return paths.resolve(path)
 
 
 def cache_dir(data_dir: str | None, *names: str) -> epath.Path:
@@ -88,7 +90,7 @@ def write_arrays(
     source: See `read_arrays`.
   """
   try:
-    if _is_remote(directory):
+    if paths.is_remote(directory):
       directory.mkdir(parents=True, exist_ok=True)
       _write_files(directory, arrays, source)
     else:
@@ -97,12 +99,8 @@ def write_arrays(
     logger.warning("Can't cache arrays in %s: %s", directory, error)
 
 
-def _is_remote(path: epath.Path) -> bool:
-  return "://" in os.fspath(path)
-
-
 def _read(path: epath.Path) -> np.ndarray:
-  if not _is_remote(path):
+  if not paths.is_remote(path):
     return np.load(path, mmap_mode="r", allow_pickle=False)
   with path.open("rb") as file:
     return np.load(file, allow_pickle=False)
@@ -146,6 +144,6 @@ def _write_files(directory: epath.Path, arrays: Arrays, source: Any) -> None:
 
 def _sync(directory: epath.Path, file: IO[bytes]) -> None:
   """Flush a local file to disk, so that a crash can't leave it incomplete."""
-  if not _is_remote(directory):
+  if not paths.is_remote(directory):
     file.flush()
     os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 import numpy as np
 from etils import epath
 
+from sam_jax import paths
 from sam_jax.datasets.catalog import DatasetError
 
 NOISE_KINDS = ("symmetric", "symmetric_other", "asymmetric")
@@ -14,7 +15,7 @@ CIFAR10_CLASS_MAP = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
 
 def write_labels(path: epath.PathLike, labels: np.ndarray) -> None:
   """Write labels int [N], one for each training example, as .npy."""
-  path = epath.Path(path)
+  path = paths.resolve(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("wb") as file:
     np.save(file, labels.astype(np.int32), allow_pickle=False)
@@ -38,7 +39,7 @@ def read_labels(
   """
   field = f"config.dataset.label_file = {str(path)!r}"
   try:
-    with epath.Path(path).open("rb") as file:
+    with paths.resolve(path).open("rb") as file:
       labels = np.load(file, allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
     raise DatasetError(f"{field} can't be read as .npy: {error}") from error

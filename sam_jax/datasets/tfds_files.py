@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from sam_jax import paths
 from sam_jax.datasets.catalog import DatasetError, DatasetSpec
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ def tfds_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   import tensorflow_datasets as tfds  # slow to import, rarely needed
 
+  if data_dir:
+    data_dir = os.fspath(paths.resolve(data_dir))
   if ":" not in spec.tfds_name:
     return tfds.builder(spec.tfds_name, data_dir=data_dir)
   module, name = spec.tfds_name.split(":")

@@ -164,9 +164,9 @@ def to_bytes(variables: Variables) -> bytes:
 
 def _unpack(path: str | os.PathLike) -> Any:
   """Return the tree of a msgpack file."""
-  from etils import epath  # not needed to build networks
+  from sam_jax import paths  # not needed to build networks
 
-  file = epath.Path(path)
+  file = paths.resolve(path)
   if file.is_dir():
     raise ValueError(
       f"{file} is a directory; give the checkpoint file in it, for example "

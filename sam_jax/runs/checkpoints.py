@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from sam_jax import paths
 from sam_jax.config.schema import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Checkpoints:
       directory: Local or gs:// path.
       keep_steps: Steps whose checkpoints are never deleted.
     """
-    self._directory = epath.Path(directory).absolute()
+    self._directory = paths.resolve(directory)
     policies = checkpoint_managers
     self._manager = ocp.CheckpointManager(
       self._directory,

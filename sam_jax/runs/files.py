@@ -11,6 +11,8 @@ from typing import Any
 
 from etils import epath
 
+from sam_jax import paths
+
 
 def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   """Write a file atomically: readers see the old or the new content.
@@ -22,7 +24,7 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
     path: Local or gs:// path in a directory that exists.
     data: New content of the file.
   """
-  path = epath.Path(path)
+  path = paths.resolve(path)
   writer = f"{socket.gethostname()}.{os.getpid()}"
   temporary = path.parent / f".{path.name}.{writer}.tmp"
   try:

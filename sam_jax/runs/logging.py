@@ -32,6 +32,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # no TensorFlow
 from tensorboard.plugins.text.summary import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from sam_jax import paths
 from sam_jax.runs import files, workdir
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class MetricsWriter:
       directory: Local or gs:// path; it exists.
       first_step: Steps done so far; 0 for a new run.
     """
-    directory = epath.Path(directory)
+    directory = paths.resolve(directory)
     self._jsonl = directory / "metrics.jsonl"
     self._drop_lines_after(first_step)
     name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
+from sam_jax import paths
 from sam_jax.config import cli
 from sam_jax.config import files as config_files
 from sam_jax.config.schema import ConfigError, validate_config
@@ -173,8 +174,9 @@ def plan_run(
 
 def _local_directory(workdir: epath.Path) -> pathlib.Path:
   """Return the directory for the log of a run."""
-  _, is_remote, path = os.fspath(workdir).partition("://")
-  return _LOGS_OF_REMOTE_RUNS / path if is_remote else pathlib.Path(workdir)
+  if not paths.is_remote(workdir):
+    return pathlib.Path(workdir)
+  return _LOGS_OF_REMOTE_RUNS / os.fspath(workdir).partition("://")[2]
 
 
 def read_names(root: epath.PathLike) -> list[str]:
@@ -183,7 +185,7 @@ def read_names(root: epath.PathLike) -> list[str]:
   Raises:
     ConfigError: The file is damaged.
   """
-  file = epath.Path(root) / _FILE
+  file = paths.resolve(root) / _FILE
   if not file.exists():
     return []
   text = file.read_text()
@@ -203,7 +205,7 @@ def record_names(root: epath.PathLike, names: Iterable[str]) -> None:
   Raises:
     ConfigError: The file is damaged or cannot be written.
   """
-  path = epath.Path(root)
+  path = paths.resolve(root)
   try:
     path.mkdir(parents=True, exist_ok=True)
     runs = sorted({*read_names(path), *names})

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from sam_jax import paths
 from sam_jax.config.schema import ConfigError, flatten, free_fields
 from sam_jax.runs import files
 
@@ -51,7 +52,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
     WorkdirLostError: Inside the context the directory was removed or the disk
       was full.
   """
-  path = epath.Path(workdir).expanduser()
+  path = paths.resolve(workdir)
   with contextlib.ExitStack() as stack:
     try:
       path.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def _lock(path: epath.Path) -> Iterator[None]:
   The operating system releases the lock when this process ends for any reason;
   the lock file that remains does not mean that the directory is in use.
   """
-  if fcntl is None or "://" in os.fspath(path):
+  if fcntl is None or paths.is_remote(path):
     yield
     return
   with open(path / ".lock", "a+") as file:
@@ -129,7 +130,7 @@ def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_result(workdir: epath.PathLike, result: Mapping[str, float]) -> None:
   """Mark a run as finished: write its last evaluation to `result.json`."""
-  files.write_json(epath.Path(workdir) / "result.json", dict(result))
+  files.write_json(paths.resolve(workdir) / "result.json", dict(result))
 
 
 def read_config(path: epath.Path) -> dict[str, Any] | None:

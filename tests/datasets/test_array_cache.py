@@ -113,7 +113,7 @@ def test_remote_directory_that_cannot_be_written(
   def fail(*_, **__):
     raise RuntimeError("no such bucket")
 
-  monkeypatch.setattr(array_cache, "_is_remote", lambda path: True)
+  monkeypatch.setattr(array_cache.paths, "is_remote", lambda path: True)
   monkeypatch.setattr(array_cache.np, "save", fail)
   array_cache.write_arrays(directory, ARRAYS)
   assert f"Can't cache arrays in {directory}: no such bucket" in caplog.text

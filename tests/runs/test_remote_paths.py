@@ -10,7 +10,7 @@ import os
 import numpy as np
 import pytest
 from etils import epath
-from etils.epath import backend
+from etils.epath import backend, gpath
 
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets import array_cache
@@ -42,7 +42,9 @@ class LocalBucket:
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
   """Return the local directory that stands for gs://bucket."""
-  monkeypatch.setattr(backend, "tf_backend", LocalBucket(tmp_path / "bucket"))
+  monkeypatch.setitem(
+    gpath._PREFIX_TO_BACKEND, "gs", LocalBucket(tmp_path / "bucket")
+  )
   monkeypatch.chdir(tmp_path)
   yield tmp_path / "bucket"
   assert not (tmp_path / "gs:").exists()  # which `open` would have created
@@ -80,7 +82,7 @@ def test_unreachable_workdir_gives_one_line(monkeypatch):
 
   monkeypatch.setattr(LocalBucket, "backend", None)
   monkeypatch.setattr(LocalBucket, "__getattr__", lambda *_: fail)
-  monkeypatch.setattr(backend, "tf_backend", LocalBucket(None))
+  monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", LocalBucket(None))
   message = f"--workdir={BUCKET}/a can't be written: no such bucket. Choose"
   with (
     pytest.raises(ConfigError, match=message),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from etils import epath
-from etils.epath import backend
+from etils.epath import gpath
 
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs import launch, sweep
@@ -95,7 +95,9 @@ def test_names_of_planned_runs_are_kept(tmp_path):
 
 
 def test_remote_runs_have_local_logs(tmp_path, monkeypatch):
-  monkeypatch.setattr(backend, "tf_backend", LocalBucket(tmp_path / "bucket"))
+  monkeypatch.setitem(
+    gpath._PREFIX_TO_BACKEND, "gs", LocalBucket(tmp_path / "bucket")
+  )
   monkeypatch.chdir(tmp_path)
   root = epath.Path(f"{BUCKET}/a")
   (run,) = plan(root, "seed=0")

@@ -1,0 +1,70 @@
+"""Paths that users give: local directories, and gs:// through gcsfs.
+
+Every path of a flag or of a config field becomes an `epath.Path` here. TFDS and
+Orbax use etils, too, so all of them access a bucket in the same way.
+"""
+
+import importlib.util
+import os
+
+from etils import epath
+
+from sam_jax.config.field_type import ConfigError
+
+# etils would prefer the file system of TensorFlow, where that is installed. It
+# reads this at the first access to a path.
+os.environ["EPATH_USE_TF"] = "false"
+
+
+def is_remote(path: epath.PathLike) -> bool:
+  """Return True if a path is in a bucket, such as gs://bucket/run."""
+  return "://" in os.fspath(path)
+
+
+def resolve(path: epath.PathLike) -> epath.Path:
+  """Return a path with `~` expanded and, if it is local, absolute.
+
+  Args:
+    path: Local or gs:// path.
+
+  Raises:
+    ConfigError: It is remote and not at gs://, or the packages for buckets are
+      not installed.
+  """
+  if not is_remote(path):
+    return epath.Path(path).expanduser().absolute()
+  scheme = os.fspath(path).partition("://")[0]
+  if scheme != "gs":
+    raise ConfigError(
+      f"{os.fspath(path)}: {scheme}:// is not supported; use a local path or"
+      " gs://."
+    )
+  if not _has_bucket_packages():
+    raise ConfigError(
+      f"{os.fspath(path)} needs more packages: pip install 'sam-jax[gcs]'."
+    )
+  _configure_gcsfs()
+  return epath.Path(path)
+
+
+def _has_bucket_packages() -> bool:
+  """Return True if the extra [gcs] is installed; Orbax needs the second."""
+  try:
+    return all(
+      importlib.util.find_spec(name)
+      for name in ("gcsfs", "google.cloud.storage")
+    )
+  except ModuleNotFoundError:  # of a parent package
+    return False
+
+
+def _configure_gcsfs() -> None:
+  """Let gcsfs see the files that other processes write.
+
+  By default it keeps a listing for the life of the process.
+  """
+  # Its client for zonal buckets connects to an API of their own at every start.
+  os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+  import fsspec.config
+
+  fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
