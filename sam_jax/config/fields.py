@@ -46,8 +46,8 @@ FIELDS: dict[str, Field] = {
     None,
     str,
     is_path=True,
-    help="Checkpoint to start from, official or written by sam_jax.convert;"
-    " None: random weights.",
+    help="Weights to start from: an official checkpoint, a file of"
+    " sam_jax.convert, or the workdir of a run; None: random weights.",
   ),
   "model.name": Field(
     "wrn28_10", help="Network, such as wrn28_10 or resnet50."

@@ -213,8 +213,9 @@ def check_pretrained(config: ConfigDict) -> None:
   """
   if config.pretrained and not paths.resolve(config.pretrained).exists():
     raise ConfigError(
-      f"config.pretrained = {config.pretrained!r}: there is no such file. Give"
-      " the path of an official or a converted checkpoint."
+      f"config.pretrained = {config.pretrained!r}: there is no such file"
+      " or directory. Give an official or converted checkpoint, or the"
+      " workdir of a run."
     )
 
 

@@ -1,6 +1,6 @@
-"""Pretrained parameters: official checkpoints and converted files.
+"""Pretrained parameters: official checkpoints, converted files, our runs.
 
-Both are msgpack files of `flax.serialization`; nothing is ever unpickled.
+Files are msgpack files of `flax.serialization`; nothing is ever unpickled.
 Three layouts of the official release (google-research/sam) are known, in
 addition to our own `{"params", "batch_stats"}`:
 
@@ -13,8 +13,9 @@ addition to our own `{"params", "batch_stats"}`:
 Parameter names need no translation: see `sam_jax.models.layers`.
 """
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -30,13 +31,13 @@ Variables = Mapping[str, Any]
 
 
 class Checkpoint(NamedTuple):
-  """Arrays of a checkpoint file, by names joined with '/'.
+  """Arrays of a checkpoint, by names joined with '/'.
 
   Attributes:
     params: Parameters.
     batch_stats: Running averages; their names end in `/mean` and `/var`.
-    kind: Description of the file's layout.
-    path: Path of the file.
+    kind: Description of the checkpoint's origin.
+    path: Path of the checkpoint.
   """
 
   params: FlatArrays
@@ -46,10 +47,17 @@ class Checkpoint(NamedTuple):
 
   def num_classes(self) -> int | None:
     """Return the number of outputs of the linear layer; None without one."""
-    for name, value in self.params.items():
-      if _is_head(name) and name.endswith("/kernel"):
-        return value.shape[-1]
-    return None
+    kernels = [
+      name
+      for name in self.params
+      if _is_head(name) and name.endswith("/kernel")
+    ]
+    if not kernels:
+      return None
+    last = max(
+      kernels, key=lambda name: (len(name), name)
+    )  # Dense_10 > Dense_9
+    return self.params[last].shape[-1]
 
 
 def read_checkpoint(
@@ -72,9 +80,27 @@ def read_checkpoint(
   tree = _unpack(path)
   try:
     params, stats, kind = _find_model(tree, use_ema)
-    params, stats = _flatten(params), _flatten(stats)
+    variables = {"params": params, "batch_stats": stats}
+    return checkpoint_of(variables, kind, path)
   except (KeyError, TypeError, AttributeError) as error:
     raise _unknown_layout(path, tree) from error
+
+
+def checkpoint_of(
+  variables: Variables, kind: str, path: str | os.PathLike
+) -> Checkpoint:
+  """Return the variables of a network as a checkpoint.
+
+  Args:
+    variables: `{"params", "batch_stats"}`, NumPy arrays.
+    kind: See `Checkpoint`.
+    path: See `Checkpoint`.
+
+  Raises:
+    ValueError: A value is not an array.
+  """
+  params = _flatten(variables["params"])
+  stats = _flatten(variables.get("batch_stats", {}))
   for name, value in [*params.items(), *stats.items()]:
     if not isinstance(value, np.ndarray):
       raise ValueError(
@@ -111,9 +137,9 @@ def load_pretrained(
   new_head = _resized_head(fresh, checkpoint.params)
   loaded = {k: v for k, v in checkpoint.params.items() if k not in new_head}
   expected = {k: v for k, v in fresh.items() if k not in new_head}
-  path, found_stats = checkpoint.path, checkpoint.batch_stats
-  _check_match(path, "parameter", expected, loaded)
-  _check_match(path, "batch statistic", fresh_stats, found_stats)
+  found_stats = checkpoint.batch_stats
+  _check_match(checkpoint, "parameter", expected, loaded)
+  _check_match(checkpoint, "batch statistic", fresh_stats, found_stats)
   filled = {k: loaded.get(k, v) for k, v in fresh.items()}
   result = {
     **variables,
@@ -162,8 +188,27 @@ def to_bytes(variables: Variables) -> bytes:
   return serialization.msgpack_serialize(serialization.to_state_dict(tree))
 
 
+# What users have in place of a Flax checkpoint, by its first bytes.
+_OTHER_FORMATS = {
+  b"PK\x03\x04": "a zip archive, as PyTorch and NumPy write",
+  b"\x80\x02": "a pickle, as older versions of PyTorch write",
+  b"\x89HDF": "an HDF5 file, as Keras writes",
+  b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches it)",
+  b"<": "a web page",
+}
+_READABLE = (
+  "Give an official EfficientNet checkpoint, a file that `python -m "
+  "sam_jax.convert` wrote, or the workdir of a run."
+)
+
+
 def _unpack(path: str | os.PathLike) -> Any:
-  """Return the tree of a msgpack file."""
+  """Return the tree of a msgpack file.
+
+  Raises:
+    OSError: The file cannot be read.
+    ValueError: It is a directory, truncated, or of another format.
+  """
   from sam_jax import paths  # not needed to build networks
 
   file = paths.resolve(path)
@@ -177,12 +222,26 @@ def _unpack(path: str | os.PathLike) -> Any:
     return serialization.msgpack_restore(data)
   # Damaged bytes may decode to anything, and then raise any exception.
   except Exception as error:
+    found = _other_format(data)
+    if found:
+      raise ValueError(f"{file} is {found}. {_READABLE}") from error
     truncated = not data or "incomplete" in str(error)
     reason = "is truncated" if truncated else "is not a Flax checkpoint"
+    remedy = "Fetch it again and compare its size with the original's."
     raise ValueError(
-      f"{file} {reason} ({len(data)} bytes; {error}). Fetch it again and "
-      "compare its size with the original's."
+      f"{file} {reason} ({len(data)} bytes; {error}). "
+      f"{remedy if truncated else _READABLE}"
     ) from error
+
+
+def _other_format(data: bytes) -> str | None:
+  """Return the format of a file of another program, if it is known."""
+  if data[8:10] == b'{"':  # after the length of this header
+    return "a safetensors file"
+  return next(
+    (text for start, text in _OTHER_FORMATS.items() if data.startswith(start)),
+    None,
+  )
 
 
 def _find_model(tree: Any, use_ema: bool) -> tuple[Any, Any, str]:
@@ -221,8 +280,8 @@ def _unknown_layout(path: str | os.PathLike, tree: Any) -> ValueError:
   found = f"top-level keys {keys}" if keys else f"a {type(tree).__name__}"
   return ValueError(
     f"{path} is not a checkpoint of a known layout: it holds {found}, not "
-    "(params, state), an official training state or a converted file. Give a "
-    "file that the official release or `python -m sam_jax.convert` wrote."
+    f"(params, state), an official training state or a converted file. "
+    f"{_READABLE}"
   )
 
 
@@ -235,39 +294,63 @@ def _resized_head(
   fresh: Mapping[str, Any], loaded: FlatArrays
 ) -> dict[str, Any]:
   """Return the linear layer's parameters if only its outputs differ."""
-  head = {name: value for name, value in fresh.items() if _is_head(name)}
-  shapes = [(v.shape, loaded[n].shape) for n, v in head.items() if n in loaded]
-  differ = any(new != old for new, old in shapes)
-  inputs_equal = all(new[:-1] == old[:-1] for new, old in shapes)
-  return head if differ and inputs_equal else {}
+  resized = [
+    name
+    for name, value in fresh.items()
+    if _is_head(name)
+    and name in loaded
+    and value.shape[:-1] == loaded[name].shape[:-1]
+    and value.shape != loaded[name].shape
+  ]
+  layers = {name.rpartition("/")[0] for name in resized}
+  return {n: v for n, v in fresh.items() if n.rpartition("/")[0] in layers}
 
 
 def _check_match(
-  path: str | os.PathLike,
+  checkpoint: Checkpoint,
   what: str,
   expected: Mapping[str, Any],
   found: FlatArrays,
 ) -> None:
-  remedy = "Build the model that the file was made from, or fetch it again."
+  """Compare names and shapes of arrays.
+
+  Raises:
+    ValueError: They differ; the message has the first differences.
+  """
   missing = sorted(set(expected) - set(found))
-  if missing:
-    raise ValueError(
-      f"{path} lacks {len(missing)} of the model's {len(expected)} {what} "
-      f"arrays, {missing[0]!r} first. {remedy}"
-    )
   surplus = sorted(set(found) - set(expected))
-  if surplus:
-    raise ValueError(
-      f"{path} holds {len(surplus)} {what} arrays that the model lacks, "
-      f"{surplus[0]!r} first. {remedy}"
+  different = [
+    f"{name!r} has shape {found[name].shape}, not {tuple(expected[name].shape)}"
+    for name in sorted(set(expected) & set(found))
+    if tuple(expected[name].shape) != found[name].shape
+  ]
+  problems = []
+  if missing:
+    problems.append(
+      f"lacks {len(missing)} of the network's {len(expected)} {what} arrays"
+      f" ({_first(map(repr, missing))})"
     )
-  for name in sorted(expected):
-    shapes = tuple(expected[name].shape), found[name].shape
-    if shapes[0] != shapes[1]:
-      raise ValueError(
-        f"{path}: {what} {name!r} has shape {shapes[1]}, the model needs "
-        f"{shapes[0]}. {remedy}"
-      )
+  if surplus:
+    problems.append(
+      f"has {len(surplus)} {what} arrays that the network lacks"
+      f" ({_first(map(repr, surplus))})"
+    )
+  if different:
+    problems.append(
+      f"has {len(different)} {what} arrays of another shape"
+      f" ({_first(different)})"
+    )
+  if problems:
+    raise ValueError(
+      f"{checkpoint.path} ({checkpoint.kind}) {' and '.join(problems)}. Use the"
+      " network that it was made from, or another checkpoint."
+    )
+
+
+def _first(names: Iterable[str]) -> str:
+  """Return the first three of some names."""
+  first = list(itertools.islice(names, 4))
+  return ", ".join([*first[:3], "..."] if len(first) > 3 else first)
 
 
 def _report(
@@ -281,8 +364,8 @@ def _report(
   )
   if not new_head:
     return f"{line}, the head of {checkpoint.num_classes()} classes included."
-  classes = next(v.shape[-1] for v in new_head.values())
+  name, value = next(iter(new_head.items()))
   return (
-    f"{line}; {', '.join(sorted(new_head))} newly initialized for {classes} "
-    f"classes instead of {checkpoint.num_classes()}."
+    f"{line}; {', '.join(sorted(new_head))} newly initialized for "
+    f"{value.shape[-1]} classes instead of {checkpoint.params[name].shape[-1]}."
   )

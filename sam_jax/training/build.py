@@ -22,8 +22,9 @@ from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog
 from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
-from sam_jax.models.pretrained import load_pretrained, read_checkpoint
+from sam_jax.models.pretrained import load_pretrained
 from sam_jax.models.summary import model_summary
+from sam_jax.runs import trained_weights
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.sam import sharpness_aware
 from sam_jax.training import losses
@@ -361,7 +362,7 @@ def initial_state(
   if config.pretrained:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     try:
-      checkpoint = read_checkpoint(config.pretrained)
+      checkpoint = trained_weights.read(config.pretrained)
       variables, report = load_pretrained(checkpoint, variables)
     except (OSError, ValueError) as error:
       raise ConfigError(f"config.pretrained: {error}") from error

@@ -10,7 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax.config.schema import check_pretrained
-from sam_jax.runs import distributed
+from sam_jax.runs import distributed, trained_weights
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.preemption import StopRequest
@@ -53,6 +53,7 @@ def train_and_evaluate(
     DivergedError: Loss or gradient is no longer finite.
     WorkdirLostError: The workdir was removed, or the disk is full.
   """
+  config = trained_weights.pin(config, workdir)
   distributed.check_same(config, workdir)
   config = build.validate(config, jax.device_count())
   if config.analysis.every_epochs and not extra_hooks:

@@ -159,12 +159,15 @@ def has_no_array(tree):
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
-    (lacks_parameter, rf"lacks 1 of the model's 70 parameter.*'{KERNEL}'"),
+    (lacks_parameter, rf"lacks 1 of the network's 70 parameter.*'{KERNEL}'"),
     (lacks_statistic, rf"lacks 2 .*'{BLOCK}/batch_normalization_0/mean'"),
-    (has_extra_block, "parameter arrays that the model lacks.*'MBConvBlock_9"),
+    (
+      has_extra_block,
+      "parameter arrays that the network lacks.*'MBConvBlock_9",
+    ),
     (
       has_wrong_shape,
-      rf"'{KERNEL}' has shape \(1, 3, 96, 1\).*\(3, 3, 96, 1\)",
+      rf"'{KERNEL}' has shape \(1, 3, 96, 1\), not \(3, 3, 96, 1\)",
     ),
     (has_no_array, rf"'{KERNEL}' is not an array but a str.*fetch it again"),
   ],
@@ -183,7 +186,13 @@ def test_damaged_checkpoints(tmp_path, damage, message):
   [
     (OFFICIAL.read_bytes()[:-1000], "is truncated .*Fetch it again"),
     (b"", r"is truncated \(0 bytes"),
-    (b"PK\x03\x04 some zip file", "is not a Flax checkpoint"),
+    (b"what is this", "is not a Flax checkpoint.*Give an official Eff"),
+    (b"PK\x03\x04 of PyTorch", "is a zip archive, as PyTorch .*the workdir of"),
+    (b"\x80\x02 of PyTorch", "is a pickle.*Give an official EfficientNet"),
+    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes. Give"),
+    (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+    (b"<!DOCTYPE html>", "is a web page. Give"),
+    (b'\x10\0\0\0\0\0\0\0{"a": 1}', "is a safetensors file. Give"),
     (serialization.msgpack_serialize({"a": 1}), r"top-level keys \['a'\]"),
     (serialization.msgpack_serialize(3), "it holds a int"),
     (
@@ -211,5 +220,5 @@ def test_directory_instead_of_file():
 
 def test_other_architecture():
   _, variables = fresh("wrn10_2", 10)
-  with pytest.raises(ValueError, match="Build the model that the file was"):
+  with pytest.raises(ValueError, match="Use the network that it was made from"):
     load_pretrained(read_checkpoint(OFFICIAL), variables)

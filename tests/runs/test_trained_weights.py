@@ -1,0 +1,182 @@
+"""Runs that start from the weights of another run."""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from sam_jax.config.schema import ConfigError
+from sam_jax.models.pretrained import load_pretrained
+from sam_jax.runs import trained_weights
+from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.training import build, input_pipeline, loop
+from sam_jax.training.step import create_state
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  """Return the workdir of a finished run of four steps, with averages."""
+  workdir = tmp_path_factory.mktemp("source") / "a"
+  with pytest.MonkeyPatch.context() as patch:
+    use_tiny_network(patch)
+    loop.train_and_evaluate(make_config(**{"ema.decay": 0.5}), workdir)
+  return workdir
+
+
+@pytest.fixture
+def run(source, tmp_path):
+  """Return a copy of that workdir."""
+  return shutil.copytree(source, tmp_path / "run")
+
+
+def use_tiny_network(patch):
+  patch.setattr(build, "model", tiny.create_model)
+  patch.setattr(input_pipeline, "create_dataset", tiny.create_dataset)
+
+
+def make_config(**fields):
+  config = tiny.create_config()
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+@functools.cache
+def parts():
+  config = make_config(**{"ema.decay": 0.5})
+  with pytest.MonkeyPatch.context() as patch:
+    use_tiny_network(patch)
+    spec = tiny.create_dataset(config).spec
+    return spec, build.parts(config, spec, 4, jax.device_count())
+
+
+def fresh_state(seed=0):
+  spec, built = parts()
+  return jax.device_get(create_state(built, spec.image_shape, seed))
+
+
+def saved_state(workdir, step=4):
+  checkpoints = Checkpoints(workdir / "checkpoints")
+  state = checkpoints.restore(fresh_state(), step)
+  checkpoints.close()
+  return state
+
+
+def contents(directory):
+  return {
+    path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+    for path in [directory, *directory.rglob("*")]
+  }
+
+
+def assert_equal(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, dict(actual), dict(expected))
+
+
+@pytest.mark.parametrize("below", ["", "checkpoints", "checkpoints/4"])
+def test_run_starts_from_the_averages_of_another(
+  run, below, tmp_path, monkeypatch, caplog
+):
+  use_tiny_network(monkeypatch)
+  caplog.set_level("INFO")
+  averages = saved_state(run).ema["params"]
+  before = contents(run)
+  config = make_config(pretrained=str(run / below), seed=1)
+  pinned = trained_weights.pin(config, tmp_path / "b")
+  spec, built = parts()
+  checkpoints = Checkpoints(tmp_path / "none")
+  state = build.initial_state(pinned, spec, built, checkpoints)
+  checkpoints.close()
+  assert_equal(state.params, averages)
+  assert_equal(state.ema["params"], averages)
+  assert state.step == 0
+  reported = f"{run}/checkpoints/4 (step 4 of a run of cnn4 on digits, running"
+  assert reported in caplog.text
+  assert contents(run) == before
+
+
+def test_parameters_of_a_run_without_averages(run, monkeypatch, tmp_path):
+  use_tiny_network(monkeypatch)
+  loop.train_and_evaluate(make_config(), tmp_path / "plain")
+  found = trained_weights.read(str(tmp_path / "plain/checkpoints/4"))
+  assert found.kind == "step 4 of a run of cnn4 on digits"
+  expected = saved_state(run)  # averages change no parameter
+  for layer in ("Dense_0", "Dense_1"):
+    for name, value in expected.params[layer].items():
+      np.testing.assert_allclose(found.params[f"{layer}/{name}"], value, 1e-3)
+
+
+def test_head_of_another_number_of_classes_is_new(run):
+  found = trained_weights.read(str(run / "checkpoints/4"))
+  params = dict(fresh_state(seed=2).params)
+  params["Dense_0"] = {  # Flax names the outer layer first
+    "kernel": np.ones((32, 3), np.float32),
+    "bias": np.ones(3, np.float32),
+  }
+  loaded, report = load_pretrained(found, {"params": params})
+  assert_equal(loaded["params"]["Dense_0"], params["Dense_0"])
+  averages = saved_state(run).ema["params"]
+  assert_equal(loaded["params"]["Dense_1"], averages["Dense_1"])
+  assert "Dense_0/bias, Dense_0/kernel newly initialized for 3" in report
+  assert "classes instead of 10" in report
+
+
+def test_other_architecture_is_one_line(run):
+  found = trained_weights.read(str(run / "checkpoints/4"))
+  deep = {"kernel": np.ones((48, 10)), "bias": np.ones(10)}
+  params = {f"Dense_{i}": deep for i in range(4)}
+  with pytest.raises(ValueError) as error:
+    load_pretrained(found, {"params": params})
+  message = str(error.value)
+  assert "\n" not in message
+  assert (
+    "(step 4 of a run of cnn4 on digits, running averages) lacks" in message
+  )
+  assert "('Dense_2/bias', 'Dense_2/kernel', 'Dense_3/bias', ...)" in message
+  assert "'Dense_0/kernel' has shape (32, 10), not (48, 10)" in message
+
+
+def test_source_that_trains_on(run, tmp_path, monkeypatch):
+  """A run keeps its start; a later run starts from the newer checkpoint."""
+  use_tiny_network(monkeypatch)
+  config = make_config(pretrained=str(run))
+  loop.train_and_evaluate(config, tmp_path / "b")
+  written = json.loads((tmp_path / "b/config.json").read_text())
+  assert written["pretrained"] == f"{run}/checkpoints/4"
+  shutil.copytree(run / "checkpoints/4", run / "checkpoints/8")
+  (run / "checkpoints/9.orbax-checkpoint-tmp").mkdir()
+  assert loop.train_and_evaluate(config, tmp_path / "b") is None  # finished
+  for workdir, step in (("b", 4), ("c", 8)):
+    pinned = trained_weights.pin(config, tmp_path / workdir)
+    assert pinned.pretrained == f"{run}/checkpoints/{step}"
+  shutil.rmtree(run)  # no longer needed
+  assert loop.train_and_evaluate(config, tmp_path / "b") is None
+
+
+def test_directories_that_hold_no_weights(tmp_path):
+  config = make_config(pretrained=str(tmp_path))
+  with pytest.raises(ConfigError, match="is a directory without checkpoints"):
+    trained_weights.pin(config, tmp_path / "b")
+  (tmp_path / "config.json").write_text("{}")
+  with pytest.raises(ConfigError, match="is a run without checkpoints"):
+    loop.train_and_evaluate(config, tmp_path / "b")
+  assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("file", ["checksum/metadata", "state/d/*"])
+def test_damaged_checkpoint_is_named(run, file, tmp_path, monkeypatch):
+  use_tiny_network(monkeypatch)
+  for path in (run / "checkpoints/4").glob(file):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+  config = make_config(pretrained=str(run))
+  with pytest.raises(ConfigError) as error:
+    loop.train_and_evaluate(config, tmp_path / "b")
+  message = str(error.value)
+  assert message.startswith(f"config.pretrained: {run}/checkpoints/4 ")
+  assert message.endswith("Name another checkpoint of that run.")
+  assert "\n" not in message
