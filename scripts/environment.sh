@@ -8,6 +8,9 @@
 # the environment is made again; other requirements are installed into it.
 # Usage: bash scripts/environment.sh && source .venv/bin/activate
 set -euo pipefail
+# Relative paths are those of where the command was typed.
+[[ "${VENV:-/}" == /* ]] || VENV="$PWD/$VENV"
+[[ "${PYTHON:-/}" == /* || "$PYTHON" != */* ]] || PYTHON="$PWD/$PYTHON"
 cd "$(dirname "$0")/.."
 
 main() {

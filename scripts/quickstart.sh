@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Makes the environment, trains SGD and SAM on digits with noisy labels, and
 # compares them. Two minutes on two cores, installation apart.
-# Usage: bash scripts/quickstart.sh [directory of the runs]
+# Usage: bash scripts/quickstart.sh [directory of the runs]; its default is
+# runs/quickstart in the checkout.
 set -euo pipefail
+bash "$(dirname "$0")/environment.sh"
+# Relative paths are those of where the command was typed.
+[[ "${VENV:-/}" == /* ]] || VENV="$PWD/$VENV"
+RUNS="${1:-runs/quickstart}"
+[[ "${1:-/}" == /* || "$RUNS" == *://* ]] || RUNS="$PWD/$RUNS"
 cd "$(dirname "$0")/.."
-bash scripts/environment.sh
 VENV="${VENV:-.venv}"
 
-RUNS="${1:-runs/quickstart}"
 for optimizer in sgd sam; do
   echo
   echo "=== Training with $optimizer ==="

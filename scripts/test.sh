@@ -2,8 +2,9 @@
 # Makes the environment, then checks style and types and runs the tests.
 # Arguments go to pytest: bash scripts/test.sh tests/test_sam.py
 set -euo pipefail
+bash "$(dirname "$0")/environment.sh"
+[[ "${VENV:-/}" == /* ]] || VENV="$PWD/$VENV"
 cd "$(dirname "$0")/.."
-bash scripts/environment.sh
 VENV="${VENV:-.venv}"
 
 "$VENV/bin/ruff" check .

@@ -1,4 +1,4 @@
-"""environment.sh with an interpreter that only writes down what it installs."""
+"""Set-up scripts with an interpreter that only writes down what it is to do."""
 
 import os
 import pathlib
@@ -12,7 +12,8 @@ import pytest
 from tests.processes import REPOSITORY
 
 # `-m venv` copies this file. `-m pip` appends its arguments to $RECORD, then
-# waits while $RECORD.slow exists, and fails if $RECORD.fails does.
+# waits while $RECORD.slow exists, and fails if $RECORD.fails does. Commands of
+# sam_jax append theirs to $RECORD.commands.
 PYTHON = r"""#!/usr/bin/env bash
 case "$1 $2" in
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
@@ -20,6 +21,7 @@ case "$1 $2" in
     echo "$0 ${*:3}" >> "$RECORD"
     while [[ -e "$RECORD.slow" ]]; do sleep 0.02; done
     [[ ! -e "$RECORD.fails" ]] ;;
+  "-m sam_jax"*) echo "$PWD ${*:2}" >> "$RECORD.commands" ;;
   *) exec REAL -c "import sys
 sys._base_executable = '$0'
 sys.version_info = VERSION
@@ -34,7 +36,8 @@ def checkout(tmp_path, monkeypatch):
   checkout = tmp_path / "checkout"
   shutil.copytree(REPOSITORY / "constraints", checkout / "constraints")
   (checkout / "scripts").mkdir()
-  shutil.copy(REPOSITORY / "scripts/environment.sh", checkout / "scripts")
+  for name in ("environment.sh", "quickstart.sh"):
+    shutil.copy(REPOSITORY / "scripts" / name, checkout / "scripts")
   shutil.copy(REPOSITORY / "pyproject.toml", checkout)
   monkeypatch.setenv("RECORD", str(tmp_path / "record"))
   monkeypatch.setenv("PYTHON", interpreter(tmp_path / "python", (3, 12, 1)))
@@ -51,8 +54,13 @@ def interpreter(path, version):
 
 
 def start(checkout, **environment):
+  return start_script(checkout / "scripts/environment.sh", **environment)
+
+
+def start_script(*command, cwd=None, **environment):
   return subprocess.Popen(
-    ["bash", checkout / "scripts/environment.sh"],
+    ["bash", *command],
+    cwd=cwd,
     env=os.environ | environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -130,6 +138,24 @@ def test_moved_checkout_makes_another_environment(checkout):
   assert not (moved / ".venv/own").exists()
 
 
+def test_copied_checkout_makes_an_environment_of_its_own(checkout, tmp_path):
+  make(checkout)
+  copied = tmp_path / "copied"
+  shutil.copytree(checkout, copied)
+  make(copied)
+  assert len(installations()) == 2
+  assert make(checkout) == make(copied) == (0, "", "")
+
+
+def test_environment_whose_interpreter_is_gone_is_made_again(checkout):
+  make(checkout)
+  (checkout / ".venv/bin/python").unlink()
+  code, _, stderr = make(checkout)
+  assert (code, stderr) == (0, "")
+  assert len(installations()) == 2
+  assert make(checkout) == (0, "", "")
+
+
 @pytest.mark.parametrize("first_works", [False, True])
 def test_interrupted_installation_starts_over(checkout, tmp_path, first_works):
   if first_works:
@@ -168,8 +194,44 @@ def test_environment_of_others_stays(checkout):
     "error: .venv was not made by scripts/environment.sh"
   )
   assert (checkout / ".venv/own").exists()
-  assert make(checkout, VENV="other/venv")[0] == 0
+  assert make(checkout, VENV=str(checkout / "other/venv"))[0] == 0
   assert (checkout / "other/venv/bin/python").exists()
+
+
+def test_relative_paths_are_those_of_where_they_were_typed(checkout, tmp_path):
+  elsewhere = tmp_path / "else where"
+  elsewhere.mkdir()
+  interpreter(elsewhere / "python", (3, 12, 1))
+  process = start_script(
+    *(checkout / "scripts/quickstart.sh", "my runs"),
+    cwd=elsewhere,
+    VENV="venv",
+    PYTHON="./python",
+  )
+  stdout, stderr = process.communicate(timeout=60)
+  assert (process.returncode, stderr) == (0, "")
+  assert not (checkout / ".venv").exists()
+  runs = elsewhere / "my runs"
+  assert f"source {elsewhere}/venv/bin/activate" in stdout
+  commands = (tmp_path / "record.commands").read_text().splitlines()
+  assert commands[0] == (
+    f"{checkout} sam_jax.train --config=configs/digits.py:sgd"
+    f" --workdir={runs}/sgd"
+  )
+  assert commands[2:] == [
+    f"{checkout} sam_jax.report --root={runs} --output={runs}"
+  ]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "runs"),
+  [([], "runs/quickstart"), (["/a"], "/a"), (["gs://b/c"], "gs://b/c")],
+)
+def test_directory_of_the_quickstart(arguments, runs, checkout, tmp_path):
+  process = start_script(checkout / "scripts/quickstart.sh", *arguments)
+  assert process.communicate(timeout=60)[1] == ""
+  commands = (tmp_path / "record.commands").read_text().splitlines()
+  assert commands[1].endswith(f" --workdir={runs}/sam")
 
 
 def test_unsuitable_interpreters(checkout, tmp_path):
