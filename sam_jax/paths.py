@@ -6,8 +6,12 @@ Orbax use etils, too, so all of them access a bucket in the same way.
 
 import importlib.util
 import os
+import pathlib
+from collections.abc import Iterator
+from typing import Self
 
 from etils import epath
+from etils.epath import gpath
 
 from sam_jax.config.field_type import ConfigError
 
@@ -32,7 +36,7 @@ def resolve(path: epath.PathLike) -> epath.Path:
       not installed.
   """
   if not is_remote(path):
-    return epath.Path(path).expanduser().absolute()
+    return _LocalPath(epath.Path(path).expanduser().absolute())
   scheme = os.fspath(path).partition("://")[0]
   if scheme != "gs":
     raise ConfigError(
@@ -45,6 +49,18 @@ def resolve(path: epath.PathLike) -> epath.Path:
     )
   _configure_gcsfs()
   return epath.Path(path)
+
+
+class _LocalPath(gpath.PosixGPath):
+  """A path whose own characters are no pattern.
+
+  etils matches the whole path in `glob`: it would not find a file below a
+  directory such as "keep=[1, 2]". Orbax and TFDS find their files by `glob`.
+  """
+
+  def glob(self, pattern: str) -> Iterator[Self]:
+    """Yield the files below this path that match a pattern."""
+    return map(type(self), pathlib.Path(self).glob(pattern))
 
 
 def _has_bucket_packages() -> bool:
