@@ -1,6 +1,9 @@
 """The schema of configs: what `fields.py` says, as functions."""
 
+import functools
+import json
 import textwrap
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +20,7 @@ __all__ = [
   "check_fields",
   "check_pretrained",
   "default_config",
+  "default_fields",
   "did_you_mean",
   "experiment",
   "field_of",
@@ -42,6 +46,13 @@ def default_config() -> ConfigDict:
     is_optional = field.is_optional
     group[last] = placeholder(field.kind) if is_optional else field.default
   return ConfigDict(tree)
+
+
+@functools.cache
+def default_fields() -> Mapping[str, Any]:
+  """Return the default of every field by its dotted name, as in config.json."""
+  config = json.loads(default_config().to_json_best_effort())
+  return types.MappingProxyType(dict(flatten(config)))
 
 
 def field_of(name: str) -> Field | None:

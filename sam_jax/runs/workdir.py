@@ -14,7 +14,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax import paths
-from sam_jax.config.schema import ConfigError, flatten, free_fields
+from sam_jax.config.schema import (
+  ConfigError,
+  default_fields,
+  field_of,
+  flatten,
+  free_fields,
+)
 from sam_jax.runs import files
 
 try:
@@ -24,9 +30,15 @@ except ImportError:  # Windows
 
 logger = logging.getLogger(__name__)
 
+# Errors of a disk that is full, and of one that fails.
+_FULL = (errno.EDQUOT, errno.ENOSPC)
+_FAILING = (errno.EIO, errno.EROFS, errno.ESTALE)
+
+_REMEDY = "Restore it from a copy, or use another workdir."
+
 
 class WorkdirLostError(OSError):
-  """A workdir can no longer be written to."""
+  """A workdir can no longer be read or written."""
 
 
 @contextlib.contextmanager
@@ -47,10 +59,10 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
 
   Raises:
     ConfigError: The directory cannot be written, is in use by another process,
-      or belongs to a run with another config; the message names the fields that
-      differ.
-    WorkdirLostError: Inside the context the directory was removed or the disk
-      was full.
+      belongs to a run with another config (the message names the fields that
+      differ), or lacks the config of its run.
+    WorkdirLostError: Inside the context the directory was removed, or the disk
+      was full or failed.
   """
   path = paths.resolve(workdir)
   with contextlib.ExitStack() as stack:
@@ -58,9 +70,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
       path.mkdir(parents=True, exist_ok=True)
       if jax.process_index() == 0:
         stack.enter_context(_lock(path))
-      existing = read_config(path)
-      if existing is not None and has_begun(path):
-        _check_same(existing, to_dict(config), path)
+      _check_same(path, to_dict(config))
       if jax.process_index() == 0:
         files.write_json(path / "config.json", to_dict(config))
     except ConfigError:
@@ -73,14 +83,22 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
       ) from error
     try:
       yield path
+    except WorkdirLostError:
+      raise
     except OSError as error:
-      lost = os.fspath(path) in str(error.filename)
-      if not lost and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      if not _is_of_workdir(error, path):
         raise
       raise WorkdirLostError(
         f"--workdir={workdir} can no longer be written: {error}. Run the same"
         " command again: it resumes from the last checkpoint if there is one."
       ) from error
+
+
+def _is_of_workdir(error: OSError, path: epath.Path) -> bool:
+  """Return True if an error is one of the workdir or of its disk."""
+  if error.filename is None:
+    return error.errno in (*_FULL, *_FAILING)
+  return error.errno in _FULL or os.fspath(path) in str(error.filename)
 
 
 @contextlib.contextmanager
@@ -119,13 +137,15 @@ def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   """Return the fields of a config that may change the result of a run.
 
   Args:
-    config: A config as `to_dict` returns it.
+    config: A config as `to_dict` returns it, or the `config.json` of a run.
+      Fields that it lacks have their defaults: an older version wrote it.
 
   Returns:
     Values by dotted name, such as {"sam.rho": 0.05}.
   """
   free = free_fields()
-  return {k: v for k, v in flatten(config) if k not in free}
+  fields = {**default_fields(), **dict(flatten(config))}
+  return {k: v for k, v in fields.items() if k not in free}
 
 
 def write_result(workdir: epath.PathLike, result: Mapping[str, float]) -> None:
@@ -145,10 +165,29 @@ def read_config(path: epath.Path) -> dict[str, Any] | None:
   try:
     config = json.loads(file.read_text())
   except ValueError as error:
-    raise ConfigError(f"{file} is not JSON ({error}); remove it.") from error
+    raise ConfigError(f"{file} is not JSON ({error}). {_REMEDY}") from error
   if not isinstance(config, dict):
-    raise ConfigError(f"{file} is not a config; remove it.")
+    raise ConfigError(f"{file} is not a config. {_REMEDY}")
   return config
+
+
+def check_known_fields(path: epath.Path, config: Mapping[str, Any]) -> None:
+  """Check that this version of the code knows every field of a run.
+
+  Args:
+    path: The workdir.
+    config: Its `config.json`.
+
+  Raises:
+    ConfigError: A newer version wrote the file.
+  """
+  for name, value in flatten(config):
+    if field_of(name) is None:
+      raise ConfigError(
+        f"{path / 'config.json'} has the field {name} = {value!r}, which this"
+        " version of sam_jax does not know: a newer version wrote the file. Use"
+        " that version, or another workdir."
+      )
 
 
 def has_begun(path: epath.Path) -> bool:
@@ -178,11 +217,28 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def _check_same(
-  old: Mapping[str, Any], new: Mapping[str, Any], path: epath.Path
-) -> None:
-  different = differences(old, new)
-  if different:
+def _check_same(path: epath.Path, new: Mapping[str, Any]) -> None:
+  """Check that a workdir has no run, or the run of a config.
+
+  Args:
+    path: The workdir.
+    new: A config as `to_dict` returns it.
+
+  Raises:
+    ConfigError: The run is another one, or its config is missing.
+  """
+  checkpoints = path / "checkpoints"
+  if checkpoints.exists() and not checkpoints.is_dir():
+    raise ConfigError(f"{checkpoints} must be a directory: remove the file.")
+  old = read_config(path)
+  if not has_begun(path):
+    return
+  if old is None:
+    raise ConfigError(
+      f"--workdir={path} holds a run without its config.json. {_REMEDY}"
+    )
+  check_known_fields(path, old)
+  if different := differences(old, new):
     raise ConfigError(
       f"--workdir={path} holds a run with another config:"
       f" {'; '.join(different)}. Use another workdir for another run."

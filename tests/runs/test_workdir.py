@@ -1,6 +1,7 @@
 """A workdir belongs to one config, and to one process at a time."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -44,7 +45,53 @@ def test_workdir_that_is_a_file(tmp_path):
 @pytest.mark.parametrize("text", ["[]", "{"])
 def test_damaged_config_gives_its_path_and_a_remedy(text, tmp_path):
   (tmp_path / "config.json").write_text(text)
-  with pytest.raises(ConfigError, match=r"config\.json .*; remove it"):
+  with pytest.raises(ConfigError, match=r"config\.json is not .*Restore it"):
+    claim(tmp_path)
+
+
+def test_lost_config_of_a_run_is_named(tmp_path):
+  claim(tmp_path)
+  (tmp_path / "metrics.jsonl").write_text("{}")
+  (tmp_path / "config.json").unlink()
+  with pytest.raises(
+    ConfigError, match=r"a run without its config\.json\. Rest"
+  ):
+    claim(tmp_path)
+  assert not (tmp_path / "config.json").exists()
+
+
+def test_checkpoints_that_are_a_file_are_refused(tmp_path):
+  (tmp_path / "checkpoints").write_text("")
+  with pytest.raises(ConfigError, match="checkpoints must be a directory"):
+    claim(tmp_path)
+
+
+def test_run_of_an_older_version_resumes_with_defaults(tmp_path):
+  claim(tmp_path)
+  (tmp_path / "checkpoints/11").mkdir(parents=True)
+  recorded = json.loads((tmp_path / "config.json").read_text())
+  del recorded["bootstrap"], recorded["sam"]["second_order"]
+  (tmp_path / "config.json").write_text(json.dumps(recorded))
+  claim(tmp_path)
+
+  (tmp_path / "config.json").write_text(json.dumps(recorded))
+  config = default_config()
+  config.sam.second_order = True
+  with pytest.raises(ConfigError, match="second_order was False and is now T"):
+    claim(tmp_path, config)
+
+
+def test_run_of_a_newer_version_is_refused(tmp_path):
+  claim(tmp_path)
+  recorded = json.loads((tmp_path / "config.json").read_text())
+  recorded["sam"]["future"] = 1
+  (tmp_path / "config.json").write_text(json.dumps(recorded))
+  claim(tmp_path)  # it has not begun
+
+  (tmp_path / "checkpoints/11").mkdir(parents=True)
+  (tmp_path / "config.json").write_text(json.dumps(recorded))
+  message = r"config\.json has the field sam\.future = 1, .* a newer version"
+  with pytest.raises(ConfigError, match=message):
     claim(tmp_path)
 
 
@@ -68,16 +115,20 @@ def test_removed_workdir_gives_one_line_with_a_remedy(tmp_path):
 
 
 def test_full_disk_gives_one_line_and_other_errors_pass(tmp_path):
+  config, lost = default_config(), workdir.WorkdirLostError
   with (
-    pytest.raises(workdir.WorkdirLostError, match="No space left"),
-    workdir.claim(tmp_path, default_config()),
+    pytest.raises(lost, match="No space left"),
+    workdir.claim(tmp_path, config),
   ):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-  with (
-    pytest.raises(FileNotFoundError),
-    workdir.claim(tmp_path, default_config()),
-  ):
+  with pytest.raises(FileNotFoundError), workdir.claim(tmp_path, config):
     os.stat("/elsewhere/file")
+  with (
+    pytest.raises(OSError, match="error: '/data/a'") as error,
+    workdir.claim(tmp_path, config),
+  ):
+    raise OSError(errno.EIO, os.strerror(errno.EIO), "/data/a")
+  assert not isinstance(error.value, workdir.WorkdirLostError)
 
 
 def test_fields_that_decide_a_result():
