@@ -85,12 +85,15 @@ def main(argv: list[str]) -> None:
   import jax
 
   from sam_jax.runs import logging as run_logging
+  from sam_jax.runs.workdir import WorkdirLostError
 
   run_logging.show_on_stderr()
   try:
     _compare(study, names, output)
   except ValueError as error:
     cli.refuse(str(error))
+  except WorkdirLostError:
+    raise
   except OSError as error:
     cli.refuse(f"{error.filename} can't be read or written: {error.strerror}.")
   except jax.errors.JaxRuntimeError as error:

@@ -17,13 +17,10 @@ from sam_jax.analysis.objective import (
   first_examples,
   network_losses,
 )
-from sam_jax.config.schema import (
-  ConfigError,
-  check_fields,
-  default_config,
-)
-from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.runs.workdir import read_config
+from sam_jax.config.fields import FIELDS
+from sam_jax.config.schema import ConfigError, default_config, flatten
+from sam_jax.runs import workdir as workdir_lib
+from sam_jax.runs.checkpoints import SavedCheckpoints
 from sam_jax.training import build, parallel
 from sam_jax.training.input_pipeline import Dataset, create_dataset
 from sam_jax.training.step import create_state
@@ -82,42 +79,38 @@ class TrainedRun:
 def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
   """Load a checkpoint of a run, finished or not.
 
+  Nothing in the directory changes: the run may still be training.
+
   Args:
     workdir: Directory that `sam_jax.train` wrote.
     step: Step of a checkpoint that was kept; None for the newest.
 
   Raises:
-    ConfigError: There is no run, or it has no such checkpoint.
+    ConfigError: There is no run, it has no such checkpoint, or this code can't
+      read it.
+    WorkdirLostError: The disk or the network fails.
   """
   workdir = paths.resolve(workdir)
-  fields = read_config(workdir)
-  if fields is None:
-    raise ConfigError(
-      f"--workdir={workdir} holds no run: no config.json. Name a directory that"
-      " sam_jax.train wrote."
-    )
-  config = ConfigDict(default_config().to_dict())  # an older run lacks some
-  config.update(ConfigDict(fields))
-  check_fields(config)
-  if not (workdir / "checkpoints").exists():
+  config = _read_config(workdir)
+  checkpoints = SavedCheckpoints(workdir / "checkpoints")
+  steps = checkpoints.steps()
+  if not steps:
     raise _no_checkpoints(workdir)
+  if step is not None and step not in steps:
+    raise ConfigError(
+      f"--workdir={workdir} has no checkpoint of step {step}. Kept:"
+      f" {', '.join(map(str, steps))}."
+    )
   dataset = create_dataset(config)
   # Evaluation does not use m, and every m fits one device.
   parts = build.parts(
     config, dataset.spec, dataset.steps_per_epoch, num_devices=1
   )
-  checkpoints = Checkpoints(workdir / "checkpoints")
   template = create_state(parts, dataset.spec.image_shape, config.seed)
   if step is None:
     state = checkpoints.restore_latest(template)
-  elif step in checkpoints.steps():
-    state = checkpoints.restore(template, step)
   else:
-    steps = ", ".join(map(str, checkpoints.steps()))
-    raise ConfigError(
-      f"--workdir={workdir} has no checkpoint of step {step}. Kept: {steps}."
-    )
-  checkpoints.close()
+    state = checkpoints.restore(template, step)
   if state is None:
     raise _no_checkpoints(workdir)
   return TrainedRun(
@@ -128,6 +121,28 @@ def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
     parts.model,
     state.eval_variables(),
   )
+
+
+def _read_config(workdir: epath.Path) -> ConfigDict:
+  """Return the config of a run, with defaults for fields that it lacks."""
+  fields = workdir_lib.read_config(workdir)
+  if fields is None:
+    raise ConfigError(
+      f"--workdir={workdir} holds no run: no config.json. Name a directory that"
+      " sam_jax.train wrote."
+    )
+  workdir_lib.check_known_fields(workdir, fields)
+  for name, value in flatten(fields):
+    try:
+      if name in FIELDS:
+        FIELDS[name].check(value)
+    except ValueError as error:
+      raise ConfigError(
+        f"{workdir / 'config.json'}: {name} = {value!r} {error}"
+      ) from error
+  config = ConfigDict(default_config().to_dict())
+  config.update(ConfigDict(fields))
+  return config
 
 
 def _no_checkpoints(workdir: epath.Path) -> ConfigError:

@@ -32,9 +32,18 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def report_errors(main: Callable[[list[str]], None], argv: list[str]) -> None:
-  """Call a main function, and report an error of the user in one line."""
+  """Call a main function, and report an error of the user in one line.
+
+  A workdir that can't be read or written now is no mistake: exit code 1.
+  """
   try:
     main(argv)
+  except OSError as error:
+    from sam_jax.runs.workdir import WorkdirLostError  # imports JAX
+
+    if not isinstance(error, WorkdirLostError):
+      raise
+    sys.exit(f"error: {error}")
   except ValueError as error:
     from sam_jax.datasets.catalog import DatasetError  # imports NumPy
 

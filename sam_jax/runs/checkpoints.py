@@ -10,9 +10,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.path import step as ocp_step
 
 from sam_jax import paths
 from sam_jax.config.schema import ConfigError
+from sam_jax.runs.checkpoint_errors import (
+  DamagedCheckpointError,
+  finding_damage,
+  leave_out_tracebacks,
+  reading,
+  writing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,50 +36,30 @@ class HasStep(Protocol):
 State = TypeVar("State", bound=HasStep)
 
 
-class Checkpoints:
-  """The checkpoints in a directory: the last two and those asked for.
+class SavedCheckpoints:
+  """The checkpoints in a directory, to be read.
 
-  Orbax writes a checkpoint in the background and gives it its final name once
-  it is complete. A checksum is stored with it, so that damage is noticed when
-  the checkpoint is read. No pickle is involved.
+  Nothing in the directory changes: the run may still be training.
   """
 
-  def __init__(self, directory: epath.PathLike, keep_steps: Sequence[int] = ()):
-    """Open or create a directory of checkpoints.
+  def __init__(self, directory: epath.PathLike):
+    """Open a directory of checkpoints.
 
     Args:
-      directory: Local or gs:// path.
-      keep_steps: Steps whose checkpoints are never deleted.
+      directory: Local or gs:// path; there are no checkpoints if it is missing.
     """
     self._directory = paths.resolve(directory)
-    policies = checkpoint_managers
-    self._manager = ocp.CheckpointManager(
-      self._directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(
-          [policies.LatestN(2), policies.CustomSteps(list(keep_steps))]
-        ),
-        cleanup_tmp_directories=True,
-      ),
-    )
+    self._reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    leave_out_tracebacks()
 
   def steps(self) -> list[int]:
-    """Return the steps that have a checkpoint, in ascending order."""
-    return sorted(self._manager.all_steps())
+    """Return the steps that have a checkpoint, in ascending order.
 
-  def save(self, state: HasStep) -> None:
-    """Start to save a state; wait only for the previous save."""
-    # Copy to the host first: the next step donates the device arrays.
-    state = jax.device_get(state)
-    self._manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        checksum=ocp.args.JsonSave(
-          {"crc32": _checksum(state), "arrays": _describe(state)}
-        ),
-      ),
-    )
+    A checkpoint that is being written, or whose process was killed, has none.
+    """
+    with reading(self._directory):
+      found = ocp_step.standard_name_format().find_all(self._directory)
+      return sorted(each.step for each in found)
 
   def restore(self, template: State, step: int) -> State:
     """Read the checkpoint of a step.
@@ -84,56 +72,29 @@ class Checkpoints:
       The state, as NumPy arrays.
 
     Raises:
+      DamagedCheckpointError: The checkpoint is damaged.
       ConfigError: The checkpoint is one of another network or method.
-      ValueError: The checkpoint is damaged.
+      WorkdirLostError: It can't be read now; this says nothing about damage.
     """
-    template = jax.device_get(template)
-    self._check_arrays(_describe(template), step)
-    try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(template),
-          checksum=ocp.args.JsonRestore(),
-        ),
-      )
-    except Exception as error:  # each storage layer reports damage differently
-      raise ValueError(
-        f"checkpoint {self._directory / str(step)} can't be read:"
-        f" {str(error).splitlines()[0] if str(error) else repr(error)}"
-      ) from error
-    state = jax.tree.map(np.asarray, restored.state)
-    if _checksum(state) != restored.checksum["crc32"]:
-      raise ValueError(
-        f"checkpoint {self._directory / str(step)} is damaged: its checksum"
-        " does not match."
+    template, path = jax.device_get(template), self._directory / str(step)
+    with reading(path), finding_damage(path):
+      saved = self._read(path, checksum=ocp.args.JsonRestore()).checksum
+      if not isinstance(saved, dict) or {"arrays", "crc32"} - saved.keys():
+        raise DamagedCheckpointError(f"checkpoint {path} has no checksum.")
+      _check_arrays(saved["arrays"], _describe(template), path)
+      state = self._read(path, state=ocp.args.StandardRestore(template)).state
+    state = jax.tree.map(np.asarray, state)
+    if _checksum(state) != saved["crc32"]:
+      raise DamagedCheckpointError(
+        f"checkpoint {path} is damaged: its checksum does not match."
       )
     return state
 
-  def _check_arrays(self, wanted: dict[str, str], step: int) -> None:
-    """Compare the arrays of a checkpoint with those of a template.
-
-    Orbax would cut arrays of another shape to that of the template.
-    """
-    try:
-      found = self._manager.restore(
-        step, args=ocp.args.Composite(checksum=ocp.args.JsonRestore())
-      ).checksum["arrays"]
-    except Exception:  # damaged or older than this check: `restore` will tell
-      return
-    for name in sorted(found.keys() | wanted.keys()):
-      theirs, ours = found.get(name, "nothing"), wanted.get(name, "nothing")
-      if theirs != ours:
-        raise ConfigError(
-          f"checkpoint {self._directory / str(step)} has {theirs} for {name};"
-          f" this network and method have {ours}. Run the code that wrote it,"
-          " or choose another workdir."
-        )
+  def _read(self, path: epath.Path, **items: ocp.args.CheckpointArgs) -> Any:
+    return self._reader.restore(path, args=ocp.args.Composite(**items))
 
   def restore_latest(self, template: State) -> State | None:
     """Read the newest checkpoint that is intact.
-
-    A damaged checkpoint is moved to `damaged_checkpoints` with a warning.
 
     Args:
       template: A state with the same structure, shapes and dtypes.
@@ -144,43 +105,130 @@ class Checkpoints:
     Raises:
       ConfigError: There are checkpoints, and all of them are damaged, or the
         newest is one of another network or method.
+      WorkdirLostError: The newest can't be read now.
     """
-    steps = self.steps()
-    for step in reversed(steps):
+    tried: set[int] = set()
+    # List again every time: a run that is training deletes the oldest.
+    while steps := [step for step in self.steps() if step not in tried]:
+      tried.add(steps[-1])
       try:
-        return self.restore(template, step)
-      except ConfigError:
-        raise  # an intact checkpoint stays where it is
-      except ValueError as error:
-        logger.warning("%s", error)
-        self._move_aside(step)
-    if steps:
-      raise ConfigError(
-        f"All checkpoints in {self._directory} were damaged and are now in"
-        f" {self._damaged_directory}. Start again in a new workdir, or in this"
-        " one to train from scratch."
-      )
+        return self.restore(template, steps[-1])
+      except DamagedCheckpointError as error:
+        if (self._directory / str(steps[-1])).exists():
+          logger.warning("%s", error)
+          self._put_aside(steps[-1])
+    self._check_all_lost(tried)
     return None
 
-  def close(self) -> None:
-    """Wait until all checkpoints are written."""
-    self._manager.close()
+  def _put_aside(self, step: int) -> None:
+    """Keep a damaged checkpoint from being read again; a reader need not."""
+
+  def _check_all_lost(self, tried: set[int]) -> None:
+    """Refuse to train from scratch where there were checkpoints."""
+    aside = self._damaged_directory
+    if tried or (aside.exists() and any(aside.iterdir())):
+      raise ConfigError(
+        f"All checkpoints of {self._directory.parent} are damaged: see"
+        f" {self._directory} and {aside}. Choose another workdir, or remove"
+        " both directories to train from scratch in this one."
+      )
 
   @property
   def _damaged_directory(self) -> epath.Path:
     return self._directory.parent / "damaged_checkpoints"
 
-  def _move_aside(self, step: int) -> None:
-    if jax.process_index() == 0:
-      self._damaged_directory.mkdir(exist_ok=True)
-      target = self._damaged_directory / str(step)
-      if target.exists():
-        target.rmtree()
-      (self._directory / str(step)).rename(target)
-      logger.warning(
-        "Moved it to %s; falling back to the previous checkpoint.", target
+
+class Checkpoints(SavedCheckpoints):
+  """The checkpoints of the run that trains: the last two and those asked for.
+
+  Orbax writes a checkpoint in the background and gives it its final name once
+  it is complete. A checksum is stored with it, so that damage is noticed when
+  the checkpoint is read. No pickle is involved.
+  """
+
+  def __init__(self, directory: epath.PathLike, keep_steps: Sequence[int] = ()):
+    """Open or create a directory of checkpoints, and remove unfinished ones.
+
+    Args:
+      directory: Local or gs:// path.
+      keep_steps: Steps whose checkpoints are never deleted.
+
+    Raises:
+      WorkdirLostError: The directory can't be written.
+    """
+    super().__init__(directory)
+    policies = checkpoint_managers
+    with writing(self._directory):
+      self._manager = ocp.CheckpointManager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=policies.AnyPreservationPolicy(
+            [policies.LatestN(2), policies.CustomSteps(list(keep_steps))]
+          ),
+          cleanup_tmp_directories=True,
+          # In the background, a failure would leave threads that wait for the
+          # directories for minutes, and the process could not end.
+          async_options=ocp.AsyncOptions(
+            create_directories_asynchronously=False
+          ),
+        ),
       )
+
+  def save(self, state: HasStep) -> None:
+    """Start to save a state; wait only for the previous save.
+
+    Raises:
+      WorkdirLostError: The previous save failed, or this one can't start.
+    """
+    # Copy to the host first: the next step donates the device arrays.
+    state = jax.device_get(state)
+    with writing(self._directory):
+      self._manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          checksum=ocp.args.JsonSave(
+            {"crc32": _checksum(state), "arrays": _describe(state)}
+          ),
+        ),
+      )
+
+  def close(self) -> None:
+    """Wait until all checkpoints are written.
+
+    Raises:
+      WorkdirLostError: The last save failed.
+    """
+    with writing(self._directory):
+      self._manager.close()
+
+  def _put_aside(self, step: int) -> None:
+    """Move a damaged checkpoint to `damaged_checkpoints`."""
+    aside = self._damaged_directory / str(step)
+    if jax.process_index() == 0:
+      with writing(self._directory):
+        aside.parent.mkdir(exist_ok=True)
+        if aside.exists():
+          aside.rmtree()
+        (self._directory / str(step)).rename(aside)
+      logger.warning("Moved it to %s; trying the checkpoint before it.", aside)
     self._manager.reload()
+
+
+def _check_arrays(
+  found: dict[str, str], wanted: dict[str, str], path: epath.Path
+) -> None:
+  """Compare the arrays of a checkpoint with those of a template.
+
+  Orbax would cut arrays of another shape to that of the template.
+  """
+  for name in sorted(found.keys() | wanted.keys()):
+    theirs, ours = found.get(name, "nothing"), wanted.get(name, "nothing")
+    if theirs != ours:
+      raise ConfigError(
+        f"checkpoint {path} has {theirs} for {name}; this network and method"
+        f" have {ours}. Run the code that wrote it, or choose another workdir."
+      )
 
 
 def _checksum(tree: Any) -> int:

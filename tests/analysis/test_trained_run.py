@@ -1,18 +1,52 @@
 """Runs that can't be loaded, and fields that older runs lack."""
 
+import json
+
 import pytest
 
+from sam_jax.analysis import trained_run
 from sam_jax.analysis.trained_run import load_run
 from sam_jax.config.schema import ConfigError
+from sam_jax.runs import files, workdir
+from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.training import build
+from sam_jax.training.step import create_state
+from tests import tiny
+from tests.runs.test_checkpoints import listing
 
 
-def test_missing_runs_and_checkpoints_are_reported(tmp_path):
+@pytest.mark.parametrize(
+  ("recorded", "message"),
+  [
+    ({}, "without checkpoints"),  # an older version may lack fields
+    ({"sam": {"roh": 1}}, r"config\.json has the field sam\.roh = 1, .*newer"),
+    ({"batch_size": "x"}, r"config\.json: batch_size = 'x' must be an integer"),
+  ],
+)
+def test_runs_that_cannot_be_loaded(tmp_path, recorded, message):
   with pytest.raises(ConfigError, match="holds no run"):
     load_run(tmp_path)
-  (tmp_path / "config.json").write_text("{}")
-  with pytest.raises(ConfigError, match="without checkpoints"):
+  (tmp_path / "config.json").write_text(json.dumps(recorded))
+  with pytest.raises(ConfigError, match=message):
     load_run(tmp_path)
-  # The config above lacked all fields, as that of an older version may.
-  (tmp_path / "config.json").write_text('{"sam": {"roh": 1.0}}')
-  with pytest.raises(ConfigError, match=r"Did you mean config\.sam\.rho"):
-    load_run(tmp_path)
+
+
+def test_loading_a_run_that_trains_changes_nothing(tmp_path, monkeypatch):
+  monkeypatch.setattr(build, "model", tiny.create_model)
+  monkeypatch.setattr(trained_run, "create_dataset", tiny.create_dataset)
+  config = tiny.create_config()
+  spec = tiny.create_dataset(config).spec
+  state = create_state(build.parts(config, spec, 4, 1), spec.image_shape, 0)
+  checkpoints = Checkpoints(tmp_path / "checkpoints")
+  for step in (4, 8):
+    checkpoints.save(state.replace(step=state.step + step))
+  checkpoints.close()
+  files.write_json(tmp_path / "config.json", workdir.to_dict(config))
+  (tmp_path / "checkpoints/12.orbax-checkpoint-tmp/state").mkdir(parents=True)
+
+  before = listing(tmp_path)
+  assert load_run(tmp_path).step == 8
+  assert load_run(tmp_path, step=4).step == 4
+  with pytest.raises(ConfigError, match=r"of step 12\. Kept: 4, 8\."):
+    load_run(tmp_path, step=12)
+  assert listing(tmp_path) == before
