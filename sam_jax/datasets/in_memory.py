@@ -1,9 +1,11 @@
 """Small data sets: all images in host memory, batches decided by the step."""
 
 import dataclasses
+import fnmatch
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -272,17 +274,35 @@ def _source(spec: DatasetSpec, split: str, data_dir: str | None) -> list[Any]:
   """Return what the decoded arrays of a split depend on.
 
   Cached arrays are valid for the same number of classes, which only TFDS can
-  check, and the same files of every version of the data set. Files are compared
-  without TensorFlow, by their names, sizes, and checksums of how they begin:
-  images without compression are of one size.
+  check, and the same files of every version of the data set. TFDS decides which
+  version is read, so its own version counts. Files are compared without
+  TensorFlow, by their names, sizes, and checksums of how they begin: images
+  without compression are of one size.
   """
-  directory = array_cache.data_root(data_dir) / spec.directory
-  paths = sorted(directory.glob(f"[0-9]*/*-{split}.*"))
-  files = tfds_files.names_and_sizes(paths)
-  for file, path in zip(files, paths, strict=True):
+  # `Path.glob` would take brackets in the path of the directory for a pattern.
+  files = [
+    path
+    for version in _subdirectories(array_cache.data_root(data_dir), spec)
+    for path in version.iterdir()
+    if fnmatch.fnmatchcase(path.name, f"*-{split}.*")
+  ]
+  files.sort()
+  rows = tfds_files.names_and_sizes(files)
+  for row, path in zip(rows, files, strict=True):
     with path.open("rb") as opened:
-      file.append(zlib.crc32(opened.read(_HEAD_BYTES)))
-  return [spec.num_classes, *files]
+      row.append(zlib.crc32(opened.read(_HEAD_BYTES)))
+  return [spec.num_classes, metadata.version("tensorflow-datasets"), *rows]
+
+
+def _subdirectories(
+  root: epath.Path, spec: DatasetSpec
+) -> Iterator[epath.Path]:
+  """Yield the directories of all versions of a data set."""
+  directory = root / spec.directory
+  if directory.exists():
+    for path in directory.iterdir():
+      if path.name[0].isdigit() and path.is_dir():
+        yield path
 
 
 def _decode(

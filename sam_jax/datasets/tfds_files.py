@@ -19,8 +19,16 @@ from sam_jax.datasets.catalog import DatasetError, DatasetSpec
 logger = logging.getLogger(__name__)
 
 
-def tfds_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
-  """Return the TFDS builder of a data set, prepared or not."""
+def tfds_builder(
+  spec: DatasetSpec, data_dir: str | None, version: str | None = None
+) -> Any:
+  """Return the TFDS builder of a data set, prepared or not.
+
+  Args:
+    spec: The data set.
+    data_dir: TFDS's data directory; None for its default.
+    version: Version of the data set; None for the builder's own.
+  """
   # TensorFlow reads these when it is imported: log only errors.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -28,16 +36,19 @@ def tfds_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
 
   if data_dir:
     data_dir = os.fspath(paths.resolve(data_dir))
+  options = {"version": version} if version else {}
   if ":" not in spec.tfds_name:
-    return tfds.builder(spec.tfds_name, data_dir=data_dir)
+    return tfds.builder(spec.tfds_name, data_dir=data_dir, **options)
   module, name = spec.tfds_name.split(":")
-  return getattr(importlib.import_module(module), name)(data_dir=data_dir)
+  builder_class = getattr(importlib.import_module(module), name)
+  return builder_class(data_dir=data_dir, **options)
 
 
 def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
   """Return the TFDS builder of a data set whose files exist.
 
-  A data set that needs no download is prepared on the spot.
+  Files of another version are used if they fit, see `_other_version`. A data
+  set that needs no download is prepared on the spot.
 
   Args:
     spec: The data set.
@@ -49,18 +60,82 @@ def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
   """
   builder = tfds_builder(spec, data_dir)
   if not epath.Path(builder.data_path).exists():
-    if spec.needs_download:
+    other = _other_version(spec, data_dir, builder)
+    if other is None and spec.needs_download:
       raise DatasetError(
-        f"Data set {spec.name!r} is not at {builder.data_path}. Prepare it"
-        f" with: {_prepare_command(spec, data_dir)}"
+        f"Data set {spec.name!r} is not at {builder.data_path}."
+        f"{_unusable_versions(builder)} Prepare it with:"
+        f" {_prepare_command(spec, data_dir)}"
       )
-    _prepare_quietly(spec, builder)
+    if other is None:
+      _prepare_quietly(spec, builder)
+    builder = other or builder
   if not builder.info.splits:  # read before another process had prepared it
     builder = tfds_builder(spec, data_dir)
   if not builder.info.splits:
     raise damaged(spec, builder, "dataset_info.json is not there")
   _check_features(spec, builder)
   return builder
+
+
+def _other_version(
+  spec: DatasetSpec, data_dir: str | None, builder: Any
+) -> Any | None:
+  """Return a builder of prepared data of another version that fits.
+
+  These are the versions that the builder's code supports, and those that differ
+  from its own in the last number alone: by TFDS's rules they hold the same
+  examples, but maybe in other features, which only features.json tells.
+
+  Args:
+    spec: The data set.
+    data_dir: TFDS's data directory; None for its default.
+    builder: Its TFDS builder, not prepared.
+
+  Returns:
+    The builder of the newest such version; None if there is none.
+  """
+  import tensorflow_datasets as tfds
+
+  own = builder.version
+  for version in reversed(_versions_on_disk(builder)):
+    directory = builder.data_path.parent / str(version)
+    other = None
+    if version in builder.versions:
+      other = tfds_builder(spec, data_dir, str(version))
+    elif (version.major, version.minor) == (own.major, own.minor) and (
+      directory / "features.json"
+    ).exists():
+      other = tfds.builder_from_directory(directory)
+    if other is not None:
+      logger.info("Using version %s of %s: %s", version, spec.name, directory)
+      return other
+  return None
+
+
+def _versions_on_disk(builder: Any) -> list[Any]:
+  """Return the versions of a data set that were prepared, the oldest first."""
+  from tensorflow_datasets.core.utils import version as version_lib
+
+  directory = builder.data_path.parent
+  return [
+    version
+    for version in version_lib.list_all_versions(directory)
+    if (directory / str(version) / "dataset_info.json").exists()
+  ]
+
+
+def _unusable_versions(builder: Any) -> str:
+  """Return a sentence about prepared versions that do not fit, if any."""
+  import tensorflow_datasets as tfds
+
+  found = ", ".join(map(str, _versions_on_disk(builder)))
+  if not found:
+    return ""
+  return (
+    f" Version {found} is there, which TFDS {tfds.__version__} can't use in its"
+    " place: install the TFDS that prepared it, or prepare the data set again."
+  )
 
 
 def download_and_prepare(
@@ -87,6 +162,8 @@ def download_and_prepare(
     DatasetError: It can't be prepared; one line says why.
   """
   builder = tfds_builder(spec, data_dir)
+  if _other_version(spec, data_dir, builder) is not None:
+    return prepared_builder(spec, data_dir)
   import tensorflow_datasets as tfds
 
   if not sys.stderr.isatty():

@@ -150,7 +150,7 @@ def test_cifar_pixels_and_labels_come_through(prepared, monkeypatch, tmp_path):
 
 def test_cache_follows_the_data(tmp_path, monkeypatch):
   """The data were prepared again from another archive, or damaged."""
-  spec, data_dir = catalog.dataset_spec("cifar10"), tmp_path / "data"
+  spec, data_dir = catalog.dataset_spec("cifar10"), tmp_path / "data [1]"
   decoded_images = []
   for seed in (0, 1):
     monkeypatch.setattr(archives, "RANDOM", np.random.default_rng(seed))
