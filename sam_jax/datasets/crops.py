@@ -81,6 +81,26 @@ def center_window(shape: Any, size: int) -> Any:
   return tf.stack([row, column, side, side])
 
 
+def decoded_size(encoded: bytes) -> tuple[int, int] | None:
+  """Decode a whole image as training does, to learn whether that works.
+
+  Args:
+    encoded: The file's contents.
+
+  Returns:
+    (height, width); None if TensorFlow can't decode the image, as JPEG 2000,
+    TIFF or AVIF, which other libraries read.
+  """
+  import tensorflow as tf
+
+  try:
+    height, width, _ = _image_shape(encoded).numpy()
+    _decode(encoded, tf.stack([0, 0, height, width]))
+  except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
+    return None
+  return int(height), int(width)
+
+
 def _is_jpeg(encoded: Any) -> Any:
   import tensorflow as tf
 

@@ -25,12 +25,6 @@ _MANUAL_DIR = flags.DEFINE_string(
   "Directory of the files that can't be downloaded; default: downloads/manual"
   " in the data directory.",
 )
-_REGISTER_CHECKSUMS = flags.DEFINE_bool(
-  "register_checksums",
-  False,
-  "Record size and SHA-256 of the downloads of our own builders, to check later"
-  " downloads.",
-)
 
 
 def table_of_datasets() -> str:
@@ -61,10 +55,7 @@ def main(argv: list[str]) -> None:
   for spec in specs:
     try:
       builder = tfds_files.download_and_prepare(
-        spec,
-        _DATA_DIR.value,
-        manual_dir=_MANUAL_DIR.value,
-        register_checksums=_REGISTER_CHECKSUMS.value,
+        spec, _DATA_DIR.value, manual_dir=_MANUAL_DIR.value
       )
       for split in (*spec.train_splits, spec.test_split):
         tfds_files.split_info(spec, builder, split)

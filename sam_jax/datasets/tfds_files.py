@@ -143,7 +143,6 @@ def download_and_prepare(
   data_dir: str | None,
   *,
   manual_dir: str | None = None,
-  register_checksums: bool = False,
 ) -> Any:
   """Download a data set and write its TFDS files.
 
@@ -152,8 +151,6 @@ def download_and_prepare(
     data_dir: TFDS's data directory; None for its default.
     manual_dir: Directory of the files that users must download; None for
       downloads/manual in the data directory.
-    register_checksums: True to record sizes and checksums of what our own
-      builders download.
 
   Returns:
     Its TFDS builder.
@@ -169,7 +166,9 @@ def download_and_prepare(
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
   config = tfds.download.DownloadConfig(
-    manual_dir=manual_dir, register_checksums=register_checksums
+    manual_dir=manual_dir,
+    # Our own builders compare checksums themselves.
+    force_checksums_validation=":" not in spec.tfds_name,
   )
   try:
     with _no_retry_without_connection():

@@ -1,16 +1,25 @@
 """Our TFDS builders in TFDS's own test case, on archives in their layout."""
 
+import io
 import pathlib
 import shutil
 import tarfile
 import tempfile
 import types
+from unittest import mock
 
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
-from sam_jax.datasets import catalog, tfds_files
-from sam_jax.datasets.builders import birdsnap, cars196, digits, fgvc_aircraft
+from sam_jax.datasets import catalog, crops, tfds_files
+from sam_jax.datasets.builders import (
+  birdsnap,
+  cars196,
+  digits,
+  fgvc_aircraft,
+  published,
+)
 from tests.datasets import archives
 
 
@@ -39,10 +48,13 @@ class DigitsTest(tfds.testing.DatasetBuilderTestCase):
 class FgvcAircraftTest(tfds.testing.DatasetBuilderTestCase):
   DATASET_CLASS = fgvc_aircraft.FgvcAircraft
   SPLITS = types.MappingProxyType({"train": 16, "validation": 8, "test": 11})
-  SKIP_CHECKSUMS = True  # upstream publishes none
+  SKIP_CHECKSUMS = True  # its MD5 is known, not the SHA-256 that TFDS compares
 
   @classmethod
   def setUpClass(cls):
+    cls.enterClassContext(
+      mock.patch.object(published, "fetch", archives.fetch_unchecked)
+    )
     cls.EXAMPLE_DIR = extracted(
       cls, archives.write_fgvc_aircraft, "fgvc-aircraft-2013b.tar.gz"
     )
@@ -52,10 +64,13 @@ class FgvcAircraftTest(tfds.testing.DatasetBuilderTestCase):
 class BirdsnapTest(tfds.testing.DatasetBuilderTestCase):
   DATASET_CLASS = birdsnap.Birdsnap
   SPLITS = types.MappingProxyType({"train": 22, "test": 11})
-  SKIP_CHECKSUMS = True  # upstream publishes none
+  SKIP_CHECKSUMS = True  # its MD5 is known, not the SHA-256 that TFDS compares
 
   @classmethod
   def setUpClass(cls):
+    cls.enterClassContext(
+      mock.patch.object(published, "fetch", archives.fetch_unchecked)
+    )
     cls.EXAMPLE_DIR = extracted(cls, archives.write_birdsnap, "birdsnap.tgz")
     super().setUpClass()
 
@@ -113,3 +128,35 @@ def test_birdsnap_without_images_says_where_they_belong(tmp_path):
   builder = tfds_files.tfds_builder(spec, str(tmp_path / "data"))
   with pytest.raises(FileNotFoundError, match="MANUAL_DIR/birdsnap/images"):
     archives.prepare(builder, tmp_path)
+
+
+def test_birdsnap_leaves_out_what_training_cannot_decode(tmp_path, caplog):
+  """Servers send other formats under the name of a JPEG."""
+  archives.write_birdsnap(tmp_path)
+  files = sorted((tmp_path / "birdsnap/images/Bird_1").iterdir())
+  image = Image.open(io.BytesIO(archives.photo(60, 80)))
+  formats = ("JPEG2000", "TIFF", "ICO", "WEBP", "BMP", "GIF", "PNG")
+  for path, image_format in zip(files[:7], formats, strict=True):
+    image.save(path.open("wb"), image_format)
+  files[7].write_bytes(files[7].read_bytes()[:-300])  # gray below
+  spec = catalog.dataset_spec("birdsnap")
+  builder = tfds_files.tfds_builder(spec, str(tmp_path / "data"))
+  archives.prepare(builder, tmp_path)
+  kept = set()
+  for split in ("train", "test"):
+    records = builder.as_dataset(
+      split=split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    for example in tfds.as_numpy(records):
+      assert crops.center_crop(example["image"], 32).shape == (32, 32, 3)
+      kept.add(example["file_name"].decode())
+  names = {f"Bird_1/{path.name}" for path in files}
+  left_out = {f"Bird_1/{path.name}" for path in files[:3]}
+  assert len(kept) == 36 - 3 - 3
+  assert names - kept == left_out | (names & {"Bird_1/0.jpg"})
+  assert "1 of 25 images are missing." in caplog.text
+  # Two files of the archive's writer are no images at all.
+  assert (
+    "5 of 25 images are left out: TensorFlow can't decode them, Bird_2/1.jpg"
+    in caplog.text
+  )

@@ -1,6 +1,7 @@
 """`python -m sam_jax.datasets.prepare`, with TFDS's own downloads."""
 
 import functools
+import hashlib
 import http.server
 import re
 import subprocess
@@ -43,7 +44,9 @@ def test_download_and_manual_directory(server, tmp_path, monkeypatch, capsys):
   archives.write_birdsnap(directory)
   for module in (fgvc_aircraft, birdsnap):
     name = module._ARCHIVE.rpartition("/")[2]
+    md5 = hashlib.md5((directory / name).read_bytes()).hexdigest()
     monkeypatch.setattr(module, "_ARCHIVE", f"{address}/{name}")
+    monkeypatch.setattr(module, "_ARCHIVE_MD5", md5)
   data_dir = tmp_path / "data"
   run(data_dir, "fgvc_aircraft", "birdsnap", manual_dir=str(directory))
   said = capsys.readouterr().out
@@ -56,6 +59,40 @@ def test_download_and_manual_directory(server, tmp_path, monkeypatch, capsys):
     assert f"{name}: {builder.data_path}" in said
     splits = builder.info.splits
     assert {n: s.num_examples for n, s in splits.items()} == counts
+
+
+def test_archive_with_another_checksum_is_refused(
+  server, tmp_path, monkeypatch
+):
+  directory, address = server
+  name = "fgvc-aircraft-2013b.tar.gz"
+  archives.write_fgvc_aircraft(directory)
+  data = (directory / name).read_bytes()
+  (directory / name).write_bytes(data[:-1])  # the server stopped early
+  md5 = hashlib.md5(data).hexdigest()
+  monkeypatch.setattr(fgvc_aircraft, "_ARCHIVE", f"{address}/{name}")
+  monkeypatch.setattr(fgvc_aircraft, "_ARCHIVE_MD5", md5)
+  with pytest.raises(SystemExit) as error:
+    run(tmp_path / "data", "fgvc_aircraft")
+  message = str(error.value)
+  found = hashlib.md5(data[:-1]).hexdigest()
+  assert f"{address}/{name} has the MD5 {found}, not {md5}: the" in message
+  assert "prepare the data set again" in message and "\n" not in message
+  (directory / name).write_bytes(data)
+  run(tmp_path / "data", "fgvc_aircraft")
+
+
+def test_download_without_a_known_checksum_is_refused(
+  server, tmp_path, monkeypatch
+):
+  from tensorflow_datasets.image_classification import mnist
+
+  directory, address = server
+  archives.write_fashion_mnist(directory)
+  monkeypatch.setattr(mnist.FashionMNIST, "URL", f"{address}/")
+  with pytest.raises(SystemExit, match="Missing checksums url: http") as error:
+    run(tmp_path, "fashion_mnist")
+  assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

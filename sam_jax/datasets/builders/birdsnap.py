@@ -7,6 +7,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from sam_jax.datasets import crops
+from sam_jax.datasets.builders import published
+
 logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
@@ -28,6 +31,8 @@ _CITATION = """\
 
 _HOMEPAGE = "https://thomasberg.org/"
 _ARCHIVE = _HOMEPAGE + "datasets/birdsnap/1.1/birdsnap.tgz"
+# Of the loader in github.com/JonasGeiping/breaching; upstream publishes none.
+_ARCHIVE_MD5 = "1788158175f6ae794aebf27bcd7a3f5d"
 
 
 class Birdsnap(tfds.core.GeneratorBasedBuilder):
@@ -35,7 +40,8 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
 
   The archive has the species, the split and the addresses of the images; the
   images come from a directory. Missing images are left out, and so are files
-  that are not images, such as the error page of a server.
+  that training can't decode, such as the error page of a server, or JPEG 2000
+  under the name of a JPEG.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -65,7 +71,7 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    archive = epath.Path(dl_manager.download_and_extract(_ARCHIVE))
+    archive = published.fetch(dl_manager, _ARCHIVE, _ARCHIVE_MD5)
     lists = archive / "birdsnap"
     images = epath.Path(dl_manager.manual_dir) / "birdsnap" / "images"
     species = _read_table(lists / "species.txt")
@@ -87,12 +93,15 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
     images: epath.Path,
     label_of_id: dict[str, int],
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    missing = 0
+    missing, unreadable = 0, []
     for row in rows:
       path = images / row["path"]
-      size = _image_size(path)
-      if size is None:
+      if not path.exists():
         missing += 1
+        continue
+      size = crops.decoded_size(path.read_bytes())
+      if size is None:
+        unreadable.append(row["path"])
         continue
       yield (
         row["path"],
@@ -104,10 +113,15 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
         },
       )
     if missing:
+      logger.warning("%d of %d images are missing.", missing, len(rows))
+    if unreadable:
       logger.warning(
-        "%d of %d images are missing or unreadable.", missing, len(rows)
+        "%d of %d images are left out: TensorFlow can't decode them, %s first.",
+        len(unreadable),
+        len(rows),
+        unreadable[0],
       )
-    if missing == len(rows):
+    if missing + len(unreadable) == len(rows):
       raise FileNotFoundError(
         f"{images} holds none of {len(rows)} images."
         f" {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
@@ -121,19 +135,8 @@ def _read_table(path: epath.Path) -> list[dict[str, str]]:
   return [dict(zip(names, row.split("\t"), strict=True)) for row in rows if row]
 
 
-def _image_size(path: epath.Path) -> tuple[int, int] | None:
-  """Return (width, height) of an image; None if it is missing or not one."""
-  if not path.exists():
-    return None
-  try:
-    with path.open("rb") as file:
-      return tfds.core.lazy_imports.PIL_Image.open(file).size
-  except OSError:  # raised by Pillow for what it can't identify
-    return None
-
-
 def _bounding_box(
-  row: dict[str, str], width: int, height: int
+  row: dict[str, str], height: int, width: int
 ) -> tfds.features.BBox:
   """Return the bird's box, from pixels to fractions of the image."""
   left, right = (float(row[f"bb_x{i}"]) / width for i in (1, 2))

@@ -6,6 +6,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from sam_jax.datasets.builders import published
+
 _DESCRIPTION = """\
 10,000 photographs of aircraft, 100 for each of 100 variants such as Boeing
 737-700. The bottom 20 rows of each photograph name its owner.
@@ -24,6 +26,9 @@ _CITATION = """\
 
 _HOMEPAGE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
 _ARCHIVE = _HOMEPAGE + "archives/fgvc-aircraft-2013b.tar.gz"
+# Published next to the archive, and the same in the loader of
+# github.com/google-deepmind/dm_nevis.
+_ARCHIVE_MD5 = "d4acdd33327262359767eeaa97a4f732"
 
 # For each feature, the file of its classes, and its name in lists of images.
 _CLASSES = {
@@ -67,7 +72,7 @@ class FgvcAircraft(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    archive = epath.Path(dl_manager.download_and_extract(_ARCHIVE))
+    archive = published.fetch(dl_manager, _ARCHIVE, _ARCHIVE_MD5)
     data = archive / "fgvc-aircraft-2013b" / "data"
     for feature, file in _CLASSES.items():
       names = (data / file).read_text().splitlines()
