@@ -61,7 +61,7 @@ install_packages() {
 }
 
 # Eight CPUs, however many there are: jobs of the tests wait for each other. A
-# job that was requeued waits for cred_expire seconds, 120 by default.
+# job that was requeued waits for cred_expire seconds, at least 5.
 configure() {
   local host
   host="$(hostname -s)"
@@ -71,7 +71,7 @@ ClusterName=single
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire=4
+AuthInfo=cred_expire=5
 StateSaveLocation=$STATE/slurmctld
 SlurmdSpoolDir=$STATE/slurmd
 SlurmctldLogFile=$LOGS/slurmctld.log
