@@ -6,9 +6,15 @@ python -m sam_jax.sweep --config=configs/digits.py:sam --root=runs/rho \
 
 Without --grid the function `sweep` of the config file lists the runs. Flags
 after "--" go to every run. The same command again skips finished runs and
-resumes the others. ROOT/sweep.json lists the runs of all shards. Exit codes: 0,
-all runs are finished; 1, some are not; 2, the sweep could not start; 130, it
-was interrupted.
+resumes the others. ROOT/sweep.json lists the runs of all shards.
+
+--launcher=slurm submits the runs as an array of jobs, and does not wait:
+python -m sam_jax.sweep --config=configs/digits.py --root=runs/digits \
+  --launcher=slurm --slurm=time=120 --slurm=partition=gpu
+The same command again submits runs that failed, and reports the others.
+
+Exit codes: 0, all runs are finished, or SLURM has them; 1, some are not; 2, the
+sweep could not start; 130, it was interrupted.
 """
 
 import shlex
@@ -17,11 +23,12 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
+from etils import epath
 
 from sam_jax import paths
 from sam_jax.config import cli
 from sam_jax.config.schema import ConfigError
-from sam_jax.runs import launch, sweep
+from sam_jax.runs import launch, slurm, sweep
 
 _CONFIG = flags.DEFINE_string(
   "config", None, "Config file, with its arguments after a colon."
@@ -35,6 +42,15 @@ _GRID = flags.DEFINE_multi_string(
 )
 _SHARD = flags.DEFINE_string(
   "shard", "0/1", "i/n: train every n-th run, starting with run i (from 0)."
+)
+_LAUNCHER = flags.DEFINE_enum(
+  "launcher", "local", ["local", "slurm"], "Where runs are trained."
+)
+_SLURM = flags.DEFINE_multi_string(
+  "slurm",
+  [],
+  "key=value: an option of sbatch, such as time=120 or partition=gpu, for"
+  " --launcher=slurm; may be repeated.",
 )
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "Only print the commands of the runs."
@@ -51,11 +67,15 @@ def main(argv: list[str]) -> None:
     cli.refuse("--root is missing, see --help.")
   root = paths.resolve(_ROOT.value)
   index, count = sweep.parse_shard(_SHARD.value)
+  check_launcher(count)
   planned = sweep.plan(_CONFIG.value, root, _GRID.value, argv[1:])
   check_choices(planned)
   runs = planned[index::count]
   if _DRY_RUN.value:
     print_commands(runs)
+    return
+  if _LAUNCHER.value == "slurm":
+    submit(planned, root)
     return
   environment = launch.environment_of_runs(count)
   sweep.record_names(root, [run.name for run in planned])
@@ -67,6 +87,35 @@ def main(argv: list[str]) -> None:
   report(f"{len(runs) - len(failures)} of {len(runs)} runs are finished.")
   for failure in failures:
     report(f"  {failure.name}: {failure.reason}")
+  if failures:
+    sys.exit(1)
+
+
+def check_launcher(num_shards: int) -> None:
+  """Refuse flags of one launcher together with the other one.
+
+  Args:
+    num_shards: Number of shards of the sweep.
+  """
+  if _LAUNCHER.value == "slurm":
+    slurm.parse_options(_SLURM.value)
+    if num_shards > 1:
+      cli.refuse("--shard must be left out: --launcher=slurm submits all runs.")
+  elif _SLURM.value:
+    cli.refuse("--slurm needs --launcher=slurm.")
+
+
+def submit(runs: Sequence[sweep.PlannedRun], root: epath.Path) -> None:
+  """Submit the runs of a sweep to SLURM."""
+  submitter = slurm.Submitter(
+    sweep.local_directory(root) / "slurm", slurm.parse_options(_SLURM.value)
+  )
+  sweep.record_names(root, [run.name for run in runs])
+  failures = submitter.submit_all(runs, report)
+  report(
+    f"{len(runs) - len(failures)} of {len(runs)} runs are finished, or SLURM"
+    " has them. The same command again reports them."
+  )
   if failures:
     sys.exit(1)
 

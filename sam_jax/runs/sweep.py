@@ -168,12 +168,12 @@ def plan_run(
     validate_config(config, num_devices=1)
   except ConfigError as error:
     raise ConfigError(f"{name}: {error}") from error
-  log = _local_directory(workdir) / "log.txt"
+  log = local_directory(workdir) / "log.txt"
   return PlannedRun(name, workdir, log, command + arguments, config)
 
 
-def _local_directory(workdir: epath.Path) -> pathlib.Path:
-  """Return the directory for the log of a run."""
+def local_directory(workdir: epath.Path) -> pathlib.Path:
+  """Return the directory for the local files of a run or a sweep."""
   if not paths.is_remote(workdir):
     return pathlib.Path(workdir)
   return _LOGS_OF_REMOTE_RUNS / os.fspath(workdir).partition("://")[2]
