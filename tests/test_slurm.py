@@ -40,19 +40,24 @@ pytestmark = pytest.mark.skipif(
 )
 
 # 3 steps an epoch: long enough for three interruptions.
-STEPS = 300
+STEPS = 60
 SMALL = (
   "--config.model.name=wrn10_1",
   "--config.batch_size=32",
   "--config.dataset.validation_size=1346",
-  "--config.num_epochs=100",
+  "--config.num_epochs=20",
   "--config.log_every_steps=1",
-  "--config.eval_every_epochs=50",
+  "--config.eval_every_epochs=10",
   "--config.checkpoint_every_epochs=10",
   "--config.augment.policy=basic",
   f"--config.compilation_cache_dir={CACHE}",
 )
 CONFIG = "--config=configs/digits.py:sam"
+INTERRUPTIONS = (
+  ["scontrol", "requeue"],
+  ["scancel", "--signal=USR1"],
+  ["scancel", "--signal=TERM"],
+)
 TRAIN = f"{sys.executable} -m sam_jax.train"
 
 
@@ -79,10 +84,8 @@ def sbatch(tmp_path):
   def submit(script, *options):
     path = tmp_path / "job.sh"
     path.write_text(script)
-    command = ["sbatch", "--parsable", f"--output={tmp_path}/%a.out", *options]
-    done = subprocess.run(
-      [*command, str(path)], capture_output=True, text=True, check=True
-    )
+    command = ["sbatch", "--parsable", *options, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     jobs.append(done.stdout.strip())
     return jobs[-1]
 
@@ -92,11 +95,19 @@ def sbatch(tmp_path):
 
 def wait_for_end(job):
   """Wait until a job, with all its tasks and requeues, has left the queue."""
-  deadline = time.monotonic() + 300
   command = ["squeue", "--noheader", f"--jobs={job}"]
-  while subprocess.run(command, capture_output=True, text=True).stdout.strip():
-    assert time.monotonic() < deadline, f"job {job} does not end"
-    time.sleep(0.2)
+  wait_until(
+    lambda: not subprocess.run(command, capture_output=True).stdout.strip(),
+    f"the end of job {job}",
+  )
+
+
+def wait_until(condition, name):
+  """Wait until a condition holds."""
+  deadline = time.monotonic() + 300
+  while not condition():
+    assert time.monotonic() < deadline, f"{name} did not come"
+    time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +122,7 @@ def undisturbed(tmp_path_factory):
 """)
   output = f"--output={root.parent}/%a.out"
   command = ["sbatch", "--wait", "--array=0-1", output, str(script)]
-  subprocess.run(command, check=True, timeout=300)
+  subprocess.run(command, check=True, timeout=600)
   return root
 
 
@@ -126,10 +137,10 @@ def test_array_of_shards_trains_every_run_once(undisturbed):
 
 
 def test_srun_trains_as_processes_started_by_hand(tmp_path, data_dir):
-  flags = [CONFIG, *SMALL, "--config.num_epochs=10"]
+  flags = [CONFIG, *SMALL, "--config.num_epochs=4"]
   slurm, by_hand = tmp_path / "slurm", tmp_path / "by_hand"
   command = ["srun", "--ntasks=2", *TRAIN.split(), f"--workdir={slurm}", *flags]
-  done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  done = subprocess.run(command, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stderr
 
   with socket.socket() as free:
@@ -152,40 +163,50 @@ def test_srun_trains_as_processes_started_by_hand(tmp_path, data_dir):
 
 JOB = """#!/bin/bash -e
 #SBATCH --requeue --open-mode=append
-echo "start $SLURM_RESTART_COUNT"
+echo "start ${{SLURM_RESTART_COUNT:-0}}"
 srun {train} --workdir={workdir} {flags}
 [ -e {workdir}/result.json ] || scontrol requeue "$SLURM_JOB_ID"
 """
 
 
-def test_requeued_job_ends_with_the_same_bits(undisturbed, sbatch, tmp_path):
-  workdir = tmp_path / "run"
+@pytest.fixture
+def job(sbatch, tmp_path):
+  """Start a job that trains seed 0 in the directory `run`."""
   flags = " ".join([CONFIG, *SMALL])
-  job = sbatch(JOB.format(train=TRAIN, workdir=workdir, flags=flags))
-  for step, command in (
-    (10, ["scontrol", "requeue"]),
-    (70, ["scancel", "--signal=USR1"]),
-    (140, ["scancel", "--signal=TERM"]),
-  ):
-    wait_for_step(workdir, step)
+  return sbatch(
+    JOB.format(train=TRAIN, workdir=tmp_path / "run", flags=flags),
+    f"--output={tmp_path}/job.out",
+  )
+
+
+def wait_for_steps_of_start(number, tmp_path):
+  """Wait until a job has started that often and has trained some steps."""
+  output = tmp_path / "job.out"
+  wait_until(
+    lambda: output.exists() and f"start {number}\n" in output.read_text(),
+    f"start {number}",
+  )
+  lines = read_metrics(tmp_path / "run")
+  wait_for_step(tmp_path / "run", lines[-1]["step"] + 3 if lines else 3)
+
+
+def test_requeued_job_ends_with_the_same_bits(undisturbed, job, tmp_path):
+  for number, command in enumerate(INTERRUPTIONS):
+    wait_for_steps_of_start(number, tmp_path)
     subprocess.run([*command, job], check=True)
   wait_for_end(job)
-  (output,) = tmp_path.glob("*.out")
-  said = output.read_text()
-  assert re.findall(r"start (\d*)", said) == ["", "1", "2", "3"], said
-  assert final_state(workdir) == final_state(undisturbed / "seed=0")
+  said = (tmp_path / "job.out").read_text()
+  assert re.findall(r"start (\d)", said) == ["0", "1", "2", "3"], said
+  assert final_state(tmp_path / "run") == final_state(undisturbed / "seed=0")
 
 
-def test_canceled_job_saves_and_is_not_requeued(sbatch, tmp_path):
-  workdir = tmp_path / "run"
-  flags = " ".join([CONFIG, *SMALL])
-  job = sbatch(JOB.format(train=TRAIN, workdir=workdir, flags=flags))
-  wait_for_step(workdir, 5)
+def test_canceled_job_saves_and_is_not_requeued(job, tmp_path):
+  wait_for_steps_of_start(0, tmp_path)
   subprocess.run(["scancel", job], check=True)
   wait_for_end(job)
-  (stopped,) = (workdir / "checkpoints").iterdir()
-  assert 5 <= int(stopped.name) < STEPS
-  assert not (workdir / "result.json").exists()
+  (stopped,) = (tmp_path / "run/checkpoints").iterdir()
+  assert 3 <= int(stopped.name) < STEPS
+  assert not (tmp_path / "run/result.json").exists()
 
 
 @pytest.fixture
@@ -216,7 +237,7 @@ def test_sweep_submits_each_run_once_until_it_is_finished(
   job = re.search(r"seed=0: submitted, job (\d+)_0\n", said)[1]
   assert f"[2/2] seed=1: submitted, job {job}_1\n" in said
 
-  wait_for_step(tmp_path / "seed=0", 10)
+  wait_for_step(tmp_path / "seed=0", 3)
   subprocess.run(["scancel", "--signal=USR2", f"{job}_0"], check=True)
   code, said, _ = sweep()
   assert code == 0

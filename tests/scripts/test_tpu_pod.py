@@ -1,5 +1,10 @@
-"""tpu_pod.sh with a fake gcloud that records its words and acts as a host."""
+"""tpu_pod.sh with a fake gcloud that records its words and acts as a host.
 
+The flags of each call are those of the true gcloud: gcloud_flags.py wrote its
+flags to gcloud_flags.json.
+"""
+
+import json
 import os
 import pathlib
 import re
@@ -11,12 +16,25 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "scripts/tpu_pod.sh"
 
-# Appends its words, each ended by a zero byte, and an empty one. It runs
-# commands for all hosts in $HOST, and copies files there.
+# Appends its words, each ended by a zero byte, and an empty one. It takes the
+# answer to a question about states from the first line of $STATES, fails where
+# it is called to do $FAIL, runs commands for all hosts in $HOST, and copies files
+# there.
 GCLOUD = r"""#!/usr/bin/env bash
 printf '%s\0' "$@" '' >> "$RECORD"
+if [[ -n "${STATES:-}" && "$*" =~ ^(storage|.*\ describe\ ) ]]; then
+  read -r answer < "$STATES" && sed -i 1d "$STATES"
+  [[ "$answer" == no ]] && echo "ERROR: NOT_FOUND: no such thing" >&2 && exit 1
+  echo "$answer"
+fi
+[[ "$4" != "${FAIL:-}" ]] || exit 1
 [[ -n "${HOST:-}" ]] || exit 0
-if [[ "$4" == scp ]]; then cp "$5" "$HOST/${6#*:}"; fi
+if [[ "$4" == scp ]]; then
+  for word; do
+    [[ "$word" != *:* ]] || cp "$file" "$HOST/${word#*:}"
+    file="$word"
+  done
+fi
 for word; do
   if [[ "$word" == --output-directory=* ]]; then exec >"${word#*=}/0.log"; fi
 done
@@ -36,7 +54,12 @@ echo > ../started
 while :; do sleep 0.05; done
 """
 
+TABLE = json.loads((REPOSITORY / "tests/scripts/gcloud_flags.json").read_text())
+FLAGS = TABLE["flags"]
+WIDE_FLAGS = {"--format": True, "--project": True, "--quiet": False}
+
 TPU = {"TPU_NAME": "pod", "ZONE": "zone", "ACCELERATOR_TYPE": "v5litepod-32"}
+QUEUE = TPU | {"QUEUED_RESOURCE_ID": "queue"}
 TRAINING = ["--config=configs/imagenet.py:sam", '--config.x=it\'s "$HOME" a b']
 
 
@@ -59,11 +82,23 @@ def pod(tmp_path):
       text=True,
       timeout=60,
     )
-    said = re.sub(r"sam_jax-\d+", "sam_jax-1", record.read_text())
+    said = re.sub(r"sam_jax\.\w{6}\b", "sam_jax.1", record.read_text())
     calls = [call.split("\0") for call in said.split("\0\0") if call]
+    for call in calls:
+      check_flags(call)
     return done.returncode, done.stdout, done.stderr, calls
 
   return run
+
+
+def check_flags(call):
+  """Check that gcloud has the flags of a call, and with or without a value."""
+  (command,) = [c for c in FLAGS if call[: len(c.split())] == c.split()]
+  words = call[len(command.split()) :]
+  flags = [word.partition("=") for word in words if word.startswith("--")]
+  assert all(flag in FLAGS[command] | WIDE_FLAGS for flag, _, _ in flags), call
+  for flag, equals, _ in flags:
+    assert (FLAGS[command] | WIDE_FLAGS)[flag] == bool(equals), (call, flag)
 
 
 def write_program(path, text):
@@ -84,21 +119,29 @@ COMMANDS = {
 }
 
 
+@pytest.mark.parametrize("environment", [TPU, QUEUE], ids=["vm", "queue"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_dry_run_prints_the_same_commands(command, pod, tmp_path):
+def test_dry_run_prints_the_same_commands(command, environment, pod, tmp_path):
   words = [command, "--project=mine", f"--output={tmp_path / 'logs'}"]
   training = ["--", *TRAINING] if command == "launch" else []
-  code, printed, _, calls = pod(*words, "--dry_run", *training)
+  code, printed, _, calls = pod(
+    *words, "--dry_run", *training, environment=environment
+  )
   assert (code, calls) == (0, [])
   assert not (tmp_path / "logs").exists()
 
-  code, _, errors, calls = pod(*words, *training)
+  code, _, errors, calls = pod(*words, *training, environment=environment)
   assert code == 0, errors
   assert [call[3] for call in calls] == COMMANDS[command]
+  is_queue = environment is QUEUE
   for call in calls:
-    assert call[:3] == ["compute", "tpus", "tpu-vm"]
+    group = "queued-resources" if is_queue else "tpu-vm"
+    assert call[:3] == ["compute", "tpus", group]
     assert call[-2:] == ["--zone=zone", "--project=mine"]
     assert ("--worker=all" in call) == (call[3] in ("ssh", "scp"))
+    assert ("--node=all" in call) == (is_queue and call[3] in ("ssh", "scp"))
+    if call[3] != "scp":
+      assert call[4] == ("queue" if is_queue else "pod")
   *_, from_print = pod("-c", printed, program="bash")
   assert from_print == calls
 
@@ -119,10 +162,130 @@ def test_create_and_delete(pod):
   assert calls[0][3:] == ["delete", "other", "--quiet", "--zone=zone"]
 
 
-def test_install_takes_the_tpu_extra(pod):
+def test_queued_resources_of_one_and_of_several_slices(pod):
+  until = "--valid-until-duration=6h"
+  *_, (call,) = pod("create", "--spot", "--", until, environment=QUEUE)
+  assert call == [
+    *("compute", "tpus", "queued-resources", "create", "queue"),
+    "--accelerator-type=v5litepod-32",
+    *("--runtime-version=v2-alpha-tpuv5-lite", "--node-id=pod"),
+    *("--spot", until, "--zone=zone"),
+  ]
+  *_, (call,) = pod("create", "--slices=4", environment=QUEUE)
+  assert call[-3:] == ["--node-count=4", "--node-prefix=pod", "--zone=zone"]
+  assert not [word for word in call if word.startswith("--node-id")]
+  *_, (call,) = pod("delete", environment=QUEUE)
+  assert call[4:] == ["queue", "--force", "--quiet", "--zone=zone"]
+
+
+def test_install_takes_the_tpu_extra_of_the_locked_jax(pod):
   *_, calls = pod("install")
   (command,) = [word for word in calls[0] if word.startswith("--command=")]
   assert " 'jax[tpu]' " in command
+  assert re.search(r"pip install \S+ --user uv==[\d.]+ ", command)
+  locked = re.search(r"--constraint=sam_jax/(\S+)", command)[1]
+  assert re.search(r"^jax==", (REPOSITORY / locked).read_text(), re.M)
+  assert "--python=3.12 " in command
+  assert "py312" in locked
+
+
+def test_copy_leaves_no_archive_and_reveals_no_name(pod, tmp_path):
+  scp = re.compile(r" scp (\S+) ")
+  names = {scp.search(pod("copy", "--dry_run")[1])[1] for _ in range(2)}
+  assert len(names) == 2
+  assert not list(tmp_path.glob("sam_jax.*"))
+  code, *_ = pod("copy", environment=TPU | {"FAIL": "scp"})
+  assert code == 1
+  assert not list(tmp_path.glob("sam_jax.*"))
+
+
+WATCHED = ["--workdir=gs://bucket/run", *TRAINING]
+
+
+@pytest.fixture
+def watch(pod, tmp_path):
+  """Watch a run with these answers of gcloud; return code, output, calls."""
+
+  def run(*answers, environment=TPU, host=None):
+    states = tmp_path / "states"
+    states.write_text("".join(f"{answer}\n" for answer in answers))
+    environment = environment | {"STATES": str(states)}
+    words = ["watch", "--interval=0", "--spot", "--", *WATCHED]
+    code, said, errors, calls = pod(*words, environment=environment, host=host)
+    assert states.read_text() == ""
+    steps = [c[3] if c[0] == "compute" else c[1] for c in calls]
+    return code, said + errors, steps, calls
+
+  return run
+
+
+# To copy, install and launch.
+TO_LAUNCH = ["ssh", "scp", "ssh", "ssh", "ssh"]
+LOOK = ["ls", "describe"]
+
+
+@pytest.mark.parametrize(
+  ("environment", "is_there", "preempted"),
+  [(TPU, "READY", "PREEMPTED"), (QUEUE, "ACTIVE", "SUSPENDED")],
+  ids=["vm", "queue"],
+)
+def test_watch_creates_slices_until_the_run_is_finished(
+  watch, environment, is_there, preempted
+):
+  code, said, steps, calls = watch(
+    *("no", "no"),  # no result, no slices
+    *("no", "CREATING"),
+    *("no", is_there),
+    *("no", preempted),
+    *("no", is_there),
+    "gs://bucket/run/result.json",
+    environment=environment,
+  )
+  assert code == 0, said
+  expected = [*LOOK, "create", *LOOK]
+  expected += [*LOOK, "ssh", *TO_LAUNCH]  # whether a run is in progress
+  expected += [*LOOK, "delete", "create", *LOOK, "ssh", *TO_LAUNCH, "ls"]
+  assert steps == expected
+  assert all("--spot" in call for call in calls if "create" in call)
+  assert "gs://bucket/run/result.json" in calls[0]
+  launches = [call for call in calls if "sam_jax.train" in str(call)]
+  flags = "--workdir=gs://bucket/run --config=configs/imagenet.py:sam "
+  assert any(flags in word for word in launches[-1])
+  assert "The slices were preempted." in said
+  assert "The run is finished." in said
+
+
+def test_watch_gives_up_a_run_that_fails(watch):
+  code, said, steps, _ = watch(*["no", "READY"] * 4)
+  assert code == 1
+  assert said.endswith(
+    "error: The run ended 3 times, and not because of a preemption; see"
+    " scripts/tpu_pod.sh status and logs.\n"
+  )
+  assert steps == [*LOOK, "ssh", *TO_LAUNCH] * 3 + [*LOOK, "ssh"]
+
+
+def test_watch_leaves_a_run_in_progress_alone(watch, tmp_path):
+  host = tmp_path / "host"
+  host.mkdir()
+  with subprocess.Popen(
+    ["bash", "-c", "read", "sam_jax.train"], stdin=subprocess.PIPE
+  ) as process:
+    (host / "sam_jax.pid").write_text(str(process.pid))
+    code, said, steps, _ = watch("no", "READY", "found", host=host)
+    process.stdin.close()
+  assert code == 0
+  assert "The run is in progress." in said
+  assert steps == [*LOOK, "ssh", "ls"]
+
+
+def test_dry_run_of_watch_prints_the_commands(pod):
+  words = ["watch", "--dry_run", "--", *WATCHED]
+  code, said, _, calls = pod(*words)
+  assert (code, calls) == (0, [])
+  *_, calls = pod("-c", said, program="bash")
+  steps = [c[3] if c[0] == "compute" else c[1] for c in calls]
+  assert steps == [*LOOK, "delete", "create", *TO_LAUNCH]
 
 
 def test_a_run_on_a_host(pod, tmp_path):
@@ -133,7 +296,7 @@ def test_a_run_on_a_host(pod, tmp_path):
   assert code == 0, said
   assert (host / "sam_jax/sam_jax/train.py").exists()
   assert not (host / "sam_jax/.git").exists()
-  assert not list(tmp_path.glob("*.tar.gz"))
+  assert not list(tmp_path.glob("sam_jax.*"))
   check_that_a_copy_keeps_runs(host, pod)
 
   assert "not running" in pod("status", host=host)[1]
@@ -190,6 +353,11 @@ REFUSED = [
   (["launch", "--config=x"], TPU, "training flags come after --"),
   (["status", "--name"], TPU, "--name needs a value"),
   (["stop", "--", "now"], TPU, "stop takes no arguments after --"),
+  (["create", "--slices=0"], QUEUE, "--slices=0 is no number"),
+  (["create", "--slices=2"], TPU, "--slices needs --queued_resource"),
+  (["watch", "--type=", "--", *TRAINING], TPU, "--type (or $ACCELERATOR_TYPE)"),
+  (["watch", "--", *TRAINING], TPU, "watch needs -- --workdir=gs://..."),
+  (["watch", "--interval=x"], TPU, "--interval=x is no number"),
 ]
 
 
