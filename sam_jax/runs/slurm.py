@@ -26,7 +26,7 @@ from sam_jax.runs.sweep import PlannedRun
 # of runs at a time, and signal_delay_s, the seconds between the warning and the
 # time limit, are options of sbatch.
 _NUMBERS = ("array_parallelism", "nodes", "ntasks_per_node", "signal_delay_s")
-_OPTIONS = (
+OPTIONS = (
   *("account", "constraint", "cpus_per_gpu", "cpus_per_task", "dependency"),
   *("exclude", "exclusive", "gpus_per_node", "gpus_per_task", "gres"),
   *("mail_type", "mail_user", "mem", "mem_per_cpu", "mem_per_gpu", "nodelist"),
@@ -49,8 +49,8 @@ def parse_options(texts: Sequence[str]) -> dict[str, str | int]:
   options: dict[str, str | int] = {}
   for text in texts:
     key, separator, value = text.partition("=")
-    if key not in _OPTIONS:
-      hint = did_you_mean(key, _OPTIONS)
+    if key not in OPTIONS:
+      hint = did_you_mean(key, OPTIONS)
       raise ConfigError(f"--slurm={text}: unknown key '{key}'. {hint}")
     if not separator or not value:
       raise ConfigError(f"--slurm={text} must look like key=value.")

@@ -16,10 +16,9 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "scripts/tpu_pod.sh"
 
-# Appends its words, each ended by a zero byte, and an empty one. It takes the
-# answer to a question about states from the first line of $STATES, fails where
-# it is called to do $FAIL, runs commands for all hosts in $HOST, and copies files
-# there.
+# Appends its words, each ended by a zero byte, and an empty one. Answers about
+# states are the lines of $STATES. It fails where it is called to do $FAIL, runs
+# commands for all hosts in $HOST, and copies files there.
 GCLOUD = r"""#!/usr/bin/env bash
 printf '%s\0' "$@" '' >> "$RECORD"
 if [[ -n "${STATES:-}" && "$*" =~ ^(storage|.*\ describe\ ) ]]; then
