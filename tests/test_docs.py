@@ -118,7 +118,7 @@ def our_commands():
     for words in commands(page):
       if "-m" in words:
         module, *arguments = words[words.index("-m") + 1 :]
-      elif words[:2] == ["scripts/tpu_pod.sh", "launch"]:
+      elif words[:1] == ["scripts/tpu_pod.sh"] and "--" in words:
         module, arguments = "sam_jax.train", words[words.index("--") + 1 :]
       else:
         continue

@@ -108,6 +108,17 @@ BAD_ARGUMENTS = {
   "flag": (["--girds=1"], "girds"),
   "extra": (["--", "--config.sam.roh=1"], "--config.sam.roh"),
   "word": (["--", "seed=1"], "seed=1 is not a flag"),
+  "slurm": (["--slurm=time=5"], "--slurm needs --launcher=slurm"),
+  "launcher": (["--launcher=pbs"], "--launcher"),
+  "no time": (["--launcher=slurm"], "--slurm=time=... is missing"),
+  "option": (
+    ["--launcher=slurm", "--slurm=partitoin=gpu"],
+    "unknown key 'partitoin'",
+  ),
+  "shards": (
+    ["--launcher=slurm", "--slurm=time=5", "--shard=0/2"],
+    "--shard must be left out: --launcher=slurm submits all runs.",
+  ),
   "root": (["--root=/proc/none"], "--root=/proc/none can't be written: "),
 }
 
