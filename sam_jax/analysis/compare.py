@@ -19,7 +19,8 @@ from sam_jax.analysis.measure import MeasuredRun
 from sam_jax.analysis.result_cache import ResultCache
 from sam_jax.analysis.run_names import RunName
 from sam_jax.analysis.trained_run import load_run
-from sam_jax.runs.logging import MetricsWriter
+from sam_jax.runs.event_file import EventFile
+from sam_jax.runs.staged_logs import StagedLogs
 
 logger = logging.getLogger(__name__)
 
@@ -291,11 +292,13 @@ def log_pictures(
 ) -> None:
   """Show pictures in TensorBoard once, next to the logs of the first run."""
   first = runs[0]
-  writer = MetricsWriter(first.cache.path.parent, 0)
+  logs = StagedLogs(first.cache.path.parent)
+  events = EventFile(logs.path, logs.names())
   for path in pictures:
     pixels = np.asarray(Image.open(path).convert("RGB"))
-    writer.image(first.run.step, path.stem, pixels)
-  writer.close()
+    events.image(first.run.step, path.stem, pixels)
+  events.close()
+  logs.close()
 
 
 def describe_run(run: MeasuredRun) -> str:

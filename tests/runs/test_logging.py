@@ -4,12 +4,14 @@ import io
 import json
 import logging
 import math
+import time
 
 import numpy as np
 import pytest
 from absl import flags
 from absl import logging as absl_logging
 from PIL import Image
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import (
   EventAccumulator,
 )
@@ -93,6 +95,70 @@ def test_resumed_run_has_no_point_twice(tmp_path):
   assert [(p.step, p.value) for p in points] == expected
   lines = read_lines(tmp_path)
   assert [(x["step"], x["train/loss"]) for x in lines] == expected
+
+
+def test_run_killed_before_its_first_checkpoint_has_no_point_twice(tmp_path):
+  image = np.zeros((4, 4, 3), np.uint8)
+  for _ in range(3):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.config(small_config())
+    writer.image(0, "train/augmented_images", image)
+    for step in (3, 6):
+      writer.scalars(step, "train", {"loss": step})
+    writer.flush()  # and no close, as after a kill
+  # The reader behind the dashboards, where all points are tensors.
+  events = plugin_event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+  tags = {"train/loss", "train/augmented_images", "config", SESSION_START}
+  assert set(events.Tags()["tensors"]) == tags
+  for tag in tags:
+    steps = [point.step for point in events.Tensors(tag)]
+    assert steps == ([3, 6] if tag == "train/loss" else [0]), tag
+  assert [line["step"] for line in read_lines(tmp_path)] == [3, 6]
+
+
+def test_points_at_the_checkpoint_are_those_of_its_lines(tmp_path):
+  """A kill may cut the events or the lines of an evaluation at its step."""
+  writer = MetricsWriter(tmp_path, 0)
+  writer.scalars(2, "train", {"loss": 0.5})
+  writer.scalars(2, "test", {"loss": 0.25})
+  writer.close()
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text().splitlines()[0] + "\n")  # test is missing
+  (events,) = tmp_path.glob("events.*")
+  events.write_bytes(events.read_bytes()[:-9])  # cut within a record
+
+  writer = MetricsWriter(tmp_path, 2)
+  assert writer.lines.has("train", 2)
+  assert not writer.lines.has("test", 2)
+  for loss in (0.125, 1.0):
+    writer.scalars(2, "train", {"loss": loss})  # is there already
+  writer.scalars(2, "test", {"loss": 0.25})
+  writer.scalars(4, "train", {"loss": 0.375})
+  writer.close()
+  found = read_events(tmp_path)
+  points = [(p.step, p.value) for p in found.Scalars("train/loss")]
+  assert points == [(2, 0.5), (4, 0.375)]
+  points = [(p.step, p.value) for p in found.Scalars("test/loss")]
+  assert points == [(2, 0.25)]
+  assert read_lines(tmp_path) == [
+    {"step": 2, "train/loss": 0.5},
+    {"step": 2, "test/loss": 0.25},
+    {"step": 4, "train/loss": 0.375},
+  ]
+
+
+def test_clock_of_a_resumed_run_may_be_behind(tmp_path, monkeypatch):
+  """Another host's clock is a day behind: its events are read last."""
+  now = time.time()
+  for day, first_step in enumerate((0, 2, 4)):
+    monkeypatch.setattr(time, "time", lambda day=day: now - 86400 * day)
+    writer = MetricsWriter(tmp_path, first_step)
+    for step in range(first_step + 1, first_step + 4):
+      writer.scalars(step, "train", {"loss": 10 * day + step})
+    writer.close()
+  points = read_events(tmp_path).Scalars("train/loss")
+  expected = [(1, 1), (2, 2), (3, 13), (4, 14), (5, 25), (6, 26), (7, 27)]
+  assert [(p.step, p.value) for p in points] == expected
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3), (4, 6, 1)])
