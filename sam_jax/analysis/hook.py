@@ -51,11 +51,13 @@ class AnalysisHook:
     self, step: int, state: TrainState, metrics: Any, is_last: bool
   ) -> None:
     """Measure every few epochs."""
-    del metrics, is_last
-    if self._run.is_epoch(step, self._config.every_epochs):
+    del metrics
+    run = self._run
+    is_due = run.is_due(step, self._config.every_epochs, is_last)
+    if is_due and not run.is_logged(step, "analysis"):
       with self._log.paused():
         values = self.measure(state.eval_variables())
-        self._run.write(step, "analysis", values)
+        run.write(step, "analysis", values)
 
   def measure(self, variables: dict[str, Any]) -> dict[str, float]:
     """Measure a network in evaluation mode.

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from sam_jax.runs.checkpoints import Checkpoints
@@ -50,6 +52,7 @@ class RunContext:
   parts: Parts
   checkpoints: Checkpoints
   writer: MetricsWriter | None  # of process 0
+  first_step: int = 0  # at which this process starts or resumes
 
   @property
   def total_steps(self) -> int:
@@ -59,6 +62,25 @@ class RunContext:
   def is_epoch(self, step: int, every: float) -> bool:
     """Return True if `step` is a multiple of `every` epochs."""
     return step % max(round(every * self.dataset.steps_per_epoch), 1) == 0
+
+  def is_due(self, step: int, every: int, is_last: bool) -> bool:
+    """Return True if a measurement of every few epochs is due at a step.
+
+    A run that is asked to stop may be killed soon: it only saves its state, and
+    measures when it resumes.
+    """
+    is_stopping = is_last and step < self.total_steps
+    return self.is_epoch(step, every) and not is_stopping
+
+  def is_logged(self, step: int, prefix: str) -> bool:
+    """Return True if an earlier process logged this measurement.
+
+    Every process must call it: the first one, which has the logs, answers.
+    """
+    if step != self.first_step:
+      return False
+    is_logged = bool(self.writer and self.writer.lines.has(prefix, step))
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(is_logged)))
 
   def write(
     self,
@@ -84,17 +106,16 @@ def open_writer(
   """Open the logs; a new run starts with its config and some images.
 
   Returns:
-    The writer, or None on other processes than the first, and for a finished
-    run, whose logs are complete.
+    The writer, or None on other processes than the first.
   """
-  if first_step == config.num_epochs * dataset.steps_per_epoch:
-    return None
   images = None
   if first_step == 0:  # a program that all hosts must run
     images = input_pipeline.preview_images(config, dataset)
   if jax.process_index() != 0:
     return None
   writer = MetricsWriter(workdir, first_step)
+  every = config.log_every_steps
+  writer.lines.warn_of_missing("train", range(every, first_step + 1, every))
   if images is not None:
     writer.config(to_dict(config))
     writer.image(0, "train/augmented_images", image_grid(images))
@@ -254,20 +275,21 @@ class Evaluate:
     self, step: int, state: TrainState, metrics: Any, is_last: bool
   ) -> None:
     """Evaluate after every few epochs, and at the end of the run."""
-    del metrics, is_last
-    every = self._run.config.eval_every_epochs
-    if step == self._run.total_steps or self._run.is_epoch(step, every):
+    del metrics
+    every, total = self._run.config.eval_every_epochs, self._run.total_steps
+    if step == total or self._run.is_due(step, every, is_last):
       with self._log.paused():
-        self.evaluate(step, state)
+        self._evaluate(step, state)
 
-  def evaluate(self, step: int, state: TrainState) -> None:
-    """Evaluate and log."""
-    variables = state.eval_variables()
-    values = self._mean(variables, "test")
-    self._run.write(step, "test", values)
-    self.result = {"step": step, **values}
-    if self._run.config.eval_on_train:
-      self._run.write(step, "clean_train", self._mean(variables, "train"))
+  def _evaluate(self, step: int, state: TrainState) -> None:
+    """Evaluate and log what no earlier process has logged."""
+    run, variables = self._run, state.eval_variables()
+    if step == run.total_steps or not run.is_logged(step, "test"):
+      values = self._mean(variables, "test")
+      run.write(step, "test", values)
+      self.result = {"step": step, **values}
+    if run.config.eval_on_train and not run.is_logged(step, "clean_train"):
+      run.write(step, "clean_train", self._mean(variables, "train"))
 
   def _mean(self, variables: Any, split: str) -> dict[str, float]:
     """Return means over every example of a split."""
@@ -296,4 +318,7 @@ class SaveCheckpoint:
     is_kept = rest == 0 and epochs in config.keep_checkpoints_at_epochs
     if is_last or is_kept or run.is_epoch(step, config.checkpoint_every_epochs):
       with self._log.paused():
+        # Publish first: a run resumes with the logs up to its checkpoint.
+        if run.writer:
+          run.writer.publish()
         run.checkpoints.save(state)

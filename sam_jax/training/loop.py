@@ -42,8 +42,9 @@ def train_and_evaluate(
     config: A config, see `sam_jax.config.schema`.
     workdir: Directory of config.json, metrics.jsonl, TensorBoard's events,
       checkpoints/ and, once finished, result.json.
-    extra_hooks: Builders of further hooks, which act before a state is saved,
-      such as `sam_jax.analysis.hook.AnalysisHook` for `config.analysis`.
+    extra_hooks: Builders of further hooks, which act after a state is saved,
+      such as `sam_jax.analysis.hook.AnalysisHook` for `config.analysis`. A
+      process that resumes calls them for the step of its checkpoint, too.
 
   Returns:
     The last evaluation, by metric, or None if the run was asked to stop.
@@ -85,23 +86,37 @@ def train_and_evaluate(
     state = build.initial_state(config, dataset.spec, parts, checkpoints)
     first_step = int(state.step)
     state = parallel.replicate(state)
+    if first_step == total_steps:
+      logger.info("This run is finished: %s", workdir)
+      if (workdir / "result.json").exists():
+        return None
 
     writer = open_writer(config, workdir, dataset, first_step)
     if writer:
-      stack.callback(writer.close)
-    run = RunContext(config, workdir, dataset, parts, checkpoints, writer)
+      stack.enter_context(writer)
+    run = RunContext(
+      config, workdir, dataset, parts, checkpoints, writer, first_step
+    )
     log = LogMetrics(run)
     evaluate = Evaluate(run, log)
+    measurements: list[Hook] = [
+      evaluate,
+      *(hook(run, log) for hook in extra_hooks),
+    ]
+    # Save before measuring: measurements may take longer than the notice of a
+    # preemption, and a resumed run makes those that are missing.
     hooks: list[Hook] = [
       profiler,
       log,
-      evaluate,
-      *(hook(run, log) for hook in extra_hooks),
       SaveCheckpoint(run, log),
+      *measurements,
     ]
 
     stop = stack.enter_context(StopRequest())
     stack.enter_context(profiler)
+    if first_step:
+      for hook in measurements:
+        hook(first_step, state, {}, False)
     profiler.reach(first_step, state)
     batches = input_pipeline.train_batches(
       config, dataset, first_step, total_steps
@@ -120,13 +135,8 @@ def train_and_evaluate(
         )
         return None
 
-    if first_step == total_steps:
-      logger.info("This run is finished: %s", workdir)
-      if (workdir / "result.json").exists():
-        return None
-      evaluate.evaluate(total_steps, state)  # killed just before its result
-    if jax.process_index() == 0 and evaluate.result:
-      workdir_lib.write_result(workdir, evaluate.result)
-    if writer:
+    if writer and evaluate.result:
       writer.mark_finished()
+      writer.close()  # a run with a result is finished: its logs are complete
+      workdir_lib.write_result(workdir, evaluate.result)
     return evaluate.result

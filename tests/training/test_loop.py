@@ -1,0 +1,125 @@
+"""A run that is stopped or killed while it measures loses no measurement."""
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import (
+  EventAccumulator,
+)
+
+from sam_jax.runs import preemption
+from sam_jax.training import build, hooks, input_pipeline, loop
+from tests import tiny
+from tests.processes import read_metrics
+
+STEPS_PER_EPOCH = 4
+
+
+class Killed(BaseException):
+  """Ends a run in place of a signal that would end this process."""
+
+
+class CountHook:
+  """A measurement of a user, which does not look at the logs."""
+
+  def __init__(self, run, log):
+    self._run, self._log = run, log
+
+  def __call__(self, step, state, metrics, is_last):
+    if self._run.is_due(step, 1, is_last):
+      with self._log.paused():
+        self._run.write(step, "count", {"steps": float(state.step)})
+
+
+def train(workdir):
+  """Train for two epochs; return the result."""
+  config = tiny.create_config()
+  config.num_epochs, config.log_every_steps = 2, 3
+  config.eval_on_train = True
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    monkeypatch.setattr(build, "model", tiny.create_model)
+    monkeypatch.setattr(input_pipeline, "create_dataset", tiny.create_dataset)
+    return loop.train_and_evaluate(config, workdir, [CountHook])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  """Return the result and the metrics of a run that was not disturbed."""
+  workdir = tmp_path_factory.mktemp("undisturbed")
+  return train(workdir), read_metrics(workdir)
+
+
+def groups(metrics):
+  """Return the step and the group of scalars of every line."""
+  return [
+    (line["step"], tag.partition("/")[0])
+    for line in metrics
+    for tag in list(line)[1:2]
+  ]
+
+
+MEASURED = ("test", "clean_train", "count")
+
+
+def test_undisturbed_run_measures_after_every_epoch(undisturbed):
+  result, metrics = undisturbed
+  assert result["step"] == 2 * STEPS_PER_EPOCH
+  assert groups(metrics) == [
+    (3, "train"),
+    *((4, name) for name in MEASURED),
+    (6, "train"),
+    (8, "train"),
+    *((8, name) for name in MEASURED),
+  ]
+
+
+def check_resumed(workdir, undisturbed):
+  """Check that a run ends as an undisturbed one."""
+  assert (train(workdir), read_metrics(workdir)) == undisturbed
+  events = EventAccumulator(str(workdir)).Reload()
+  for tag in ("test/error_rate", "clean_train/loss", "count/steps"):
+    assert [point.step for point in events.Scalars(tag)] == [4, 8]
+  steps = [point.step for point in events.Scalars("train/loss")]
+  assert steps == [3, 6, 8]
+
+
+# Measurements that are logged before the kill.
+KILLS = {
+  "in the first evaluation": 0,
+  "in the evaluation on training data": 1,
+  "after the evaluation": 2,
+  "in the last evaluation": 3,
+  "before the result": 5,
+}
+
+
+@pytest.mark.parametrize("when", KILLS)
+def test_measurements_that_a_kill_prevents_are_made_later(
+  when, undisturbed, tmp_path, monkeypatch
+):
+  write, written = hooks.RunContext.write, []
+
+  def write_or_die(run, step, prefix, values, **line):
+    if prefix in MEASURED:
+      if len(written) == KILLS[when]:
+        raise Killed
+      written.append(prefix)
+    write(run, step, prefix, values, **line)
+
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(hooks.RunContext, "write", write_or_die)
+    train(tmp_path)
+  found = [name for _, name in groups(read_metrics(tmp_path))]
+  assert sum(name in MEASURED for name in found) == KILLS[when]
+  check_resumed(tmp_path, undisturbed)
+
+
+def test_a_run_that_stops_measures_when_it_resumes(
+  undisturbed, tmp_path, monkeypatch
+):
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      preemption.StopRequest, "is_due", lambda _, step: step == STEPS_PER_EPOCH
+    )
+    assert train(tmp_path) is None
+  assert groups(read_metrics(tmp_path)) == [(3, "train")]
+  assert (tmp_path / "checkpoints" / str(STEPS_PER_EPOCH)).is_dir()
+  check_resumed(tmp_path, undisturbed)
