@@ -1,7 +1,6 @@
 """Small data sets: all images in host memory, batches decided by the step."""
 
 import dataclasses
-import fnmatch
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
@@ -279,30 +278,13 @@ def _source(spec: DatasetSpec, split: str, data_dir: str | None) -> list[Any]:
   TensorFlow, by their names, sizes, and checksums of how they begin: images
   without compression are of one size.
   """
-  # `Path.glob` would take brackets in the path of the directory for a pattern.
-  files = [
-    path
-    for version in _subdirectories(array_cache.data_root(data_dir), spec)
-    for path in version.iterdir()
-    if fnmatch.fnmatchcase(path.name, f"*-{split}.*")
-  ]
-  files.sort()
+  directory = array_cache.data_root(data_dir) / spec.directory
+  files = sorted(directory.glob(f"[0-9]*/*-{split}.*"))
   rows = tfds_files.names_and_sizes(files)
   for row, path in zip(rows, files, strict=True):
     with path.open("rb") as opened:
       row.append(zlib.crc32(opened.read(_HEAD_BYTES)))
   return [spec.num_classes, metadata.version("tensorflow-datasets"), *rows]
-
-
-def _subdirectories(
-  root: epath.Path, spec: DatasetSpec
-) -> Iterator[epath.Path]:
-  """Yield the directories of all versions of a data set."""
-  directory = root / spec.directory
-  if directory.exists():
-    for path in directory.iterdir():
-      if path.name[0].isdigit() and path.is_dir():
-        yield path
 
 
 def _decode(

@@ -1,6 +1,7 @@
 """Checkpoints of a run: asynchronous, checksummed, safe against damage."""
 
 import logging
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -78,17 +79,43 @@ class SavedCheckpoints:
     """
     template, path = jax.device_get(template), self._directory / str(step)
     with reading(path), finding_damage(path):
-      saved = self._read(path, checksum=ocp.args.JsonRestore()).checksum
-      if not isinstance(saved, dict) or {"arrays", "crc32"} - saved.keys():
-        raise DamagedCheckpointError(f"checkpoint {path} has no checksum.")
+      saved = self._read_checksum(path)
       _check_arrays(saved["arrays"], _describe(template), path)
       state = self._read(path, state=ocp.args.StandardRestore(template)).state
     state = jax.tree.map(np.asarray, state)
-    if _checksum(state) != saved["crc32"]:
-      raise DamagedCheckpointError(
-        f"checkpoint {path} is damaged: its checksum does not match."
-      )
+    _check_sum(state, saved, path)
     return state
+
+  def restore_tree(self, step: int) -> dict[str, Any]:
+    """Read the checkpoint of a step of any network and method.
+
+    Args:
+      step: One of `steps()`.
+
+    Returns:
+      The fields of the state by name, as NumPy arrays in dictionaries and
+      lists.
+
+    Raises:
+      DamagedCheckpointError: The checkpoint is damaged.
+      WorkdirLostError: It can't be read now; this says nothing about damage.
+    """
+    path = self._directory / str(step)
+    with reading(path), finding_damage(path):
+      saved = self._read_checksum(path)
+      tree = self._read(path, state=ocp.args.StandardRestore()).state
+      leaves = jax.tree_util.tree_leaves_with_path(tree)
+      arrays = {_keys(jax.tree_util.keystr(name)): x for name, x in leaves}
+      # The tree is sorted by name, the state that was saved is not.
+      in_order = [arrays[_keys(name)] for name in saved["arrays"]]
+    _check_sum(in_order, saved, path)
+    return tree
+
+  def _read_checksum(self, path: epath.Path) -> dict[str, Any]:
+    saved = self._read(path, checksum=ocp.args.JsonRestore()).checksum
+    if not isinstance(saved, dict) or {"arrays", "crc32"} - saved.keys():
+      raise DamagedCheckpointError(f"checkpoint {path} has no checksum.")
+    return saved
 
   def _read(self, path: epath.Path, **items: ocp.args.CheckpointArgs) -> Any:
     return self._reader.restore(path, args=ocp.args.Composite(**items))
@@ -229,6 +256,19 @@ def _check_arrays(
         f"checkpoint {path} has {theirs} for {name}; this network and method"
         f" have {ours}. Run the code that wrote it, or choose another workdir."
       )
+
+
+def _check_sum(state: Any, saved: dict[str, Any], path: epath.Path) -> None:
+  if _checksum(state) != saved["crc32"]:
+    raise DamagedCheckpointError(
+      f"checkpoint {path} is damaged: its checksum does not match."
+    )
+
+
+def _keys(path: str) -> tuple[str, ...]:
+  """Return the keys of a path, the same for attributes and dictionaries."""
+  found = re.findall(r"\.(\w+)|\['([^']*)'\]|\[(\d+)\]", path)
+  return tuple("".join(groups) for groups in found)
 
 
 def _checksum(tree: Any) -> int:

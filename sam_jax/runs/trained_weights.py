@@ -4,25 +4,18 @@ Nothing in the directory of that run is changed: it may be training.
 """
 
 import os
-import re
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
-from orbax.checkpoint.path import step as ocp_step
 
 from sam_jax import paths
 from sam_jax.config.schema import ConfigError
 from sam_jax.models import pretrained
 from sam_jax.runs import workdir as workdir_lib
-
-# A key of a path as JAX prints it: .name, ['name'] or [0].
-_KEY = re.compile(r"\.(\w+)|\['([^']*)'\]|\[(\d+)\]")
+from sam_jax.runs.checkpoint_errors import DamagedCheckpointError
+from sam_jax.runs.checkpoints import SavedCheckpoints
 
 
 def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
@@ -67,7 +60,7 @@ def _find_checkpoint(path: str, workdir: epath.Path) -> str:
   if not source.is_dir() or _is_checkpoint(source):
     return path
   for below in ("checkpoints", "."):
-    steps = _steps(source / below)
+    steps = SavedCheckpoints(source / below).steps()
     if steps:
       return os.fspath(epath.Path(path) / below / str(steps[-1]))
   if (source / "config.json").exists():
@@ -93,14 +86,17 @@ def read(path: str) -> pretrained.Checkpoint:
     its evaluation.
 
   Raises:
-    OSError: The file can't be read.
-    ValueError: The checkpoint can't be read, or is damaged.
+    OSError: The file or the checkpoint can't be read.
+    ValueError: It is damaged, or not a checkpoint.
   """
   source = paths.resolve(path)
   if not _is_checkpoint(source):
     return pretrained.read_checkpoint(source)
   config = workdir_lib.read_config(source.parent.parent) or {}
-  state = _read_state(source)
+  try:
+    state = SavedCheckpoints(source.parent).restore_tree(int(source.name))
+  except DamagedCheckpointError as error:
+    raise ConfigError(f"{error} Name another one of that run.") from error
   variables = state.get("ema") or state
   kind = f"step {source.name} of a run of {_network(config)}"
   if state.get("ema"):
@@ -117,66 +113,6 @@ def _run_directories(checkpoint: str) -> tuple[epath.Path, epath.Path]:
 def _is_checkpoint(path: epath.Path) -> bool:
   """Return True if a path is a checkpoint in the workdir of a run."""
   return path.name.isdigit() and (path / "state").is_dir()
-
-
-def _steps(directory: epath.Path) -> list[int]:
-  """Return the steps with a whole checkpoint, in ascending order."""
-  if not directory.is_dir():
-    return []
-  found = ocp_step.standard_name_format().find_all(directory)
-  return sorted(metadata.step for metadata in found)
-
-
-def _read_state(path: epath.Path) -> dict[str, Any]:
-  """Read the state of a checkpoint as nested dictionaries of arrays.
-
-  Raises:
-    ValueError: It can't be read, or it is damaged.
-  """
-  remedy = "Name another checkpoint of that run."
-  try:
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-      found = reader.restore(
-        path,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(), checksum=ocp.args.JsonRestore()
-        ),
-      )
-  except Exception as error:  # each storage layer raises errors of its own
-    line = (str(error) or repr(error)).splitlines()[0]
-    reason = line.partition(" [tensorstore_spec=")[0]
-    raise ValueError(f"{path} can't be read: {reason}. {remedy}") from error
-  if (
-    _checksum(found.state, found.checksum["arrays"])
-    != (found.checksum["crc32"])
-  ):
-    raise ValueError(
-      f"{path} is damaged: its checksum does not match. {remedy}"
-    )
-  return found.state
-
-
-def _checksum(state: Any, order: Mapping[str, str]) -> int | None:
-  """Return the CRC-32 of the arrays of a state; None if one is missing.
-
-  Args:
-    state: The state as nested dictionaries, whose order is alphabetical.
-    order: The arrays of the state, by the paths that they were saved with.
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(state)
-  arrays = {_keys(jax.tree_util.keystr(path)): x for path, x in leaves}
-  crc = 0
-  for name in order:
-    if _keys(name) not in arrays:
-      return None
-    data = np.ascontiguousarray(arrays[_keys(name)]).reshape(-1)
-    crc = zlib.crc32(data.view(np.uint8).data, crc)
-  return crc
-
-
-def _keys(path: str) -> tuple[str, ...]:
-  """Return the keys of a path, the same for attributes and dictionaries."""
-  return tuple("".join(groups) for groups in _KEY.findall(path))
 
 
 def _network(config: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
   """Return the workdir of a finished run of four steps, with averages."""
-  workdir = tmp_path_factory.mktemp("source") / "a"
+  workdir = tmp_path_factory.mktemp("source") / "a [1]"
   with pytest.MonkeyPatch.context() as patch:
     use_tiny_network(patch)
     loop.train_and_evaluate(make_config(**{"ema.decay": 0.5}), workdir)
@@ -30,7 +30,7 @@ def source(tmp_path_factory):
 @pytest.fixture
 def run(source, tmp_path):
   """Return a copy of that workdir."""
-  return shutil.copytree(source, tmp_path / "run")
+  return shutil.copytree(source, tmp_path / "run [a]")
 
 
 def use_tiny_network(patch):
@@ -177,6 +177,7 @@ def test_damaged_checkpoint_is_named(run, file, tmp_path, monkeypatch):
   with pytest.raises(ConfigError) as error:
     loop.train_and_evaluate(config, tmp_path / "b")
   message = str(error.value)
-  assert message.startswith(f"config.pretrained: {run}/checkpoints/4 ")
-  assert message.endswith("Name another checkpoint of that run.")
+  start = f"config.pretrained: checkpoint {run}/checkpoints/4 is damaged: "
+  assert message.startswith(start)
+  assert message.endswith("Name another one of that run.")
   assert "\n" not in message
