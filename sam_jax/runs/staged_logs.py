@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 _SECONDS = 30.0
 _BYTES_PER_SECOND = 2**20
 
-# Seconds that training waits for an upload before a checkpoint or at its end.
-_MAX_WAIT = 120.0
+# Seconds that a run waits for an upload before a checkpoint, which must be
+# within the notice of a preemption, and at its end.
+_WAIT_BEFORE_CHECKPOINT = 10.0
+_WAIT_AT_END = 60.0
 
 
 _Upload = concurrent.futures.Future[None]
@@ -74,12 +76,13 @@ class StagedLogs:
   def upload(self) -> None:
     """Wait until readers find everything that was written so far.
 
-    A failure is a warning: the next upload sends the whole files again.
+    A failure, or an upload that takes long, is a warning: the next upload sends
+    the whole files again.
     """
     if self._uploads is None:
       return
     with contextlib.suppress(OSError):  # reported by `_Uploads`
-      self._uploads.upload()
+      self._uploads.upload(_WAIT_BEFORE_CHECKPOINT)
 
   def close(self) -> None:
     """Upload everything that was written, for the last time.
@@ -91,7 +94,7 @@ class StagedLogs:
       return
     uploads, self._uploads = self._uploads, None
     try:
-      uploads.upload()
+      uploads.upload(_WAIT_AT_END)
     except OSError as error:
       raise OSError(
         error.errno,
@@ -115,8 +118,11 @@ class _Uploads:
     # A daemon, because an upload that hangs must not keep the process alive.
     threading.Thread(target=self._run, name="log uploads", daemon=True).start()
 
-  def upload(self) -> None:
+  def upload(self, max_seconds: float) -> None:
     """Upload now, and wait for it.
+
+    Args:
+      max_seconds: Time to wait.
 
     Raises:
       OSError: It failed, which the log reports, or it takes too long.
@@ -124,9 +130,9 @@ class _Uploads:
     done = _Upload()
     self._waiting.put(done)
     try:
-      done.result(_MAX_WAIT)
+      done.result(max_seconds)
     except TimeoutError as error:
-      text = f"the logs were not uploaded within {_MAX_WAIT:.0f} s"
+      text = f"the logs were not uploaded within {max_seconds:.0f} s"
       logger.warning("%s: %s", self._target, text)
       raise OSError(errno.ETIMEDOUT, text, os.fspath(self._target)) from error
 

@@ -233,7 +233,8 @@ def test_an_error_of_training_is_not_hidden(bucket, caplog):
 def test_an_upload_that_hangs_does_not_stop_training(
   bucket, monkeypatch, caplog
 ):
-  monkeypatch.setattr(staged_logs, "_MAX_WAIT", 0.05)
+  for name in ("_WAIT_BEFORE_CHECKPOINT", "_WAIT_AT_END"):
+    monkeypatch.setattr(staged_logs, name, 0.05)
   logs = StagedLogs("gs://bucket/run")
   write(logs.path, "a")
   bucket.is_open.clear()

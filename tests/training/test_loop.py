@@ -1,11 +1,15 @@
 """A run that is stopped or killed while it measures loses no measurement."""
 
+import shutil
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
   EventAccumulator,
 )
 
 from sam_jax.runs import preemption
+from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.runs.logging import MetricsWriter
 from sam_jax.training import build, hooks, input_pipeline, loop
 from tests import tiny
 from tests.processes import read_metrics
@@ -83,9 +87,7 @@ def check_resumed(workdir, undisturbed):
 
 # Measurements that are logged before the kill.
 KILLS = {
-  "in the first evaluation": 0,
   "in the evaluation on training data": 1,
-  "after the evaluation": 2,
   "in the last evaluation": 3,
   "before the result": 5,
 }
@@ -113,7 +115,7 @@ def test_measurements_that_a_kill_prevents_are_made_later(
 
 
 def test_a_run_that_stops_measures_when_it_resumes(
-  undisturbed, tmp_path, monkeypatch
+  undisturbed, tmp_path, monkeypatch, caplog
 ):
   with monkeypatch.context() as patch:
     patch.setattr(
@@ -122,4 +124,34 @@ def test_a_run_that_stops_measures_when_it_resumes(
     assert train(tmp_path) is None
   assert groups(read_metrics(tmp_path)) == [(3, "train")]
   assert (tmp_path / "checkpoints" / str(STEPS_PER_EPOCH)).is_dir()
+  lost = tmp_path / "copy"
+  shutil.copytree(tmp_path, lost)
   check_resumed(tmp_path, undisturbed)
+  assert "lines of train" not in caplog.text
+
+  (lost / "metrics.jsonl").unlink()
+  assert train(lost) == undisturbed[0]
+  message = (
+    "metrics.jsonl has lost 1 of its 1 lines of train: those of steps 3."
+  )
+  assert caplog.messages.count(message) == 1
+  assert groups(read_metrics(lost))[0] == (4, "test")
+
+
+def test_logs_are_published_before_every_checkpoint(tmp_path, monkeypatch):
+  published, saved = [], []
+  publish, save = MetricsWriter.publish, Checkpoints.save
+
+  def note_and_publish(writer):
+    publish(writer)
+    published.append(groups(read_metrics(tmp_path))[-1])
+
+  def note_and_save(checkpoints, state):
+    saved.append((len(published), int(state.step)))
+    save(checkpoints, state)
+
+  monkeypatch.setattr(MetricsWriter, "publish", note_and_publish)
+  monkeypatch.setattr(Checkpoints, "save", note_and_save)
+  train(tmp_path)
+  assert saved == [(1, 4), (2, 8)]
+  assert published == [(3, "train"), (8, "train")]
