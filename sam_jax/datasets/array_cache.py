@@ -3,10 +3,10 @@
 Arrays on a local disk are mapped into memory; arrays at gs:// are read.
 """
 
+import contextlib
 import json
 import logging
 import os
-import shutil
 import tempfile
 import zlib
 from typing import IO, Any
@@ -111,19 +111,25 @@ def _checksum(array: np.ndarray) -> int:
 
 
 def _replace(directory: epath.Path, arrays: Arrays, source: Any) -> None:
-  """Write a new directory, then rename it: readers keep what they mapped."""
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  draft = epath.Path(tempfile.mkdtemp(dir=directory.parent))
+  """Write a new directory, then rename it.
+
+  Readers find the old arrays or the new ones, and keep what they mapped.
+  """
+  parent = directory.parent
+  parent.mkdir(parents=True, exist_ok=True)
   try:
-    # Only its owner may read a temporary directory. Data are for all who may
-    # read the directory around it.
-    os.chmod(draft, os.stat(draft.parent).st_mode & 0o777)
-    _write_files(draft, arrays, source)
-    if directory.exists():
-      shutil.rmtree(directory)
-    os.rename(draft, directory)
+    with tempfile.TemporaryDirectory(
+      dir=parent, ignore_cleanup_errors=True
+    ) as scratch:
+      draft = epath.Path(scratch) / "new"
+      draft.mkdir()
+      # Data are for all who may read the directory around them.
+      os.chmod(draft, os.stat(parent).st_mode & 0o777)
+      _write_files(draft, arrays, source)
+      with contextlib.suppress(FileNotFoundError):
+        os.rename(directory, os.path.join(scratch, "old"))
+      os.rename(draft, directory)
   except OSError:
-    shutil.rmtree(draft, ignore_errors=True)
     # If it exists, another process was faster: its arrays are the same.
     if not (directory / "checksums.json").exists():
       raise

@@ -197,8 +197,8 @@ _OTHER_FORMATS = {
   b"<": "a web page",
 }
 _READABLE = (
-  "Give an official EfficientNet checkpoint, a file that `python -m "
-  "sam_jax.convert` wrote, or the workdir of a run."
+  "Give an official EfficientNet checkpoint or a file that `python -m "
+  "sam_jax.convert` wrote; config.pretrained also takes the workdir of a run."
 )
 
 
@@ -213,9 +213,12 @@ def _unpack(path: str | os.PathLike) -> Any:
 
   file = paths.resolve(path)
   if file.is_dir():
+    inside = sorted(path.name for path in file.iterdir() if path.is_file())
+    found = [name for name in inside if name.startswith("checkpoint_")]
     raise ValueError(
-      f"{file} is a directory; give the checkpoint file in it, for example "
-      f"{file / 'checkpoint_0'}."
+      f"{file} is a directory; give the checkpoint file in it, {found[-1]}."
+      if found
+      else f"{file} is a directory without a file checkpoint_0. {_READABLE}"
     )
   data = file.read_bytes()
   try:

@@ -213,9 +213,11 @@ def test_files_that_are_not_checkpoints(tmp_path, content, message):
   assert str(path) in str(error.value)
 
 
-def test_directory_instead_of_file():
-  with pytest.raises(ValueError, match=r"is a directory; .*checkpoint_0"):
+def test_directory_instead_of_file(tmp_path):
+  with pytest.raises(ValueError, match=r"is a directory; .* it, checkpoint_0\."):
     read_checkpoint(OFFICIAL.parent)
+  with pytest.raises(ValueError, match=r"is a directory without .* Give an off"):
+    read_checkpoint(tmp_path)
 
 
 def test_other_architecture():
