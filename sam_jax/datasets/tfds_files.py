@@ -174,6 +174,8 @@ def download_and_prepare(
     with _no_retry_without_connection():
       builder.download_and_prepare(download_config=config)
   except Exception as error:  # TFDS raises all kinds
+    if epath.Path(builder.data_path).exists():  # another process was faster
+      return prepared_builder(spec, data_dir)
     line = " ".join(str(error).split())
     raise DatasetError(
       f"Data set {spec.name!r} can't be prepared: {line}"

@@ -53,7 +53,10 @@ def test_unwritable_data_dir_is_named_with_a_remedy(tmp_path):
     tfds_files.prepared_builder(DIGITS, str(tmp_path / "file"))
 
 
-def test_two_processes_prepare_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  "prepare", [tfds_files.prepared_builder, tfds_files.download_and_prepare]
+)
+def test_two_processes_prepare_at_once(prepare, tmp_path, monkeypatch):
   """TFDS fails in the process that is the second to rename its files."""
   from sam_jax.datasets.builders.digits import Digits
 
@@ -67,7 +70,7 @@ def test_two_processes_prepare_at_once(tmp_path, monkeypatch):
     return {"test": [(i, {"image": image, "label": i}) for i in range(3)]}
 
   monkeypatch.setattr(Digits, "_split_generators", while_another_is_faster)
-  builder = tfds_files.prepared_builder(DIGITS, str(tmp_path))
+  builder = prepare(DIGITS, str(tmp_path))
   assert len(seen) == 2
   assert builder.info.splits["test"].num_examples == 3
 

@@ -214,9 +214,13 @@ def test_files_that_are_not_checkpoints(tmp_path, content, message):
 
 
 def test_directory_instead_of_file(tmp_path):
-  with pytest.raises(ValueError, match=r"is a directory; .* it, checkpoint_0\."):
+  with pytest.raises(
+    ValueError, match=r"is a directory; .* it, checkpoint_0\."
+  ):
     read_checkpoint(OFFICIAL.parent)
-  with pytest.raises(ValueError, match=r"is a directory without .* Give an off"):
+  with pytest.raises(
+    ValueError, match=r"is a directory without .* Give an off"
+  ):
     read_checkpoint(tmp_path)
 
 
