@@ -17,12 +17,12 @@ run. Exit codes: 2, a mistake that one line describes; 130, Ctrl-C.
 
 import math
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
+from etils import epath
 
 from sam_jax import paths
 from sam_jax.analysis import run_names
@@ -43,7 +43,7 @@ _EXAMPLES = flags.DEFINE_integer(
 _BATCH = flags.DEFINE_integer(
   "batch_size", None, "Examples at a time; default: as in training.", 1
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of random vectors.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of random vectors.", 0, 2**32 - 1)
 _RHO = flags.DEFINE_list(
   "rho", "0.05,0.1,0.2,0.5", "Radii; the largest bounds the line of SAM."
 )
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
 
 
 def _compare(
-  study: str, names: Sequence[run_names.RunName], output: pathlib.Path
+  study: str, names: Sequence[run_names.RunName], output: epath.Path
 ) -> None:
   """Print the results of a study, and write its pictures."""
   from sam_jax.analysis import compare
@@ -177,10 +177,8 @@ def _numbers(
   return values
 
 
-def _output_directory(first: str) -> pathlib.Path:
+def _output_directory(first: str) -> epath.Path:
   """Create the directory of pictures, or refuse it before anything else."""
-  if not _OUTPUT.value and paths.is_remote(first):
-    cli.refuse(f"--output is missing: --workdir={first} is no local directory.")
   directory = _OUTPUT.value or paths.resolve(first).parent
   return cli.make_directory("output", directory)
 

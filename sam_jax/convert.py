@@ -9,7 +9,6 @@ that of the checkpoint. Exit code 2 if the checkpoint does not fit.
 
 from absl import flags
 
-from sam_jax import paths
 from sam_jax.config import cli
 
 flags.DEFINE_string("model", None, "Name of the network.")
@@ -23,11 +22,7 @@ flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
   """Convert the checkpoint that the flags name."""
   cli.check_arguments(argv, "model", "input", "output")
-  output = paths.resolve(flags.FLAGS.output)
-  if output.is_dir():
-    cli.refuse(f"--output={output} is a directory.")
-  if not paths.is_remote(output):
-    cli.make_directory("output", output.parent)
+  output = cli.make_file("output", flags.FLAGS.output)
   # Import late: wrong flags are reported without waiting for JAX.
   from sam_jax.models import pretrained
   from sam_jax.runs import files

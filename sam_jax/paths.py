@@ -51,6 +51,16 @@ def resolve(path: epath.PathLike) -> epath.Path:
   return epath.Path(path)
 
 
+def describe_error(error: Exception) -> str:
+  """Return the cause of a failed access to a path in one line.
+
+  Args:
+    error: An OSError, or an error of a client for gs://.
+  """
+  reason = getattr(error, "strerror", None) or str(error)
+  return " ".join(reason.split()) or type(error).__name__
+
+
 class _LocalPath(gpath.PosixGPath):
   """A path whose own characters are no pattern.
 

@@ -10,7 +10,6 @@ these labels, with --config.dataset.label_file=labels/noisy.npy.
 import numpy as np
 from absl import flags
 
-from sam_jax import paths
 from sam_jax.analysis import trained_run
 from sam_jax.config import cli
 from sam_jax.datasets.labels import write_labels
@@ -23,13 +22,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
 def main(argv: list[str]) -> None:
   """Write the labels that a run predicts."""
   cli.check_arguments(argv, "workdir", "output")
-  workdir, output = str(_WORKDIR.value), paths.resolve(_OUTPUT.value)
-  if output.is_dir():
-    cli.refuse(f"--output={output} is a directory.")
-  if not paths.is_remote(output):
-    cli.make_directory("output", output.parent)
+  output = cli.make_file("output", str(_OUTPUT.value))
   run_logging.show_on_stderr()
-  run = trained_run.load_run(workdir)
+  run = trained_run.load_run(str(_WORKDIR.value))
   labels = trained_run.predicted_labels(run)
   write_labels(output, labels)
   wrong = np.mean(labels != trained_run.clean_labels(run))

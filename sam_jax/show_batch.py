@@ -7,8 +7,6 @@ each image is its label, or both labels and their weights where two images are
 mixed, and the true class where the label is known to be wrong.
 """
 
-import pathlib
-
 import jax
 import numpy as np
 from absl import flags
@@ -20,17 +18,16 @@ from sam_jax.training import build, input_pipeline
 
 _CONFIG = cli.define_config()
 _OUTPUT = flags.DEFINE_string("output", "batch.png", "The PNG file to write.")
-_STEP = flags.DEFINE_integer("step", 0, "Training step to show.", 0)
+_STEP = flags.DEFINE_integer("step", 0, "Training step to show.", 0, 2**31 - 1)
 _COUNT = flags.DEFINE_integer("count", 64, "Number of images to show.", 1)
 
 
 def main(argv: list[str]) -> None:
   """Write the grid that the flags describe."""
   cli.check_arguments(argv, "config")
-  output = pathlib.Path(_OUTPUT.value)
-  if output.suffix != ".png" or output.is_dir():
-    cli.refuse(f"--output={output} must be a .png file.")
-  cli.make_directory("output", output.parent)
+  if not _OUTPUT.value.endswith(".png"):
+    cli.refuse(f"--output={_OUTPUT.value} must be a .png file.")
+  output = cli.make_file("output", _OUTPUT.value)
   run_logging.show_on_stderr()
   config, step = build.validate(_CONFIG.value, jax.device_count()), _STEP.value
   dataset = input_pipeline.create_dataset(config)
@@ -42,7 +39,9 @@ def main(argv: list[str]) -> None:
     name: np.concatenate(parts)[: _COUNT.value]
     for name, parts in jax.device_get(shards).items()
   }
-  batch_picture.draw_batch(batch, dataset.spec, names).save(output)
+  picture = batch_picture.draw_batch(batch, dataset.spec, names)
+  with output.open("wb") as file:
+    picture.save(file, "PNG")
   print(f"{len(batch['image'])} images of step {step}: {output}")
 
 

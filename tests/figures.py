@@ -1,5 +1,7 @@
 """Figures that code draws, by their data instead of their pixels."""
 
+import os
+
 from matplotlib.figure import Figure
 
 
@@ -7,9 +9,9 @@ def record_figures(monkeypatch):
   """Return a dict that gets every figure when it is saved, by file name."""
   figures, save = {}, Figure.savefig
 
-  def save_and_record(figure, path, **kwargs):
-    figures[path.name] = figure
-    save(figure, path, **kwargs)
+  def save_and_record(figure, file, **kwargs):
+    figures[os.path.basename(file.name)] = figure
+    save(figure, file, **kwargs)
 
   monkeypatch.setattr(Figure, "savefig", save_and_record)
   return figures

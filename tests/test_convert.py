@@ -71,6 +71,21 @@ def test_bad_input_is_refused(tmp_path, capsys, model, source, message):
   assert not output.exists()
 
 
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "--model is missing, see --help."),
+    (["--modle=a"], "Unknown flag --modle. Did you mean --model?"),
+    (["checkpoint_0"], "Unexpected arguments: checkpoint_0"),
+  ],
+)
+def test_bad_arguments_are_one_line(capsys, arguments, message):
+  with pytest.raises(SystemExit) as error:
+    in_process.run_script("convert", *arguments)
+  assert error.value.code == 2
+  assert capsys.readouterr().err == f"error: {message}\n"
+
+
 def test_a_failed_write_keeps_the_older_file(tmp_path, capsys, monkeypatch):
   output = tmp_path / "model.msgpack"
   output.write_bytes(b"an older file")

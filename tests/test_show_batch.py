@@ -47,6 +47,9 @@ def test_unknown_data_is_one_line(tmp_path, capsys):
 
 def test_output_that_is_no_png_file(tmp_path, capsys):
   (tmp_path / "a.png").mkdir()
-  for name in ("a.png", "a.jpg"):
+  for name, problem in (
+    ("a.png", "is a directory."),
+    ("a.jpg", "must be a .png file."),
+  ):
     error = refusal(capsys, tmp_path / name)
-    assert error == f"error: --output={tmp_path / name} must be a .png file.\n"
+    assert error == f"error: --output={tmp_path / name} {problem}\n"

@@ -6,12 +6,12 @@ in TensorBoard.
 """
 
 import logging
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from sam_jax.analysis import hessian, measure, plots, run_names
@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
   """
 
   lines: list[str]
-  pictures: list[pathlib.Path]
+  pictures: list[epath.Path]
 
 
 def load_runs(
@@ -112,7 +112,7 @@ def check_comparable(runs: Sequence[MeasuredRun]) -> None:
 
 def compare_sharpness(
   runs: Sequence[MeasuredRun],
-  output: pathlib.Path,
+  output: epath.Path,
   rhos: Sequence[float],
   ms: Sequence[int],
   p: float = 2.0,
@@ -162,7 +162,7 @@ def compare_sharpness(
 
 def compare_spectra(
   runs: Sequence[MeasuredRun],
-  output: pathlib.Path,
+  output: epath.Path,
   num_probes: int,
   steps: int,
   seed: int = 0,
@@ -202,7 +202,7 @@ def compare_spectra(
 
 def compare_landscapes(
   runs: Sequence[MeasuredRun],
-  output: pathlib.Path,
+  output: epath.Path,
   directions: Sequence[str],
   points: int,
   reach: float,
@@ -240,7 +240,7 @@ def compare_landscapes(
 
 def _compare_planes(
   runs: Sequence[MeasuredRun],
-  path: pathlib.Path,
+  path: epath.Path,
   points: int,
   reach: float,
   seed: int,
@@ -254,7 +254,7 @@ def _compare_planes(
 
 def _compare_lines(
   runs: Sequence[MeasuredRun],
-  path: pathlib.Path,
+  path: epath.Path,
   direction: str,
   points: int,
   limit: float,
@@ -273,7 +273,7 @@ def _compare_lines(
 
 
 def _draw_line_between(
-  runs: Sequence[MeasuredRun], path: pathlib.Path, points: int
+  runs: Sequence[MeasuredRun], path: epath.Path, points: int
 ) -> None:
   start, end = runs
   distances = np.linspace(0, 1, points).tolist()
@@ -288,14 +288,15 @@ def _draw_line_between(
 
 
 def log_pictures(
-  runs: Sequence[MeasuredRun], pictures: Sequence[pathlib.Path]
+  runs: Sequence[MeasuredRun], pictures: Sequence[epath.Path]
 ) -> None:
   """Show pictures in TensorBoard once, next to the logs of the first run."""
   first = runs[0]
   logs = StagedLogs(first.cache.path.parent)
   events = EventFile(logs.path, logs.names())
   for path in pictures:
-    pixels = np.asarray(Image.open(path).convert("RGB"))
+    with path.open("rb") as file:
+      pixels = np.asarray(Image.open(file).convert("RGB"))
     events.image(first.run.step, path.stem, pixels)
   events.close()
   logs.close()

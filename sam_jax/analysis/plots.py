@@ -1,14 +1,14 @@
 """Pictures of sharpness, spectra and loss surfaces of several runs."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from matplotlib import cm, colors, ticker
 
 from sam_jax.analysis import hessian
-from sam_jax.reports.plot_style import STYLES, finish, plt
+from sam_jax.reports.plot_style import STYLES, finish, plt, save
 
 Series = Sequence[float] | np.ndarray
 
@@ -22,7 +22,7 @@ def plot_sharpness(
   runs: Mapping[str, Mapping[str, Series]],
   rhos: Sequence[float],
   note: str,
-  path: pathlib.Path,
+  path: epath.Path,
 ) -> None:
   """Draw sharpness against rho: a panel for each run, a line for each m.
 
@@ -52,7 +52,7 @@ def plot_sharpness(
 
 
 def plot_spectra(
-  runs: Mapping[str, Sequence[hessian.Probe]], note: str, path: pathlib.Path
+  runs: Mapping[str, Sequence[hessian.Probe]], note: str, path: epath.Path
 ) -> None:
   """Draw the density of the eigenvalues of Hessians: a panel for each run.
 
@@ -100,7 +100,7 @@ def plot_lines(
   distances: Sequence[float],
   xlabel: str,
   note: str,
-  path: pathlib.Path,
+  path: epath.Path,
 ) -> None:
   """Draw losses along one direction, a line for each run.
 
@@ -132,7 +132,7 @@ def plot_planes(
   runs: Mapping[str, np.ndarray],
   distances: Sequence[float],
   note: str,
-  path: pathlib.Path,
+  path: epath.Path,
 ) -> None:
   """Draw losses on planes: surfaces, and their contours below them.
 
@@ -197,8 +197,7 @@ def plot_planes(
   bar.ax.minorticks_off()
   figure.suptitle(note, fontsize="small", y=0.95)
   # Constrained layout does not know how wide surfaces with labels are.
-  figure.savefig(path, dpi=150, bbox_inches="tight")
-  plt.close(figure)
+  save(figure, path, bbox_inches="tight")
 
 
 def _draw_surface(

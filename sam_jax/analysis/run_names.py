@@ -56,7 +56,7 @@ def labels(names: Sequence[RunName]) -> list[str]:
 
 def _parse(text: str) -> RunName:
   workdir, at, step = text.rpartition("@")
-  if not at or os.path.exists(text):
+  if not at or os.path.exists(os.path.expanduser(text)):
     return RunName(text, None)
   if not re.fullmatch(r"\d+", step):
     raise ValueError(

@@ -1,16 +1,19 @@
 """Command lines: flags, a config and its overrides, and errors in one line."""
 
+import io
 import os
-import pathlib
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
+from etils import epath
 from ml_collections import ConfigDict
 
+from sam_jax import paths
 from sam_jax.config import files
 from sam_jax.config.field_type import ConfigError, check_option, parse_option
 from sam_jax.config.fields import FIELDS
@@ -36,6 +39,10 @@ def report_errors(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
   A workdir that can't be read or written now is no mistake: exit code 1.
   """
+  # Paths and damaged files may hold text that has no encoding.
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
   try:
     main(argv)
   except OSError as error:
@@ -72,18 +79,47 @@ def check_arguments(argv: Sequence[str], *required: str) -> None:
       refuse(f"--{name} is missing, see --help.")
 
 
-def make_directory(flag: str, directory: str | os.PathLike) -> pathlib.Path:
-  """Create the directory that a flag names, or refuse what can't be one."""
-  path = pathlib.Path(directory).expanduser()
+def make_directory(flag: str, directory: epath.PathLike) -> epath.Path:
+  """Create the directory that a flag names, or refuse what can't be one.
+
+  Args:
+    flag: Name of the flag.
+    directory: Local or gs:// path.
+
+  Returns:
+    The directory.
+  """
+  path = paths.resolve(directory)
   try:
     path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK):
-      raise PermissionError(0, "Permission denied")
-  except OSError as error:
+    if not paths.is_remote(path):
+      tempfile.TemporaryFile(dir=path).close()
+  except Exception as error:  # gs:// clients raise errors of their own
     refuse(
-      f"--{flag}: {path} can't be written: {error.strerror}. Choose another"
-      " directory."
+      f"--{flag}: {path} can't be written: {paths.describe_error(error)}."
+      " Choose another directory."
     )
+  return path
+
+
+def make_file(flag: str, file: epath.PathLike) -> epath.Path:
+  """Create the directory of a file to write, or refuse what can't be a file.
+
+  Args:
+    flag: Name of the flag.
+    file: Local or gs:// path; the file may exist.
+
+  Returns:
+    The path of the file.
+  """
+  path = paths.resolve(file)
+  make_directory(flag, path.parent)
+  if path.is_dir():
+    refuse(f"--{flag}={path} is a directory.")
+  if (
+    not paths.is_remote(path) and path.exists() and not os.access(path, os.W_OK)
+  ):
+    refuse(f"--{flag}={path} can't be written: Permission denied.")
   return path
 
 
@@ -189,6 +225,11 @@ def read_config(arguments: Sequence[str]) -> ConfigDict:
   holder = define_config(values)
   parse(values, ["", *arguments])
   return holder.value
+
+
+def is_override(argument: str) -> bool:
+  """Return True if an argument is --config.FIELD=VALUE or similar."""
+  return _OVERRIDE.fullmatch(argument) is not None
 
 
 def _config_flag(values: flags.FlagValues) -> _ConfigFlag | None:

@@ -9,7 +9,7 @@ files into --manual_dir first:
 import sys
 import textwrap
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from sam_jax.config import cli
 from sam_jax.datasets import catalog, in_memory, tfds_files
@@ -67,4 +67,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=cli.parse_flags)
+  cli.run(main)

@@ -1,10 +1,10 @@
 """The look of all plots. Lines also differ in style, for print in gray."""
 
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import matplotlib
+from etils import epath
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # every plot imports it from here
@@ -30,8 +30,8 @@ _SHORT_LABEL = 40
 
 
 def split_by_styles(
-  items: Sequence[_Item], path: pathlib.Path
-) -> Iterator[tuple[Sequence[_Item], pathlib.Path]]:
+  items: Sequence[_Item], path: epath.Path
+) -> Iterator[tuple[Sequence[_Item], epath.Path]]:
   """Yield as many items for each file as there are styles.
 
   Args:
@@ -57,7 +57,7 @@ def legend_height(labels: Sequence[str]) -> float:
   return _INCHES_PER_LEGEND_LINE * lines
 
 
-def finish(figure: Figure, axis: Axes, note: str, path: pathlib.Path) -> None:
+def finish(figure: Figure, axis: Axes, note: str, path: epath.Path) -> None:
   """Add grid, legend and note to a figure, write it and close it.
 
   Args:
@@ -81,7 +81,19 @@ def finish(figure: Figure, axis: Axes, note: str, path: pathlib.Path) -> None:
     ncols=_num_columns(labels),
     frameon=False,
   )
-  figure.savefig(path, dpi=150)
+  save(figure, path)
+
+
+def save(figure: Figure, path: epath.Path, **options: Any) -> None:
+  """Write a figure as PNG to a local or gs:// path, and close it.
+
+  Args:
+    figure: The figure.
+    path: File to write.
+    **options: Further arguments of `Figure.savefig`.
+  """
+  with path.open("wb") as file:
+    figure.savefig(file, dpi=150, format="png", **options)
   plt.close(figure)
 
 

@@ -1,10 +1,10 @@
 """Plots of finished runs."""
 
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
 
 from sam_jax.reports import results
@@ -85,8 +85,8 @@ class _Line(NamedTuple):
 
 
 def write_plots(
-  groups: Sequence[Group], output: pathlib.Path
-) -> list[pathlib.Path]:
+  groups: Sequence[Group], output: epath.Path
+) -> list[epath.Path]:
   """Write every plot that there are runs for.
 
   Args:
@@ -103,8 +103,8 @@ def write_plots(
 
 
 def plot_learning_curves(
-  groups: Sequence[Group], output: pathlib.Path
-) -> list[pathlib.Path]:
+  groups: Sequence[Group], output: epath.Path
+) -> list[epath.Path]:
   """Draw errors over the epochs, a few groups in each figure.
 
   Args:
@@ -143,8 +143,8 @@ def plot_learning_curves(
 
 
 def plot_against(
-  groups: Sequence[Group], field: str, output: pathlib.Path
-) -> list[pathlib.Path]:
+  groups: Sequence[Group], field: str, output: epath.Path
+) -> list[epath.Path]:
   """Draw the last test error against a field; other fields make other lines.
 
   Args:
@@ -180,8 +180,8 @@ def plot_against(
 
 
 def plot_error_reduction(
-  groups: Sequence[Group], output: pathlib.Path
-) -> list[pathlib.Path]:
+  groups: Sequence[Group], output: epath.Path
+) -> list[epath.Path]:
   """Draw the error reduction by SAM, as in figure 1 (left) of the paper.
 
   Args:

@@ -13,6 +13,7 @@ import sys
 import time
 
 from absl import flags, logging
+from etils import epath
 
 from sam_jax.config import cli
 
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
       hint = did_you_mean(name, EXPERIMENTS)
       cli.refuse(f"--experiment={name} is unknown. {hint}")
   output, figures = _outputs()
-  results = ResultCache(_RESULTS.value)
+  results = ResultCache(cli.make_file("results", _RESULTS.value))
   networks = TrainedNetworks(results, _SEEDS.value, _EPOCHS.value)
   sections = {}
   started = time.perf_counter()
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
   print(f"Written: {output}")
 
 
-def _outputs() -> tuple[pathlib.Path, pathlib.Path]:
+def _outputs() -> tuple[epath.Path, epath.Path]:
   """Return the path of the document and the directory of its figures."""
   if not _OUTPUT.value:
     for flag in (_EXPERIMENT, _SEEDS, _EPOCHS):
@@ -76,10 +77,8 @@ def _outputs() -> tuple[pathlib.Path, pathlib.Path]:
           f"--output is missing: with --{flag.name} the result would replace"
           " REPRODUCTION.md without being the whole of it."
         )
-  output = _REPOSITORY / "REPRODUCTION.md"
-  if _OUTPUT.value:
-    output = pathlib.Path(_OUTPUT.value).absolute()
-  cli.make_directory("output", output.parent)
+  default = _REPOSITORY / "REPRODUCTION.md"
+  output = cli.make_file("output", _OUTPUT.value or default)
   default = output.parent / "assets/reproduction"
   return output, cli.make_directory("figures", _FIGURES.value or default)
 

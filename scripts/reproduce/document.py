@@ -1,10 +1,10 @@
 """Write the results of experiments as Markdown."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 
 import jax
+from etils import epath
 
 from sam_jax.reports import markdown
 from sam_jax.runs import files
@@ -16,8 +16,8 @@ from scripts.reproduce.trained_networks import TrainedNetworks
 
 
 def write_document(
-  path: pathlib.Path,
-  figures: pathlib.Path,
+  path: epath.Path,
+  figures: epath.Path,
   sections: Mapping[str, Section],
   networks: TrainedNetworks,
 ) -> None:

@@ -1,10 +1,10 @@
 """The figures of the miniature reproduction."""
 
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
 
 from sam_jax.reports.plot_style import STYLES, finish, plt
@@ -17,7 +17,7 @@ _SIZE = (6.4, 4.4)
 def draw_against_noise(
   lines: Mapping[str, Sequence[Values]],
   percents: Sequence[float],
-  path: pathlib.Path,
+  path: epath.Path,
 ) -> None:
   """Draw test errors against label noise.
 
@@ -36,7 +36,7 @@ def draw_against_noise(
 def draw_against_rho(
   lines: Mapping[str, Mapping[float, Values]],
   sgd: Values,
-  path: pathlib.Path,
+  path: epath.Path,
 ) -> None:
   """Draw test errors against rho, next to the error of SGD.
 
@@ -59,7 +59,7 @@ def draw_against_rho(
 
 
 def draw_points(
-  panels: Mapping[str, Mapping[str, Values]], path: pathlib.Path
+  panels: Mapping[str, Mapping[str, Values]], path: epath.Path
 ) -> None:
   """Draw a point for every seed, quantities side by side.
 
@@ -92,7 +92,7 @@ def draw_points(
 def draw_scores(
   scores: Mapping[int, Values],
   random: Values,
-  path: pathlib.Path,
+  path: epath.Path,
 ) -> None:
   """Draw the score of m-sharpness against m.
 

@@ -1,5 +1,6 @@
 """Figures, by the data of their lines."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -28,7 +29,9 @@ def draw(tmp_path, monkeypatch):
     monkeypatch.setattr(
       Figure,
       "savefig",
-      lambda figure, path, **_: figures.update({path.name: figure}),
+      lambda figure, file, **_: figures.update(
+        {os.path.basename(file.name): figure}
+      ),
     )
     written = plots.write_plots(groups_of(tmp_path), tmp_path)
     assert [path.name for path in written] == list(figures)

@@ -37,6 +37,8 @@ def test_command_trains_writes_and_resumes(tmp_path):
     (["--seeds=2"], "with --seeds the result would replace"),
     (["--epochs=5"], "with --epochs the result would replace"),
     (["again"], "Unexpected arguments: again"),
+    (["--results=/"], "--results=/ is a directory."),
+    (["--results=/proc/a"], "--results: /proc can't be written: "),
   ],
 )
 def test_mistakes_give_one_line(capsys, arguments, message):

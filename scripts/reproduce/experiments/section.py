@@ -1,10 +1,10 @@
 """A section of the document, and how it writes numbers."""
 
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
 from sam_jax.reports.results import confidence_half_width
 from scripts.reproduce.claims import Claim
@@ -29,7 +29,7 @@ class Section(NamedTuple):
   header: Sequence[str]
   rows: Sequence[Sequence[str]]
   claims: Sequence[Claim]
-  draw: Callable[[pathlib.Path], None] | None = None
+  draw: Callable[[epath.Path], None] | None = None
   caption: str = ""
 
 
