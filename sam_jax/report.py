@@ -7,12 +7,13 @@ and the plots are written there. Exit codes: 0, there is a table; 1, no run is
 finished; 2, wrong arguments.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import flags
+from etils import epath
 
+from sam_jax import paths
 from sam_jax.config import cli
 from sam_jax.reports import results, run_records
 from sam_jax.reports.table import result_table
@@ -28,7 +29,7 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
   """Print the report, and write it if asked to."""
   cli.check_arguments(argv, "root")
-  roots = [pathlib.Path(root).expanduser() for root in _ROOT.value]
+  roots = [paths.resolve(root) for root in _ROOT.value]
   for root in roots:
     if not root.is_dir():
       cli.refuse(f"--root={root} is not a directory.")
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
 
 
 def write(
-  lines: Sequence[str], groups: Sequence[results.Group], output: pathlib.Path
+  lines: Sequence[str], groups: Sequence[results.Group], output: epath.Path
 ) -> None:
   """Write report.md and the plots.
 
@@ -60,7 +61,7 @@ def write(
     output: A directory.
   """
   text = "\n".join(lines) + "\n"
-  (output / "report.md").write_text(text, encoding="utf-8")
+  (output / "report.md").write_bytes(text.encode(errors="backslashreplace"))
   try:
     from sam_jax.reports import plots  # matplotlib is slow to import
   except ModuleNotFoundError as error:

@@ -9,7 +9,7 @@ from sam_jax.config import files
 from sam_jax.config.field_type import parse_option
 from sam_jax.config.paper_numbers import TABLES, Table
 from sam_jax.config.schema import (
-  default_config,
+  default_fields,
   experiment,
   field_of,
   flatten,
@@ -50,7 +50,7 @@ def find_cell(fields: Mapping[str, Any]) -> Cell | None:
     fields: The config.json of a run.
   """
   file, _, words = fields.get("variant", "").partition(":")
-  flat = dict(flatten(fields))
+  flat = {**default_fields(), **dict(flatten(fields))}
   for cell in cells():
     if cell.file != file:
       continue
@@ -139,14 +139,9 @@ def _recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
 
   A path becomes True or False: runs may read the same file from another place.
   """
-  kept = experiment(_defaults() | dict(flatten(fields)))
+  kept = experiment({**default_fields(), **dict(flatten(fields))})
   for name, value in kept.items():
     field = field_of(name)
     if field and field.is_path:
       kept[name] = bool(value)
   return kept
-
-
-@functools.cache
-def _defaults() -> dict[str, Any]:
-  return dict(flatten(json.loads(default_config().to_json_best_effort())))

@@ -5,11 +5,14 @@ import functools
 import json
 import math
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from sam_jax import paths
 from sam_jax.config import schema
+from sam_jax.config.fields import FIELDS
 from sam_jax.runs import sweep
 
 # Scalars of an evaluation.
@@ -31,15 +34,16 @@ class RunRecord:
   """The files of a run.
 
   Attributes:
-    path: Directory of the run.
+    path: Directory of the run, local or on gs://.
     config: Content of config.json; None if there is none, or a damaged one.
     metrics: Lines of metrics.jsonl; each has a step.
     result: Content of result.json; None if the run is not finished, or if the
       result or the config is damaged.
-    problems: What is damaged, one phrase for each file.
+    problems: What is damaged, one phrase for each file; or that the directory
+      can't be read.
   """
 
-  path: pathlib.Path
+  path: epath.Path
   config: dict[str, Any] | None = None
   metrics: Sequence[Mapping[str, float]] = ()
   result: Mapping[str, float] | None = None
@@ -52,8 +56,9 @@ class RunRecord:
     Fields that the config lacks have their defaults. Labels that a network
     predicted have the noise rate of the labels that it was trained on.
     """
-    flat = dict(schema.flatten(self.config or {}))
-    fields = {k: _hashable(v) for k, v in {**_defaults(), **flat}.items()}
+    own = dict(schema.flatten(self.config or {}))
+    flat = {**schema.default_fields(), **own}
+    fields = {_printable(k): _hashable(v) for k, v in flat.items()}
     if fields[LABEL_FILE] and fields[_FILE_NOISE_RATE]:
       fields[NOISE_RATE] = fields[_FILE_NOISE_RATE]
     return fields
@@ -103,52 +108,63 @@ class RunRecord:
 
 
 def read_runs(
-  roots: Iterable[str | os.PathLike],
+  roots: Iterable[epath.PathLike],
 ) -> tuple[list[RunRecord], list[str]]:
-  """Read every run below some directories.
+  """Read every run below some directories; links to directories are ignored.
 
   Args:
-    roots: Directories.
+    roots: Directories, local or on gs://.
 
   Returns:
-    A record for each directory with a file of a run, and for each run that a
-    sweep has planned and not started; and a line for each plan of a sweep that
-    is damaged.
+    A record for each directory with a file of a run, for each directory that
+    can't be read, and for each run that a sweep has planned and not started;
+    and a line for each plan of a sweep that is damaged.
   """
-  runs: dict[pathlib.Path, RunRecord] = {}
-  planned: list[pathlib.Path] = []
+  runs: dict[str, RunRecord] = {}
+  planned: list[epath.Path] = []
   problems: list[str] = []
-  for root in roots:
-    for directory, names, files in os.walk(os.fspath(root)):
-      path = pathlib.Path(directory)
-      if _RUN_FILES & set(files):
-        names.clear()  # there are no runs within runs
-        runs[path.resolve()] = read_run(path)
-        continue
-      try:
-        planned += [path / name for name in sweep.read_names(path)]
-      except (OSError, ValueError):
-        problems.append(
-          f"{path / 'sweep.json'} is damaged: runs that were not started are"
-          " not listed. Remove it, and start the sweep again."
-        )
-      names.sort()
+  pending = [paths.resolve(root) for root in roots][::-1]
+  while pending:
+    path = pending.pop()
+    try:
+      if not paths.is_remote(path):
+        # Fail here if no entry can be accessed: all would seem to be files.
+        os.stat(os.path.join(path, "."))
+      children = sorted(path.iterdir())
+      names = {child.name for child in children}
+      is_run = bool(_RUN_FILES & names)
+      # There are no runs within runs.
+      directories = [] if is_run else [c for c in children if _is_directory(c)]
+    except Exception as error:  # gs:// clients raise errors of their own
+      reason = f"the directory can't be read: {paths.describe_error(error)}"
+      runs[_identity(path)] = RunRecord(path, problems=(reason,))
+      continue
+    if is_run:
+      runs[_identity(path)] = read_run(path)
+      continue
+    pending += directories[::-1]
+    try:
+      planned += [path / name for name in sweep.read_names(path)]
+    except schema.ConfigError as error:
+      problems.append(f"{error} Runs that were not started are not listed.")
   for path in planned:
-    runs.setdefault(path.resolve(), RunRecord(path))
+    runs.setdefault(_identity(path), RunRecord(path))
   return list(runs.values()), problems
 
 
-def read_run(path: pathlib.Path) -> RunRecord:
+def read_run(path: epath.PathLike) -> RunRecord:
   """Read the directory of a run; the record names the files that are damaged.
 
   Args:
-    path: The directory.
+    path: The directory, local or on gs://.
   """
+  path = epath.Path(path)
   problems: list[str] = []
   config = _read_config(path / "config.json", problems)
+  is_missing = config is None and not problems
   result = _read_result(path / "result.json", problems)
   metrics = _read_metrics(path / "metrics.jsonl", result is not None, problems)
-  if not (path / "config.json").exists() and (metrics or result):
+  if is_missing and (metrics or result):
     problems.append("config.json is missing")
   return RunRecord(
     path, config, metrics, result if config else None, tuple(problems)
@@ -156,7 +172,7 @@ def read_run(path: pathlib.Path) -> RunRecord:
 
 
 def describe_unfinished(
-  runs: Sequence[RunRecord], roots: Sequence[str | os.PathLike]
+  runs: Sequence[RunRecord], roots: Sequence[epath.PathLike]
 ) -> list[str]:
   """Return lines about runs that are missing from the table, or damaged.
 
@@ -174,14 +190,14 @@ def describe_unfinished(
   for run in runs:
     if run.result is None or run.problems:
       log = run.path / "log.txt"
-      is_missing = run.result is None and log.exists()
-      hint = f", see {log}" if is_missing else ""
+      is_logged = run.result is None and os.path.exists(log)
+      hint = f", see {log}" if is_logged else ""
       lines.append(f"- {run.path}: {run.state}{hint}")
   return lines if len(lines) > 1 else []
 
 
 def _read_config(
-  file: pathlib.Path, problems: list[str]
+  file: epath.Path, problems: list[str]
 ) -> dict[str, Any] | None:
   """Return a config with values of the right types, or None and a problem."""
   config = _read_object(file, problems)
@@ -204,8 +220,14 @@ def _is_valid(name: str, value: Any) -> bool:
   field = schema.field_of(name)
   if name == "num_epochs":
     return _is_number(value) and value >= 1
-  if field is None or field.kind is dict:
-    return True
+  if field is None:  # of another version, unless it contradicts the schema
+    return not any(
+      known.startswith(f"{name}.")
+      or (name.startswith(f"{known}.") and FIELDS[known].kind is not dict)
+      for known in FIELDS
+    )
+  if field.kind is dict:
+    return name not in FIELDS
   if value is None:
     return field.is_optional
   if field.kind in (int, float):
@@ -214,33 +236,32 @@ def _is_valid(name: str, value: Any) -> bool:
 
 
 def _read_result(
-  file: pathlib.Path, problems: list[str]
+  file: epath.Path, problems: list[str]
 ) -> dict[str, float] | None:
   """Return a result with its numbers only, or None and a problem."""
   result = _read_object(file, problems)
   if result is None:
     return None
   numbers = {k: v for k, v in result.items() if _is_number(v)}
-  missing = [name for name in ("step", ERROR) if name not in numbers]
-  if missing or numbers["step"] <= 0:
-    problems.append(f"{file.name} has no valid {(*missing, 'step')[0]}")
+  step, error = numbers.get("step", 0), numbers.get(ERROR, -1)
+  wrong = ["step"] * (step <= 0) + [ERROR] * (not 0 <= error <= 1)
+  if wrong:
+    problems.append(f"{file.name} has no valid {', '.join(wrong)}")
     return None
   return numbers
 
 
 def _read_metrics(
-  file: pathlib.Path, is_finished: bool, problems: list[str]
+  file: epath.Path, is_finished: bool, problems: list[str]
 ) -> list[dict[str, float]]:
   """Return the lines that are whole; the others are a problem."""
-  try:
-    text = file.read_bytes().decode(errors="replace")
-  except FileNotFoundError:
-    if is_finished:
+  known = len(problems)
+  data = _read(file, problems)
+  if data is None:
+    if is_finished and len(problems) == known:
       problems.append(f"{file.name} is missing")
     return []
-  except OSError as error:
-    problems.append(f"{file.name} can't be read: {error.strerror}")
-    return []
+  text = data.decode(errors="replace")
   lines = [_parse_line(line) for line in text.split("\n") if line.strip()]
   whole = [line for line in lines if line is not None]
   damaged = [i for i, line in enumerate(lines, start=1) if line is None]
@@ -254,28 +275,49 @@ def _read_metrics(
 
 
 def _parse_line(text: str) -> dict[str, float] | None:
-  """Return the numbers of a line, or None without a step."""
+  """Return the finite numbers of a line, or None without a step."""
   line = _parse(text)
   if not isinstance(line, dict) or not _is_number(line.get("step")):
     return None
-  return {k: v for k, v in line.items() if type(v) in (int, float)}
+  return {k: v for k, v in line.items() if _is_number(v)}
 
 
 def _read_object(
-  file: pathlib.Path, problems: list[str]
+  file: epath.Path, problems: list[str]
 ) -> dict[str, Any] | None:
   """Return the JSON object in a file, or None if there is none."""
-  try:
-    value = _parse(file.read_bytes())
-  except FileNotFoundError:
+  data = _read(file, problems)
+  if data is None:
     return None
-  except OSError as error:
-    problems.append(f"{file.name} can't be read: {error.strerror}")
-    return None
+  value = _parse(data)
   if not isinstance(value, dict):
     problems.append(f"{file.name} is not a JSON object")
     return None
   return value
+
+
+def _read(file: epath.Path, problems: list[str]) -> bytes | None:
+  """Return the content of a file, or None if it is missing or a problem."""
+  try:
+    # Reading a named pipe, a file for epath, would wait forever.
+    if os.path.exists(file) and not os.path.isfile(file):
+      problems.append(f"{file.name} is not a file")
+      return None
+    return file.read_bytes()
+  except FileNotFoundError:
+    return None
+  except Exception as error:  # gs:// clients raise errors of their own
+    problems.append(f"{file.name} can't be read: {paths.describe_error(error)}")
+    return None
+
+
+def _is_directory(path: epath.Path) -> bool:
+  return not os.path.islink(path) and path.is_dir()
+
+
+def _identity(path: epath.Path) -> str:
+  """Return the same text for all paths of a directory."""
+  return os.fspath(path) if paths.is_remote(path) else os.path.realpath(path)
 
 
 def _parse(text: str | bytes) -> Any:
@@ -300,10 +342,10 @@ def _hashable(value: Any) -> Any:
   """Return a list as a tuple, and other containers as text."""
   if isinstance(value, list):
     return tuple(map(_hashable, value))
-  return str(value) if isinstance(value, dict) else value
+  is_text = isinstance(value, str | dict)
+  return _printable(str(value)) if is_text else value
 
 
-@functools.cache
-def _defaults() -> dict[str, Any]:
-  config = schema.default_config()
-  return dict(schema.flatten(json.loads(config.to_json_best_effort())))
+def _printable(text: str) -> str:
+  """Escape halves of surrogate pairs, which JSON allows and UTF-8 does not."""
+  return text.encode(errors="backslashreplace").decode()

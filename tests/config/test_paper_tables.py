@@ -65,6 +65,19 @@ def test_every_cell_is_found_by_each_of_its_recipes():
       assert follows_recipe(fields, cell)
 
 
+def test_a_run_of_before_a_field_existed_has_its_default():
+  for cell in paper_tables.cells():
+    words, overrides = paper_tables._split(cell.recipes[0])
+    if overrides.get("sam.ascent_steps") != 1:
+      continue
+    fields = config_of(cell.file, ",".join(words), **overrides)
+    del fields["sam"]["ascent_steps"]
+    assert find_cell(fields) == cell
+    assert follows_recipe(fields, cell)
+    return
+  pytest.fail("no cell varies ascent_steps")
+
+
 PAPERS_NUMBERS = [
   ("cifar", "pyramidnet,cifar100,autoaugment,sam", "1", "11.6 ± 0.1"),
   ("cifar", "1800_epochs,cutout,sgd,double_epochs", "1", "2.7 ± 0.1"),

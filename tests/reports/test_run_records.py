@@ -75,107 +75,10 @@ def test_runs_that_a_sweep_has_not_started_are_missing(tmp_path):
   ]
 
 
-@pytest.mark.parametrize("plan", [b'{"runs": ["a', b"[]", b"{}", b"\xff\x00"])
-def test_a_damaged_plan_of_a_sweep_is_named(tmp_path, plan):
-  write_run(tmp_path / "sweep/a", [0.1])
-  (tmp_path / "sweep/sweep.json").write_bytes(plan)
-  runs, (problem,) = run_records.read_runs([tmp_path])
-  assert [run.state for run in runs] == ["finished"]
-  assert problem.startswith(f"{tmp_path}/sweep/sweep.json is damaged")
-
-
 def test_no_runs_no_problem(tmp_path):
   assert unfinished(tmp_path) == [f"There are no runs in {tmp_path}."]
   write_run(tmp_path / "run", [0.5])
   assert unfinished(tmp_path) == []
-
-
-def config_with(**fields):
-  """Return a config.json with top-level fields of other values."""
-  config = json.loads(default_config().to_json_best_effort())
-  return json.dumps({**config, **fields}).encode()
-
-
-NO_OBJECT = "damaged: {} is not a JSON object"
-INVALID = "damaged: {} has no valid {}"
-
-
-@pytest.mark.parametrize(
-  ("name", "content", "state"),
-  [
-    ("config.json", None, "damaged: config.json is missing"),
-    ("config.json", b"", NO_OBJECT.format("config.json")),
-    ("config.json", b'{"seed": 0, "num_ep', NO_OBJECT.format("config.json")),
-    ("config.json", b"\x80\xff\x00", NO_OBJECT.format("config.json")),
-    ("config.json", b"[1, 2]", NO_OBJECT.format("config.json")),
-    ("config.json", b"null", NO_OBJECT.format("config.json")),
-    ("config.json", b"[" * 100_000, NO_OBJECT.format("config.json")),
-    (
-      "config.json",
-      b"{}",
-      INVALID.format("config.json", "model.name, dataset.name, num_epochs"),
-    ),
-    (
-      "config.json",
-      config_with(num_epochs=0),
-      INVALID.format("config.json", "num_epochs"),
-    ),
-    (
-      "config.json",
-      config_with(sam={"rho": "large", "m": None, "every": None}),
-      INVALID.format("config.json", "sam.rho, sam.every"),
-    ),
-    (
-      "config.json",
-      config_with(model=3),
-      INVALID.format("config.json", "model.name"),
-    ),
-    (
-      "config.json",
-      config_with(notes=["a"]),
-      INVALID.format("config.json", "notes"),
-    ),
-    ("result.json", b'{"step": 20', NO_OBJECT.format("result.json")),
-    ("result.json", b"\x80\xff\x00", NO_OBJECT.format("result.json")),
-    ("result.json", b'"done"', NO_OBJECT.format("result.json")),
-    ("result.json", b"{}", INVALID.format("result.json", "step")),
-    (
-      "result.json",
-      b'{"step": 0, "error_rate": 0.1}',
-      INVALID.format("result.json", "step"),
-    ),
-    (
-      "result.json",
-      b'{"step": 20, "error_rate": NaN}',
-      INVALID.format("result.json", "error_rate"),
-    ),
-    (
-      "result.json",
-      b'{"step": 20, "error_rate": "low"}',
-      INVALID.format("result.json", "error_rate"),
-    ),
-    (
-      "result.json",
-      b'{"step": 1' + 400 * b"0" + b', "error_rate": 0.1}',
-      INVALID.format("result.json", "step"),
-    ),
-  ],
-)
-def test_a_damaged_run_is_named_and_not_in_the_table(
-  tmp_path, name, content, state
-):
-  write_run(tmp_path / "whole", [0.1])
-  write_run(tmp_path / "damaged", [0.3])
-  if content is None:
-    (tmp_path / "damaged" / name).unlink()
-  else:
-    (tmp_path / "damaged" / name).write_bytes(content)
-  assert unfinished(tmp_path) == [
-    "1 of 2 runs are finished. Missing or damaged:",
-    f"- {tmp_path}/damaged: {state}",
-  ]
-  (group,) = groups_of(tmp_path)
-  assert [run.path.name for run in group.runs] == ["whole"]
 
 
 LINE = b'{"step": 1000, "test/error_rate": 0.4}\n'
@@ -222,11 +125,3 @@ def test_whole_lines_of_damaged_metrics_are_kept(
       f"- {run.path}: finished; {problem}",
     ]
   assert unfinished(tmp_path) == expected
-
-
-def test_a_directory_in_place_of_a_file_is_named(tmp_path):
-  write_run(tmp_path / "run", [0.3])
-  (tmp_path / "run/metrics.jsonl").unlink()
-  (tmp_path / "run/metrics.jsonl").mkdir()
-  run = run_records.read_run(tmp_path / "run")
-  assert run.problems == ("metrics.jsonl can't be read: Is a directory",)
