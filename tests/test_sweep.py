@@ -119,6 +119,20 @@ BAD_ARGUMENTS = {
     ["--launcher=slurm", "--slurm=time=5", "--shard=0/2"],
     "--shard must be left out: --launcher=slurm submits all runs.",
   ),
+  "unknown flag of runs": (
+    ["--", "--process_idd=1"],
+    "Unknown flag --process_idd after --. Did you mean --process_id?",
+  ),
+  "workdir of runs": (
+    ["--", "--workdir=x"],
+    "--workdir=x can't be a flag of every run: the sweep decides it.",
+  ),
+  "config of runs": (["--", "--config=a.py"], "can't be a flag of every run"),
+  "summary of runs": (["--", "--summary"], "can't be a flag of every run"),
+  "long name": (
+    [f"--grid=notes={'x' * 250}"],
+    "xxx'..., of 256 bytes. Choose shorter values",
+  ),
   "root": (["--root=/proc/none"], "--root=/proc/none can't be written: "),
 }
 

@@ -6,7 +6,7 @@ import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -39,12 +39,10 @@ def read_config(source: str) -> ConfigDict:
   get_config = _function(file, "get_config")
   with _executing(file):
     config = get_config(words) if colon else get_config()
-  if not isinstance(config, ConfigDict):
-    kind = type(config).__name__
-    raise ConfigError(
-      f"--config={file}: get_config must return a ConfigDict, not {kind}."
-    )
-  check_fields(config)
+    if not isinstance(config, ConfigDict):
+      kind = type(config).__name__
+      raise ValueError(f"get_config must return a ConfigDict, not {kind}.")
+    check_fields(config)
   return config.lock()
 
 
@@ -58,13 +56,24 @@ def read_sweep(source: str) -> list[dict[str, Any]]:
     For each run its fields, such as {"variant": "sam", "sam.rho": 0.1}.
 
   Raises:
-    ConfigError: There is no such file, it has no sweep, or sweep fails; one
-      line says why.
+    ConfigError: There is no such file, it has no sweep, or sweep fails or
+      yields something else; one line says why.
   """
   file, _, words = source.partition(":")
   sweep = _function(file, "sweep")
   with _executing(file):
-    return list(sweep(words))
+    runs = list(sweep(words))
+  if not runs:
+    raise ConfigError(f"--config={file}: sweep yields no run.")
+  for run in runs:
+    is_dict = isinstance(run, Mapping) and all(isinstance(k, str) for k in run)
+    if not is_dict or not isinstance(run.get("variant", ""), str):
+      text = " ".join(repr(run).split())
+      raise ConfigError(
+        f"--config={file}: sweep must yield dictionaries such as"
+        f' {{"variant": "sam", "seed": 1}}, not {text[:80]}.'
+      )
+  return runs
 
 
 def project_config(name: str) -> pathlib.Path:

@@ -13,16 +13,24 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax import paths
 from sam_jax.config import cli
 from sam_jax.config import files as config_files
+from sam_jax.config.hints import closest
 from sam_jax.config.schema import ConfigError, validate_config
 from sam_jax.runs import files
 
 _FILE = "sweep.json"
+
+# Flags of sam_jax.train that a sweep sets, and the others.
+_FLAGS_OF_SWEEPS = ("config", "summary", "workdir")
+_FLAGS_OF_RUNS = ("coordinator_address", "num_processes", "process_id")
+
+_MAX_NAME_BYTES = 255  # of a directory, in most file systems
 
 # Logs of runs with a gs:// workdir, to which no output can be appended.
 _LOGS_OF_REMOTE_RUNS = pathlib.Path("~/.cache/sam_jax/logs").expanduser()
@@ -62,10 +70,7 @@ def plan(
     ConfigError: An argument is wrong.
   """
   for argument in extra:
-    if not argument.startswith("-"):
-      raise ConfigError(
-        f"{argument} is not a flag; flags of runs come after --."
-      )
+    _check_flag(argument)
   file, _, variant = config.partition(":")
   points: Sequence[Mapping[str, Any]]
   points = parse_grid(grid) if grid else config_files.read_sweep(config)
@@ -75,6 +80,34 @@ def plan(
     if names.count(name) > 1:
       raise ConfigError(f"Two runs of this sweep would be called {name!r}.")
   return runs
+
+
+def _check_flag(argument: str) -> None:
+  """Check that an argument is a flag that every run of a sweep may have.
+
+  Raises:
+    ConfigError: It is not; the message says why.
+  """
+  if not argument.startswith("-"):
+    raise ConfigError(f"{argument} is not a flag; flags of runs come after --.")
+  if cli.is_override(argument):
+    return  # checked with the config
+  name = argument.lstrip("-").partition("=")[0]
+  if name in _FLAGS_OF_SWEEPS:
+    raise ConfigError(
+      f"{argument} can't be a flag of every run: the sweep decides it."
+    )
+  if name not in {*_FLAGS_OF_RUNS, *_flags_of_logging()}:
+    hint = closest(name, _FLAGS_OF_RUNS)
+    remedy = f" Did you mean --{hint}?" if hint else ""
+    raise ConfigError(f"Unknown flag --{name} after --.{remedy}")
+
+
+def _flags_of_logging() -> list[str]:
+  """Return the names of the flags that absl's logging defines."""
+  module = flags.FLAGS.find_module_defining_flag("verbosity") or ""
+  found = flags.FLAGS.flags_by_module_dict().get(module, [])
+  return [flag.name for flag in found]
 
 
 def parse_grid(grid: Sequence[str]) -> list[dict[str, str]]:
@@ -160,9 +193,16 @@ def plan_run(
   arguments = [f"--config={file}:{variant}" if variant else f"--config={file}"]
   arguments += [f"--config.{k}={v}" for k, v in fields.items()]
   arguments += extra
+  size = len(os.fsencode(name))
+  if size > _MAX_NAME_BYTES or not _is_name(name):
+    raise ConfigError(
+      f"A run of this sweep would have a directory called {name[:60]!r}..., of"
+      f" {size} bytes. Choose shorter values, or set them in the config file."
+    )
   workdir = root / name
   command = [sys.executable, "-m", "sam_jax.train", f"--workdir={workdir}"]
-  config = cli.read_config([a for a in arguments if a.startswith("--config")])
+  overrides = [a for a in arguments[1:] if cli.is_override(a)]
+  config = cli.read_config([arguments[0], *overrides])
   try:
     # A config that is wrong on one device is wrong on several.
     validate_config(config, num_devices=1)
@@ -183,18 +223,28 @@ def read_names(root: epath.PathLike) -> list[str]:
   """Return the names of all runs in the sweep.json of a directory.
 
   Raises:
-    ConfigError: The file is damaged.
+    ConfigError: The file is damaged, or can't be read.
   """
   file = paths.resolve(root) / _FILE
-  if not file.exists():
-    return []
-  text = file.read_text()
   try:
-    return [str(name) for name in json.loads(text)["runs"]]
-  except (KeyError, TypeError, ValueError) as error:
+    names = json.loads(file.read_bytes())["runs"]
+    if isinstance(names, list) and all(map(_is_name, names)):
+      return names
+  except FileNotFoundError:
+    return []
+  except (KeyError, TypeError, ValueError, RecursionError):
+    pass  # damaged
+  except Exception as error:  # gs:// clients raise errors of their own
     raise ConfigError(
-      f"{file} is damaged. Remove it, and start the sweep again."
+      f"{file} can't be read: {paths.describe_error(error)}."
     ) from error
+  raise ConfigError(f"{file} is damaged. Remove it, and start the sweep again.")
+
+
+def _is_name(name: Any) -> bool:
+  """Return True for the name of a directory."""
+  is_text = isinstance(name, str) and name not in ("", ".", "..")
+  return is_text and not {"/", "\0"} & set(name)
 
 
 def record_names(root: epath.PathLike, names: Iterable[str]) -> None:
@@ -214,6 +264,6 @@ def record_names(root: epath.PathLike, names: Iterable[str]) -> None:
     raise
   except Exception as error:  # gs:// clients raise errors of their own
     raise ConfigError(
-      f"--root={root} can't be written:"
-      f" {getattr(error, 'strerror', None) or error}. Choose another directory."
+      f"--root={root} can't be written: {paths.describe_error(error)}. Choose"
+      " another directory."
     ) from error

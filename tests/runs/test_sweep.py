@@ -1,14 +1,17 @@
 """Sweeps: the runs that they plan and record."""
 
 import json
+import runpy
 import sys
 
 import pytest
+from absl import flags
 from etils import epath
 from etils.epath import gpath
 
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs import launch, sweep
+from tests.in_process import own_flags
 from tests.processes import REPOSITORY
 from tests.runs.test_remote_paths import BUCKET, LocalBucket
 
@@ -77,6 +80,29 @@ def test_run_without_points_is_called_run(tmp_path):
   (run,) = plan(tmp_path, config=str(tmp_path / "config.py"))
   assert run.name == "run"
   assert run.config.sam.rho == 0.05
+
+
+def test_flags_of_runs_are_those_of_training(tmp_path):
+  with own_flags():
+    before = set(flags.FLAGS)
+    runpy.run_module("sam_jax.train")
+    names = set(flags.FLAGS) - before - {"help_config"}
+  own = {*sweep._FLAGS_OF_SWEEPS, *sweep._FLAGS_OF_RUNS}
+  assert names == own
+  extra = ["--num_processes=1", "--verbosity=1", "--noconfig.model.remat"]
+  (run,) = plan(tmp_path, "seed=0", extra=extra)
+  assert run.command[-3:] == extra
+
+
+@pytest.mark.parametrize("name", ["..", "x" * 256])
+def test_names_that_no_directory_can_have_are_refused(tmp_path, name):
+  (tmp_path / "config.py").write_text(
+    "from sam_jax.config.schema import default_config\n"
+    "def get_config(variant):\n  return default_config()\n"
+    f"def sweep(variant):\n  yield {{'variant': '{name}'}}\n"
+  )
+  with pytest.raises(ConfigError, match=r"directory called '.*Choose shorter"):
+    plan(tmp_path, config=str(tmp_path / "config.py"))
 
 
 def test_names_of_planned_runs_are_kept(tmp_path):
