@@ -3,6 +3,7 @@
 m-sharpness is section 4.1 of the SAM paper (arXiv:2010.01412).
 """
 
+import math
 from typing import NamedTuple
 
 
@@ -60,14 +61,8 @@ def m_sharpness_layout(
       that divides the global batch. The message lists the values that do.
   """
   m = per_device_batch if m is None else m
-  valid = [
-    d for d in range(1, per_device_batch + 1) if not per_device_batch % d
-  ]
-  valid += [
-    per_device_batch * k
-    for k in range(2, num_devices + 1)
-    if not num_devices % k
-  ]
+  valid = _divisors(per_device_batch)
+  valid += [per_device_batch * k for k in _divisors(num_devices)[1:]]
   if m not in valid:
     raise ValueError(
       f"m = {m} does not fit a batch of {per_device_batch} examples on each of"
@@ -76,3 +71,9 @@ def m_sharpness_layout(
   if m <= per_device_batch:
     return MSharpnessLayout(m, per_device_batch // m, 1, num_devices)
   return MSharpnessLayout(m, 1, m // per_device_batch, num_devices)
+
+
+def _divisors(n: int) -> list[int]:
+  """Return the divisors of a number, ascending."""
+  small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+  return sorted({*small, *(n // d for d in small)})

@@ -33,3 +33,7 @@ def test_layout(m, microbatches, devices_per_shard, groups):
 def test_layout_lists_the_values_that_fit(m):
   with pytest.raises(ValueError, match=r"m = .* can be 1, 2, 4, 8, 16, 32\."):
     m_sharpness_layout(m, per_device_batch=8, num_devices=4)
+
+
+def test_a_batch_beyond_all_memory_takes_no_time():
+  assert m_sharpness_layout(None, 2**31 - 1, 1).m == 2**31 - 1

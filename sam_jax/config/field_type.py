@@ -13,6 +13,9 @@ class ConfigError(ValueError):
   """A config, a command line, or a file that one of them names is invalid."""
 
 
+# Steps, batches and most other integers become 32-bit ones of JAX.
+_INTEGERS_END = 2**31
+
 _KINDS = {
   bool: "true or false",
   dict: "a dictionary, as in {'name': 1}",
@@ -37,7 +40,8 @@ class Field:
     ge: The value must be greater than or equal to this number.
     gt: The value must be greater than this number.
     le: The value must be less than or equal to this number.
-    lt: The value must be less than this number.
+    lt: The value must be less than this number. Integers without an upper limit
+      must fit into 32 bits.
     may_be_inf: Infinity is allowed.
     is_path: The value is the path of a file or directory. A different path is
       the same experiment; no path is a different one.
@@ -109,8 +113,18 @@ class Field:
       raise ValueError(f"must be {self._kind_in_words()}{example}.")
     if self.choices and value not in self.choices:
       raise ValueError(f"is unknown. {did_you_mean(value, self.choices)}")
-    if self.kind in (int, float) and not self._is_in_range(value):
-      infinite = " and finite" if math.isinf(value) else ""
+    if self.kind in (int, float):
+      self._check_number(value)
+
+  def _check_number(self, value: float) -> None:
+    try:
+      number = float(value)
+    except OverflowError:  # an integer beyond the range of floats
+      number = math.inf
+    if self.kind is int and self.lt is None and number >= _INTEGERS_END:
+      raise ValueError(f"must be less than {_INTEGERS_END}.")
+    if not self._is_in_range(number):
+      infinite = " and finite" if math.isinf(number) else ""
       raise ValueError(f"must be {self._limits()}{infinite}.")
 
   @property

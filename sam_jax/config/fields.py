@@ -12,6 +12,7 @@ FIELDS: dict[str, Field] = {
   "seed": Field(
     0,
     ge=0,
+    lt=2**32,
     decides="run",
     help="Seed of initialization, data order, augmentation and dropout.",
   ),
@@ -138,7 +139,9 @@ FIELDS: dict[str, Field] = {
     help="Draw from all classes, from the other classes, or by a map of similar"
     " classes of CIFAR-10.",
   ),
-  "dataset.label_noise.seed": Field(0, ge=0, help="Seed of the corruption."),
+  "dataset.label_noise.seed": Field(
+    0, ge=0, lt=2**32, help="Seed of the corruption."
+  ),
   "augment.policy": Field(
     "basic",
     choices=("none", "basic", "autoaugment", "aa-only", "randaugment"),

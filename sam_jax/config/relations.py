@@ -35,12 +35,14 @@ def check(config: ConfigDict, num_devices: int) -> None:
   _check_rho_min(config)
   _check_second_order(config)
   _check_optimizer(config)
+  _check_warmup(config)
   _check_kept_checkpoints(config)
   _check_analysis(config)
   _check_model(config)
   _check_dataset(config)
   _check_label_noise(config)
   _check_colors(config)
+  _check_cutout(config)
 
 
 def _check_batches(config: ConfigDict, num_devices: int) -> None:
@@ -102,6 +104,16 @@ def _is_optimizer(name: str) -> bool:
   return "learning_rate" in inspect.signature(function).parameters
 
 
+def _check_warmup(config: ConfigDict) -> None:
+  warmup = config.optimizer.warmup_epochs
+  if warmup > config.num_epochs:
+    raise ConfigError(
+      f"config.optimizer.warmup_epochs = {warmup} must be at most"
+      f" config.num_epochs = {config.num_epochs}: the learning rate would never"
+      " reach its peak."
+    )
+
+
 def _check_kept_checkpoints(config: ConfigDict) -> None:
   for epoch in config.keep_checkpoints_at_epochs:
     if not isinstance(epoch, int) or not 1 <= epoch <= config.num_epochs:
@@ -158,4 +170,17 @@ def _check_colors(config: ConfigDict) -> None:
     raise ConfigError(
       f"config.augment.policy = {policy!r} works on color images; those of"
       f" {name} have {channels} channel(s). Use 'none' or 'basic'."
+    )
+
+
+def _check_cutout(config: ConfigDict) -> None:
+  size, side = config.augment.cutout_size, config.dataset.image_size
+  spec = catalog.dataset_spec(config.dataset.name)
+  if side is None and spec.storage == catalog.STREAM:
+    side = models.image_size(config.model.name)
+  side = side or min(spec.image_shape[:2])
+  if config.augment.cutout != "none" and size > side:
+    raise ConfigError(
+      f"config.augment.cutout_size = {size} must be at most {side}, the side of"
+      " the images."
     )

@@ -209,7 +209,9 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
       else:
         check_option(value)
     except ValueError as error:
-      raise ConfigError(f"config.{name} = {value!r} {error}") from error
+      text = " ".join(repr(value).split())  # that of an array has several lines
+      text = text if len(text) <= 80 else f"{text[:77]}..."
+      raise ConfigError(f"config.{name} = {text} {error}") from error
   relations.check(config, num_devices)
 
 

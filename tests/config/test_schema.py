@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from sam_jax.augment import pipeline
@@ -51,7 +52,7 @@ BAD_FIELDS = [
   ("sam.rho", None, r"config.sam.rho = None must be a number, such as 0\.05"),
   ("sam.method", 3, "config.sam.method = 3 must be a string"),
   ("sam.adaptive_mask", "biases", "config.sam.adaptive_mask = 'biases' is unk"),
-  ("seed", -1, "config.seed = -1 must be >= 0"),
+  ("seed", -1, r"config.seed = -1 must be in \[0, 4294967296\)"),
   ("model.dropout_rate", 1.0, r"dropout_rate = 1.0 must be in \[0, 1\)"),
   ("keep_checkpoints_at_epochs", ("a",), "'a' is not an epoch"),
   ("sam.p", 0.5, "config.sam.p = 0.5 must be >= 1"),
@@ -73,6 +74,16 @@ BAD_FIELDS = [
   ("analysis.every_epochs", -1, "config.analysis.every_epochs = -1 must"),
   ("analysis.m", 1024, "config.analysis.m = 1024 must be at most"),
   ("keep_checkpoints_at_epochs", (300,), "300 is not an epoch of this run"),
+  ("sam.rho", "abc", "config.sam.rho = 'abc' must be a number"),
+  ("sam.rho", np.zeros((99, 9)), r"config.sam.rho = array\(\[.* be a number"),
+  ("sam.rho", [0.1], r"config.sam.rho = \[0.1\] must be a number"),
+  ("sam.mask", np.zeros(2), "config.sam.mask = .* must be a string"),
+  ("optimizer.warmup_epochs", 201.0, "must be at most config.num_epochs = 200"),
+]
+BAD_FIELDS += [
+  (name, 2**100, rf"config\.{name} = {2**100} must be (less than|in \[0,)")
+  for name, field in FIELDS.items()
+  if field.kind is int
 ]
 
 
@@ -93,6 +104,11 @@ def test_bad_field_is_named_with_its_value_and_a_remedy(field, value, message):
   with pytest.raises(ConfigError, match=message) as error:
     validate_config(config_with({field: value}), num_devices=8)
   assert "\n" not in str(error.value)
+
+
+def test_an_integer_beyond_the_range_of_floats_is_not_finite():
+  with pytest.raises(ValueError, match="must be >= 0 and finite"):
+    FIELDS["sam.rho"].check(10**400)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +246,27 @@ def test_second_order_needs_a_smooth_perturbation(field, value):
   config = config_with({"sam.second_order": True, f"sam.{field}": value})
   with pytest.raises(ConfigError, match=f"second_order .*sam.{field} ="):
     validate_config(config, num_devices=8)
+
+
+@pytest.mark.parametrize(
+  ("fields", "side"),
+  [
+    ({"dataset.name": "digits"}, 8),
+    ({"dataset.name": "cifar10"}, 32),
+    ({"dataset.name": "cifar10", "dataset.image_size": 48}, 48),
+    ({"dataset.name": "imagenet2012", "model.name": "efficientnet_b1"}, 240),
+  ],
+)
+def test_a_cutout_fits_into_the_image(fields, side):
+  fields = {"model.name": "cnn4", "augment.policy": "basic", **fields}
+  fields["augment.cutout_size"] = side + 1
+  validate_config(config_with(fields), num_devices=8)  # unused
+  fields["augment.cutout"] = "image"
+  message = f"cutout_size = {side + 1} must be at most {side}, the side of"
+  with pytest.raises(ConfigError, match=message):
+    validate_config(config_with(fields), num_devices=8)
+  fields["augment.cutout_size"] = side
+  validate_config(config_with(fields), num_devices=8)
 
 
 def test_color_operations_need_color_images():
