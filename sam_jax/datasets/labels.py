@@ -38,11 +38,19 @@ def read_labels(
     DatasetError: The file is missing or does not fit.
   """
   field = f"config.dataset.label_file = {str(path)!r}"
+  file_path = paths.resolve(path)
   try:
-    with paths.resolve(path).open("rb") as file:
-      labels = np.load(file, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
-    raise DatasetError(f"{field} can't be read as .npy: {error}") from error
+    with file_path.open("rb") as file:
+      labels = np.lib.format.read_array(file, allow_pickle=False)
+  except ValueError as error:  # another format, or Python objects
+    raise DatasetError(
+      f"{field} is not a .npy file of integers. Write one with sam_jax.relabel,"
+      " or with numpy.save from an integer array."
+    ) from error
+  except Exception as error:  # gs:// clients raise errors of their own
+    raise DatasetError(
+      f"{field} can't be read: {paths.describe_error(error)}."
+    ) from error
   if labels.shape != (num_examples,) or labels.dtype.kind not in "iu":
     raise DatasetError(
       f"{field} holds {labels.dtype} of shape {labels.shape}, not one integer"

@@ -1,5 +1,8 @@
 """Files of labels, and corrupted labels."""
 
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -37,7 +40,7 @@ def test_labels_are_read_as_written(tmp_path):
     (np.zeros(160), "float64"),
     (np.arange(160), "from 0 to 159, not from 0 to 9"),
     (np.full(160, -1), "from -1 to -1"),
-    (np.array([None] * 160), "can't be read"),
+    (np.array([None] * 160), "not a .npy file of integers"),
   ],
   ids=str,
 )
@@ -49,8 +52,42 @@ def test_bad_label_file_is_named(tmp_path, content, message):
   assert f"config.dataset.label_file = {str(path)!r}" in str(error.value)
 
 
+class Unpickled:
+  """Report if anything makes it from a pickle."""
+
+  def __reduce__(self):
+    return pytest.fail, ("a pickle was executed",)
+
+
+@pytest.mark.parametrize("kind", ["npz", "pt", "csv", "pickle", "empty", "cut"])
+def test_files_of_another_kind_are_named(tmp_path, kind):
+  path = tmp_path / f"labels.{kind}"
+  numbers = np.arange(160) % 10
+  if kind == "npz":
+    np.savez(path.open("wb"), labels=numbers)
+  elif kind == "pt":
+    with zipfile.ZipFile(path, "w") as archive:
+      archive.writestr("labels/data.pkl", pickle.dumps(Unpickled()))
+  elif kind == "csv":
+    np.savetxt(path, numbers, "%d", header="label")
+  elif kind == "pickle":
+    path.write_bytes(pickle.dumps(Unpickled()))
+  elif kind == "empty":
+    path.touch()
+  else:
+    np.save(path.open("wb"), numbers)
+    path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(catalog.DatasetError) as error:
+    labels.read_labels(path, 160, 10)
+  field = f"config.dataset.label_file = {str(path)!r}"
+  assert str(error.value).startswith(f"{field} is not a .npy file of integers.")
+  assert "allow_pickle" not in str(error.value)
+
+
 def test_missing_label_file_is_named():
-  with pytest.raises(catalog.DatasetError, match=r"'nothere\.npy' can't be"):
+  with pytest.raises(
+    catalog.DatasetError, match=r"'nothere\.npy' can't be read: No such file"
+  ):
     labels.read_labels("nothere.npy", 160, 10)
 
 
