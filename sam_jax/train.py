@@ -102,6 +102,18 @@ def _cache_compiled_programs(jax: Any, directory: str) -> None:
   """Let later runs of the same programs skip their compilation."""
   if directory:
     path = paths.resolve(directory)
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+      if not paths.is_remote(path) and not os.access(path, os.W_OK):
+        raise PermissionError(0, "Permission denied")
+    except Exception as error:  # gs:// clients raise errors of their own
+      logging.getLogger("sam_jax").warning(
+        "--config.compilation_cache_dir=%s can't be written: %s. This run"
+        " compiles its programs, and later runs do so again.",
+        directory,
+        paths.describe_error(error),
+      )
+      return
     jax.config.update("jax_compilation_cache_dir", os.fspath(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
