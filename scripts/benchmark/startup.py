@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sam_jax.config.schema import ConfigError
 from scripts.benchmark.timing import spread
 
 TRAIN = (sys.executable, "-m", "sam_jax.train")
@@ -43,7 +44,8 @@ def measure_startup(
     A row of each: seconds from launch to the end of the first step.
 
   Raises:
-    TrainingFailedError: The command ended without a first step.
+    ConfigError: The command refused the config.
+    TrainingFailedError: It ended without a first step.
   """
   seconds: dict[str, list[float]] = {"cold": [], "warm": []}
   for _ in range(rounds):
@@ -80,10 +82,14 @@ def _time_first_step(command: list[str]) -> float:
       for line in process.stderr:
         if "  train  loss" in line:
           break
+      else:
+        process.wait()
       seconds = time.perf_counter() - started
     finally:
       process.kill()
       process.communicate()
+  if process.returncode == 2:
+    raise ConfigError(line.strip().removeprefix("error: "))
   if "  train  loss" not in line:
     raise TrainingFailedError(
       f"Training ended without a first step. Its last line: {line.strip()}"

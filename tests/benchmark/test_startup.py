@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sam_jax.config.schema import default_config
+from sam_jax.config.schema import ConfigError, default_config
 from scripts.benchmark import startup
 
 # Moves the clock in a file: by 30 seconds without compiled programs, else by 1.
@@ -20,6 +20,9 @@ seconds = 1.0 if cache.exists() else 30.0
 cache.mkdir(exist_ok=True)
 clock = pathlib.Path(clock)
 clock.write_text(str(float(clock.read_text()) + seconds))
+if config.seed == 2:
+  print("error: no such field", file=sys.stderr)
+  sys.exit(2)
 print("step 1/8  train  loss" if config.seed else "no data", file=sys.stderr)
 """
 
@@ -41,6 +44,9 @@ def test_startup_is_warm_the_second_time(tmp_path, monkeypatch):
   seconds = "seconds to first step"
   assert cold == {"start": "cold", seconds: (30.0, 30.0, 30.0)}
   assert warm == {"start": "warm", seconds: (1.0, 1.0, 1.0)}
+  config.seed = 2
+  with pytest.raises(ConfigError, match=r"^no such field$"):
+    startup.measure_startup(config, 1, program)
   config.seed = 0
   with pytest.raises(startup.TrainingFailedError, match="no data"):
     startup.measure_startup(config, 1, program)
