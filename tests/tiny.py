@@ -45,6 +45,6 @@ def create_dataset(config):
   return InMemoryDataset(
     *(dataset_spec("digits"), examples, examples),
     batch_size=size,
-    eval_batch_size=size,
+    eval_batch_size=config.eval_batch_size or size,
     seed=0,
   )

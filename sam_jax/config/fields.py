@@ -70,6 +70,14 @@ FIELDS: dict[str, Field] = {
     " fine-tuning). None: frozen with `pretrained`, all for EfficientNets, else"
     " m.",
   ),
+  "model.batch_norm_examples": Field(
+    None,
+    int,
+    ge=1,
+    help="Examples of a device that share batch statistics with"
+    " model.batch_norm=device. A run records them: with others it would be"
+    " another run. None: as many as a device has.",
+  ),
   "model.dropout_rate": Field(
     None, float, ge=0, lt=1, help="Dropout; None: the network's own rate."
   ),
@@ -273,7 +281,7 @@ FIELDS: dict[str, Field] = {
   ),
   # Part of the training step, which averages metrics over this many steps.
   "log_every_steps": Field(
-    50, ge=1, decides="run", help="Steps between lines of the training log."
+    50, ge=1, decides="nothing", help="Steps between lines of the training log."
   ),
   "eval_every_epochs": Field(
     1, ge=1, decides="nothing", help="Epochs between evaluations."

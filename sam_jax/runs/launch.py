@@ -144,9 +144,10 @@ def conflict(run: PlannedRun) -> str:
   if old is None or not workdir.has_begun(run.workdir):
     return ""
   new = workdir.to_dict(run.config)
-  if new["sam"]["m"] is None:
-    # The run wrote the number of its devices; it checks that it has as many.
-    new["sam"]["m"] = old.get("sam", {}).get("m")
+  for group, field in (("sam", "m"), ("model", "batch_norm_examples")):
+    if new[group][field] is None:
+      # The run wrote the number of its devices; it checks that it has as many.
+      new[group][field] = old.get(group, {}).get(field)
   different = workdir.differences(old, new)
   if not different:
     return ""

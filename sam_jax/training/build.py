@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib
 import inspect
-import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -22,18 +21,12 @@ from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog
 from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
-from sam_jax.models.pretrained import load_pretrained
 from sam_jax.models.summary import model_summary
-from sam_jax.runs import trained_weights
-from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.sam import sharpness_aware
 from sam_jax.training import losses
 from sam_jax.training import optimizer as optimizer_lib
 from sam_jax.training.parallel import AXIS
-from sam_jax.training.state import TrainState
-from sam_jax.training.step import Parts, create_state, random_stream
-
-logger = logging.getLogger(__name__)
+from sam_jax.training.step import Parts, random_stream
 
 
 def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
@@ -44,8 +37,9 @@ def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
     num_devices: Devices of the run, over all hosts.
 
   Returns:
-    The config with `sam.m` as the number that it stands for: a run that resumes
-    on other devices is the same run.
+    The config with `sam.m` and `model.batch_norm_examples` as the numbers that
+    they stand for: a run that resumes on other devices is the same run, or is
+    refused.
 
   Raises:
     ConfigError: A field breaks a rule, or names a method, optimizer or network
@@ -54,6 +48,7 @@ def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
   schema.validate_config(config, num_devices)
   config = config.copy_and_resolve_references()
   config.sam.m = layout(config, num_devices).m
+  config.model.batch_norm_examples = _batch_norm_examples(config, num_devices)
   spec = dataset_spec(config)
   built = parts(config, spec, 1, num_devices)
   if ":" in config.model.name:
@@ -299,6 +294,23 @@ def batch_norm_scope(config: ConfigDict) -> str:
   return "m"
 
 
+def _batch_norm_examples(config: ConfigDict, num_devices: int) -> int | None:
+  """Return how many examples share batch statistics if devices decide that.
+
+  Raises:
+    ConfigError: The config has another number.
+  """
+  given, examples = config.model.batch_norm_examples, None
+  if batch_norm_scope(config) == "device":
+    examples = min(config.sam.m, config.batch_size // num_devices)
+  if given not in (None, examples):
+    raise ConfigError(
+      f"config.model.batch_norm_examples = {given}, but on {num_devices}"
+      f" devices it is {examples}: use others, or set it to None."
+    )
+  return examples
+
+
 def model(
   config: ConfigDict, spec: DatasetSpec, shards: MSharpnessLayout
 ) -> nn.Module:
@@ -341,46 +353,6 @@ def summary(config: ConfigDict, num_devices: int) -> str:
   spec = dataset_spec(config)
   network = model(config, spec, layout(config, num_devices))
   return model_summary(network, spec.image_shape)
-
-
-def initial_state(
-  config: ConfigDict,
-  spec: DatasetSpec,
-  parts: Parts,
-  checkpoints: Checkpoints,
-) -> TrainState:
-  """Return the state of the newest checkpoint, or a fresh one.
-
-  Raises:
-    ConfigError: The pretrained parameters are not those of the network.
-  """
-  state = create_state(parts, spec.image_shape, config.seed)
-  restored = checkpoints.restore_latest(state)
-  if restored is not None:
-    logger.info("Resuming from the checkpoint at step %d.", restored.step)
-    return restored
-  if config.pretrained:
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    try:
-      checkpoint = trained_weights.read(config.pretrained)
-      variables, report = load_pretrained(checkpoint, variables)
-    except (OSError, ValueError) as error:
-      raise ConfigError(f"config.pretrained: {error}") from error
-    logger.info("%s", report)
-    state = state.with_variables(variables)
-  logger.info(
-    "%s on %s: %s parameters, %d epochs in batches of %d, m = %s, on %d %s"
-    " device(s). Compiling the first step.",
-    config.model.name,
-    config.dataset.name,
-    f"{sum(w.size for w in jax.tree.leaves(state.params)):,}",
-    config.num_epochs,
-    config.batch_size,
-    config.sam.m,
-    jax.device_count(),
-    jax.default_backend(),
-  )
-  return state
 
 
 def dataset_spec(config: ConfigDict) -> DatasetSpec:

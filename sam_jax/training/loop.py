@@ -24,6 +24,7 @@ from sam_jax.training.hooks import (
   SaveCheckpoint,
   open_writer,
 )
+from sam_jax.training.start import initial_state
 from sam_jax.training.step import train_step
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def train_and_evaluate(
     step_fn = parallel.map_train_step(
       functools.partial(train_step, parts=parts)
     )
-    state = build.initial_state(config, dataset.spec, parts, checkpoints)
+    state = initial_state(config, dataset.spec, parts, checkpoints)
     first_step = int(state.step)
     state = parallel.replicate(state)
     if first_step == total_steps:

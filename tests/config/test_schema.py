@@ -181,7 +181,7 @@ def test_fields_that_decide_nothing():
   free = schema.free_fields()
   assert schema.host_fields() < free
   assert {"eval_every_epochs", "profile", "notes", "analysis.rho"} < free
-  assert not {"seed", "sam.rho", "batch_size", "log_every_steps"} & free
+  assert not {"seed", "sam.rho", "batch_size"} & free
 
 
 def test_experiment_keeps_what_is_measured():

@@ -139,11 +139,11 @@ class FakeProcess:
     self.received.append("kill")
 
 
-def test_m_that_the_devices_decided_is_no_conflict(launched, tmp_path):
-  """config.json has the number that sam.m = None stood for."""
+def test_what_the_devices_decided_is_no_conflict(launched, tmp_path):
+  """config.json has the numbers that None stood for."""
   config = default_config()
   assert config.sam.m is None
-  config.sam.m = 32
+  config.sam.m = config.model.batch_norm_examples = 32
   (tmp_path / "a/checkpoints/1").mkdir(parents=True)
   written = json.dumps(workdir.to_dict(config))
   (tmp_path / "a/config.json").write_text(written)

@@ -13,6 +13,7 @@ from sam_jax.models.pretrained import load_pretrained
 from sam_jax.runs import trained_weights
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.training import build, input_pipeline, loop
+from sam_jax.training.start import initial_state
 from sam_jax.training.step import create_state
 from tests import tiny
 
@@ -88,7 +89,7 @@ def test_run_starts_from_the_averages_of_another(
   pinned = trained_weights.pin(config, tmp_path / "b")
   spec, built = parts()
   checkpoints = Checkpoints(tmp_path / "none")
-  state = build.initial_state(pinned, spec, built, checkpoints)
+  state = initial_state(pinned, spec, built, checkpoints)
   checkpoints.close()
   assert_equal(state.params, averages)
   assert_equal(state.ema["params"], averages)

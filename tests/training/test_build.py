@@ -225,3 +225,19 @@ def test_no_m_is_recorded_as_the_number_it_stands_for(devices, m):
   config = default_config()
   assert build.validate(config, devices).sam.m == m
   assert config.sam.m is None  # the caller's config stays
+
+
+@pytest.mark.parametrize(
+  ("m", "devices", "examples"),
+  [(None, 1, 256), (None, 8, 32), (16, 8, 16), (256, 8, 32), (256, 4, 64)],
+)
+def test_batch_statistics_of_a_device_are_recorded(m, devices, examples):
+  config = default_config()
+  assert build.validate(config, devices).model.batch_norm_examples is None
+  config.model.batch_norm, config.sam.m = "device", m
+  recorded = build.validate(config, devices)
+  assert recorded.model.batch_norm_examples == examples
+  assert build.validate(recorded, devices) == recorded
+  recorded.model.batch_norm_examples += 1
+  with pytest.raises(ConfigError, match=f"_examples = .* it is {examples}"):
+    build.validate(recorded, devices)

@@ -17,6 +17,7 @@ from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.training import build, input_pipeline, loop, parallel
 from sam_jax.training import step as step_lib
 from sam_jax.training.parallel import AXIS
+from sam_jax.training.start import initial_state
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden/ckpt_tiny/checkpoint_0"
 SPEC = dataclasses.replace(
@@ -131,7 +132,7 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
   dataset = toy_dataset(config)
   parts = build.parts(config, SPEC, dataset.steps_per_epoch, 8)
   checkpoints = Checkpoints(tmp_path / "none")
-  state = jax.device_get(build.initial_state(config, SPEC, parts, checkpoints))
+  state = jax.device_get(initial_state(config, SPEC, parts, checkpoints))
   checkpoints.close()
   official = read_checkpoint(CHECKPOINT)
   stem = official.params["Stem_0/conv2d/kernel"]
