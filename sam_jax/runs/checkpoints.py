@@ -25,6 +25,8 @@ from sam_jax.runs.checkpoint_errors import (
 
 logger = logging.getLogger(__name__)
 
+_ABOUT_DAMAGED = "Checkpoints whose content is not what the run saved.\n"
+
 
 class HasStep(Protocol):
   """A tree of arrays that counts its steps, such as a `TrainState`."""
@@ -235,6 +237,8 @@ class Checkpoints(SavedCheckpoints):
     if jax.process_index() == 0:
       with writing(self._directory):
         aside.parent.mkdir(exist_ok=True)
+        # In a bucket a directory exists once there is a file below it.
+        (aside.parent / "README.txt").write_text(_ABOUT_DAMAGED)
         if aside.exists():
           aside.rmtree()
         (self._directory / str(step)).rename(aside)
