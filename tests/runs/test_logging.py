@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import resource
 import time
 
 import numpy as np
@@ -159,6 +160,23 @@ def test_clock_of_a_resumed_run_may_be_behind(tmp_path, monkeypatch):
   points = read_events(tmp_path).Scalars("train/loss")
   expected = [(1, 1), (2, 2), (3, 13), (4, 14), (5, 25), (6, 26), (7, 27)]
   assert [(p.step, p.value) for p in points] == expected
+
+
+def test_a_full_disk_is_reported_with_the_file(
+  tmp_path, limit_file_size, caplog
+):
+  with pytest.raises(OSError) as raised, MetricsWriter(tmp_path, 0) as writer:
+    limit_file_size(500)
+    for step in range(1, 99):
+      writer.scalars(step, "train", {"loss": step})
+      writer.flush()
+  limit_file_size(resource.RLIM_INFINITY)
+  (events,) = tmp_path.glob("events.*")
+  assert raised.value.filename == str(events)
+  assert not caplog.messages  # the error says it all
+  points = read_events(tmp_path).Scalars("train/loss")  # the last one is cut
+  assert [p.step for p in points] == list(range(1, len(points) + 1))
+  assert points
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3), (4, 6, 1)])

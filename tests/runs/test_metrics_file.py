@@ -90,14 +90,6 @@ def test_missing_lines_are_named(tmp_path, caplog):
   ]
 
 
-@pytest.fixture
-def limit_file_size():
-  """Let writes beyond some bytes of a file fail, as those on a full disk do."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-  resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_is_one_line_and_leaves_no_damage(
   tmp_path, limit_file_size, caplog
 ):
