@@ -210,23 +210,25 @@ def test_canceled_job_saves_and_is_not_requeued(job, tmp_path):
 
 
 @pytest.fixture
-def sweep(tmp_path, capfd):
+def sweep(tmp_path, capsys):
   """Submit seeds 0 and 1; return the exit code and the output."""
+  jobs = set()
 
-  def run(*arguments):
+  def run():
     code = 0
     try:
       run_script(
         *("sweep", CONFIG, f"--root={tmp_path}", "--grid=seed=0,1"),
-        *("--launcher=slurm", "--slurm=time=60", *arguments, "--", *SMALL),
+        *("--launcher=slurm", "--slurm=time=60", "--", *SMALL),
       )
     except SystemExit as end:
       code = end.code or 0
-    return code, *capfd.readouterr()
+    said, error = capsys.readouterr()
+    jobs.update(re.findall(r"submitted, job (\d+)", said))
+    return code, said, error
 
   yield run
-  jobs = set(re.findall(r"job (\d+)", capfd.readouterr().out))
-  subprocess.run(["scancel", "--quiet", *jobs], check=False)
+  subprocess.run(["scancel", *jobs], check=bool(jobs))
 
 
 def test_sweep_submits_each_run_once_until_it_is_finished(

@@ -28,9 +28,9 @@ from sam_jax.runs.sweep import PlannedRun
 _NUMBERS = ("array_parallelism", "nodes", "ntasks_per_node", "signal_delay_s")
 OPTIONS = (
   *("account", "constraint", "cpus_per_gpu", "cpus_per_task", "dependency"),
-  *("exclude", "exclusive", "gpus_per_node", "gpus_per_task", "gres"),
+  *("exclude", "gpus_per_node", "gpus_per_task", "gres"),
   *("mail_type", "mail_user", "mem", "mem_per_cpu", "mem_per_gpu", "nodelist"),
-  *("partition", "qos", "time", *_NUMBERS),
+  *("partition", "qos", "time", "wckey", *_NUMBERS),
 )
 
 _COMMENT = "sam_jax.sweep "
@@ -58,7 +58,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, str | int]:
       raise ConfigError(f"--slurm gives {key} twice.")
     if key in _NUMBERS and not (value.isdecimal() and int(value)):
       raise ConfigError(f"--slurm={text} must be a positive number.")
-    options[key] = int(value) if value.isdecimal() else value
+    options[key] = int(value) if key in _NUMBERS else value
   if "time" not in options:
     raise ConfigError(
       "--slurm=time=... is missing: the time limit of a job, such as 120"

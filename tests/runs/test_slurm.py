@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import submitit.slurm.slurm
 from etils import epath
 
 from sam_jax.config.schema import ConfigError, default_config
@@ -38,7 +39,12 @@ FINISH = "pass"
 FAIL = "import sys; print('out of memory', file=sys.stderr); sys.exit(3)"
 STOP_ON_REQUEST = "print('saved')"
 
-OPTIONS = ["time=1-12:00:00", "partition=gpu", "array_parallelism=2"]
+OPTIONS = [
+  "time=1-12:00:00",
+  "partition=gpu",
+  "account=007",
+  "array_parallelism=2",
+]
 
 
 @pytest.fixture
@@ -109,6 +115,7 @@ def test_runs_are_submitted_once(submit, record, tmp_path):
   lines = (record / "script").read_text().splitlines()
   options = [line for line in lines if line.startswith("#SBATCH")]
   assert {
+    "#SBATCH --account=007",
     "#SBATCH --array=0-2%2",
     "#SBATCH --partition=gpu",
     "#SBATCH --requeue",
@@ -238,10 +245,7 @@ def test_submitit_and_slurm_are_missed_by_name(record, tmp_path, monkeypatch):
 
 
 def test_submitit_takes_every_option():
-  submitit = pytest.importorskip("submitit")
-  values = {name: 1 for name in slurm.OPTIONS}
-  assert submitit.SlurmExecutor
-  make_script = submitit.slurm.slurm._make_sbatch_string
-  script = make_script("train", "folder", **values)
+  values = dict.fromkeys(slurm.OPTIONS, 1)
+  script = submitit.slurm.slurm._make_sbatch_string("run", "folder", **values)
   for name in set(slurm.OPTIONS) - {"array_parallelism", "signal_delay_s"}:
     assert f"\n#SBATCH --{name.replace('_', '-')}=1\n" in script
