@@ -161,6 +161,18 @@ def test_srun_trains_as_processes_started_by_hand(tmp_path, data_dir):
   assert read_metrics(slurm) == read_metrics(by_hand)
 
 
+def test_scripts_of_the_documentation_have_options_of_sbatch(tmp_path):
+  text = (REPOSITORY / "docs/devices.md").read_text()
+  scripts = re.findall(r"^```bash\n(#!.*?)^```$", text, re.DOTALL | re.M)
+  assert len(scripts) == 2
+  for script in scripts:
+    # This node is the only one and has no GPUs.
+    script = re.sub(r"--gpus-per-node=\d", "", script)
+    path = tmp_path / "job.sh"
+    path.write_text(script.replace("--nodes=2", "--nodes=1"))
+    subprocess.run(["sbatch", "--test-only", path], check=True)
+
+
 JOB = """#!/bin/bash -e
 #SBATCH --requeue --open-mode=append
 echo "start ${{SLURM_RESTART_COUNT:-0}}"
