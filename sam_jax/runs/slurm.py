@@ -6,6 +6,8 @@ commands, which only the jobs read. The comment of a job names the file of its
 submission, so that `squeue` tells which runs are queued or running.
 """
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -171,7 +173,10 @@ class Submitter:
     )
     commands, logs = [r.command for r in runs], [str(r.log) for r in runs]
     try:
-      jobs = self._executor.map_array(slurm_job.become_training, commands, logs)
+      with contextlib.redirect_stderr(io.StringIO()):  # the error has it
+        jobs = self._executor.map_array(
+          slurm_job.become_training, commands, logs
+        )
     except RuntimeError as error:
       raise ConfigError(f"sbatch fails: {_one_line(error)}") from error
     return [job.job_id for job in jobs]

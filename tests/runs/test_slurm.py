@@ -199,10 +199,11 @@ def test_job_of_a_finished_run_is_not_requeued(
   assert (record / "requeued").read_text() == "requeue 21\n"
 
 
-def test_what_slurm_refuses_gives_one_line(submit, record, tmp_path):
+def test_what_slurm_refuses_gives_one_line(submit, record, capfd):
   (record / "refuse").write_text("sbatch: error: no\nsbatch: such partition\n")
   with pytest.raises(ConfigError, match=r"^sbatch fails: sbatch: error: no"):
     submit(a=FINISH)
+  assert capfd.readouterr() == ("", "")
   (record / "queue").unlink()
   with pytest.raises(ConfigError, match=r"^squeue fails: cat: .*No such file"):
     submit(a=FINISH)
