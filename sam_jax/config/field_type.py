@@ -50,6 +50,9 @@ class Field:
       the trained network is bitwise equal, so the field may change when a run
       resumes.
     per_host: Processes of one run may have different values.
+    is_argument: The value is an argument of the compiled training step: runs
+      that differ only in it share one program. 0 and None, which switch a part
+      of the step off, are constants of the program.
   """
 
   default: Any
@@ -65,6 +68,7 @@ class Field:
   is_path: bool = False
   decides: Literal["experiment", "run", "nothing"] = "experiment"
   per_host: bool = False
+  is_argument: bool = False
 
   @property
   def kind(self) -> type:

@@ -16,7 +16,7 @@ FIELDS: dict[str, Field] = {
     decides="run",
     help="Seed of initialization, data order, augmentation and dropout.",
   ),
-  "num_epochs": Field(200, ge=1, help="Epochs of training."),
+  "num_epochs": Field(200, ge=1, is_argument=True, help="Epochs of training."),
   "batch_size": Field(256, ge=1, help="Examples of a step, over all devices."),
   # Another batch may change the last digits of the reported loss, which is a
   # sum of floats, but not the network.
@@ -28,7 +28,11 @@ FIELDS: dict[str, Field] = {
     help="Examples of an evaluation step; None: batch_size.",
   ),
   "label_smoothing": Field(
-    0.0, ge=0, le=1, help="Weight of the uniform distribution in the targets."
+    0.0,
+    ge=0,
+    le=1,
+    is_argument=True,
+    help="Weight of the uniform distribution in the targets.",
   ),
   "bootstrap.kind": Field(
     "none",
@@ -41,6 +45,7 @@ FIELDS: dict[str, Field] = {
     float,
     ge=0,
     le=1,
+    is_argument=True,
     help="Weight of the labels in this mix; None: 0.95 (soft) or 0.8 (hard).",
   ),
   "pretrained": Field(
@@ -185,11 +190,14 @@ FIELDS: dict[str, Field] = {
     " own.",
   ),
   "sam.options": Field({}, help="Hyperparameters of this method, by name."),
-  "sam.rho": Field(0.05, ge=0, help="Radius of the neighborhood; 0: no SAM."),
+  "sam.rho": Field(
+    0.05, ge=0, is_argument=True, help="Radius of the neighborhood; 0: no SAM."
+  ),
   "sam.rho_min": Field(
     None,
     float,
     ge=0,
+    is_argument=True,
     help="If set, rho follows the learning rate from rho to rho_min, as in"
     " GSAM.",
   ),
@@ -235,7 +243,7 @@ FIELDS: dict[str, Field] = {
     {}, help="Arguments of another optimizer of optax, by name."
   ),
   "optimizer.learning_rate": Field(
-    0.1, ge=0, help="Learning rate at its peak."
+    0.1, ge=0, is_argument=True, help="Learning rate at its peak."
   ),
   "optimizer.schedule": Field(
     "cosine",
@@ -243,19 +251,24 @@ FIELDS: dict[str, Field] = {
     help="Learning rate over the run: to 0, to 1.2% of its peak, or constant.",
   ),
   "optimizer.warmup_epochs": Field(
-    0.0, ge=0, help="Epochs in which the learning rate rises from 0."
+    0.0,
+    ge=0,
+    is_argument=True,
+    help="Epochs in which the learning rate rises from 0.",
   ),
   "optimizer.momentum": Field(
-    0.9, ge=0, le=1, help="Momentum of sgd and rmsprop."
+    0.9, ge=0, le=1, is_argument=True, help="Momentum of sgd and rmsprop."
   ),
   "optimizer.nesterov": Field(True, help="Nesterov's momentum in sgd."),
   "optimizer.rmsprop_decay": Field(
-    0.9, ge=0, le=1, help="Decay of rmsprop's second moments."
+    0.9, ge=0, le=1, is_argument=True, help="Decay of rmsprop's second moments."
   ),
   "optimizer.rmsprop_eps": Field(
-    1e-3, ge=0, help="Constant below the root of rmsprop."
+    1e-3, ge=0, is_argument=True, help="Constant below the root of rmsprop."
   ),
-  "optimizer.weight_decay": Field(5e-4, ge=0, help="Weight decay; 0: off."),
+  "optimizer.weight_decay": Field(
+    5e-4, ge=0, is_argument=True, help="Weight decay; 0: off."
+  ),
   "optimizer.weight_decay_kind": Field(
     "l2",
     choices=("l2", "decoupled"),
@@ -267,6 +280,7 @@ FIELDS: dict[str, Field] = {
   "optimizer.gradient_clipping": Field(
     5.0,
     ge=0,
+    is_argument=True,
     help="Largest global norm of the gradient, after averaging over devices; 0:"
     " off.",
   ),
@@ -274,14 +288,19 @@ FIELDS: dict[str, Field] = {
     0.0,
     ge=0,
     le=1,
+    is_argument=True,
     help="Moving average of the parameters to evaluate; 0: off.",
   ),
   "ema.warmup_steps": Field(
-    1560, ge=0, help="Steps before this average begins."
+    1560, ge=0, is_argument=True, help="Steps before this average begins."
   ),
   # Part of the training step, which averages metrics over this many steps.
   "log_every_steps": Field(
-    50, ge=1, decides="nothing", help="Steps between lines of the training log."
+    50,
+    ge=1,
+    decides="nothing",
+    is_argument=True,
+    help="Steps between lines of the training log.",
   ),
   "eval_every_epochs": Field(
     1, ge=1, decides="nothing", help="Epochs between evaluations."

@@ -17,6 +17,7 @@ from sam_jax.config.hints import closest_field, did_you_mean
 
 __all__ = [
   "ConfigError",
+  "arguments",
   "check_fields",
   "check_pretrained",
   "default_config",
@@ -71,6 +72,17 @@ def field_of(name: str) -> Field | None:
 def free_fields() -> frozenset[str]:
   """Return the fields that decide no result: they may change on a resume."""
   return frozenset(k for k, f in FIELDS.items() if f.decides == "nothing")
+
+
+def arguments(config: ConfigDict) -> dict[str, float]:
+  """Return the numbers that a compiled training step takes as arguments.
+
+  Returns:
+    Values by dotted name, such as {"sam.rho": 0.05}: the fields marked by
+    `Field.is_argument`, except those that are 0 or None.
+  """
+  flat = dict(flatten(config.to_dict()))
+  return {k: flat[k] for k, f in FIELDS.items() if f.is_argument and flat[k]}
 
 
 def host_fields() -> frozenset[str]:

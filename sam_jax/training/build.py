@@ -23,8 +23,9 @@ from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
 from sam_jax.models.summary import model_summary
 from sam_jax.sam import sharpness_aware
-from sam_jax.training import losses
+from sam_jax.training import hyperparameters, losses
 from sam_jax.training import optimizer as optimizer_lib
+from sam_jax.training.hyperparameters import is_zero
 from sam_jax.training.parallel import AXIS
 from sam_jax.training.step import Parts, random_stream
 
@@ -76,7 +77,7 @@ def parts(
     config.optimizer, steps_per_epoch, config.num_epochs
   )
   update_ema = None
-  if config.ema.decay > 0:
+  if not is_zero(config.ema.decay):
     update_ema = functools.partial(optimizer_lib.update_ema, **config.ema)
   return Parts(
     model=model(config, spec, shards),
@@ -85,7 +86,7 @@ def parts(
     optimizer=optimizer(config, learning_rate),
     learning_rate=learning_rate,
     dropout_key=random_stream(config.seed, "dropout"),
-    ascent_steps=config.sam.ascent_steps if config.sam.rho > 0 else 0,
+    ascent_steps=0 if is_zero(config.sam.rho) else config.sam.ascent_steps,
     every=config.sam.every,
     num_microbatches=shards.microbatches,
     freezes_batch_stats=batch_norm_scope(config) == "frozen",
@@ -225,16 +226,23 @@ def _check_transformations(config: ConfigDict) -> None:
     ConfigError: It fails, or changes the type of its updates or of its state.
   """
   shards = m_sharpness_layout(None, 1, 1)
-  rate = optax.constant_schedule(config.optimizer.learning_rate)
   layer = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
   params = {"dense": layer, "norm": {"scale": layer["bias"], **layer}}
-  for field, value, transformation in (
-    ("sam.method", config.sam.method, sharpness(config, rate, shards)),
-    ("optimizer.name", config.optimizer.name, optimizer(config, rate)),
+  for field, value, build_transformation in (
+    (
+      "sam.method",
+      config.sam.method,
+      functools.partial(sharpness, shards=shards),
+    ),
+    ("optimizer.name", config.optimizer.name, optimizer),
   ):
-    transformation = optax.with_extra_args_support(transformation)
 
-    def update(params, transformation=transformation):
+    def update(numbers, params, build_transformation=build_transformation):
+      traced = hyperparameters.insert(config, numbers)
+      rate = optax.constant_schedule(traced.optimizer.learning_rate)
+      transformation = optax.with_extra_args_support(
+        build_transformation(traced, rate)
+      )
       state = transformation.init(params)
       updates, new_state = transformation.update(
         params, state, params, grad_fn=lambda w, _: (jnp.zeros(()), w)
@@ -243,7 +251,8 @@ def _check_transformations(config: ConfigDict) -> None:
       return as_arrays((params, state)), as_arrays((updates, new_state))
 
     with _errors_of(field, value):
-      before, after = jax.eval_shape(update, params)
+      numbers = hyperparameters.extract(config)
+      before, after = jax.eval_shape(update, numbers, params)
       if (found := _describe(after)) != (wanted := _describe(before)):
         raise ValueError(
           "update must return updates like params and a state like init's,"

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sam_jax.augment import pipeline
 from sam_jax.augment.resize import resize_bicubic
-from sam_jax.datasets.catalog import STREAM
+from sam_jax.datasets.catalog import STREAM, DatasetSpec
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
 from sam_jax.datasets.streaming import StreamingDataset, load_streaming
 from sam_jax.training import build, parallel
@@ -68,9 +68,7 @@ def train_batches(
     The step, from `first_step` to `total_steps` - 1, and its `image` float32
     [devices, n, H, W, C] and `target` float32 [devices, n, classes].
   """
-  augment = parallel.map_over_devices(
-    augment_fn(config, dataset.spec), in_axes=(0, None), out_axes=0
-  )
+  augment = map_augmentation(config, dataset.spec)
   ready: collections.deque[tuple[int, Any]] = collections.deque()
   batches = dataset.train_batches(first_step)
   for step in range(first_step, total_steps):
@@ -82,17 +80,22 @@ def train_batches(
   yield from ready
 
 
-def augment_fn(config: ConfigDict, spec: Any) -> Callable[[Any, Any], Any]:
-  """Build the augmentation of one device, (batch, step) -> batch."""
+def map_augmentation(
+  config: ConfigDict, spec: DatasetSpec
+) -> Callable[[Any, Any], Any]:
+  """Compile the augmentation for all devices.
+
+  Returns:
+    (batch on the devices, step) -> augmented batch on the devices.
+  """
   augmentation = build.augmentation(config, spec)
 
-  def augment(batch, step):
-    key = jax.random.fold_in(random_stream(config.seed, "augment"), step)
+  def augment(batch, step, key):
     per_device = batch["label"].shape[0]
     images, targets = pipeline.augment(
       batch["image"],
       batch["label"],
-      key,
+      jax.random.fold_in(jax.random.wrap_key_data(key), step),
       jax.lax.axis_index(parallel.AXIS) * per_device,
       augmentation=augmentation,
       axis_name=parallel.AXIS,
@@ -102,7 +105,13 @@ def augment_fn(config: ConfigDict, spec: Any) -> Callable[[Any, Any], Any]:
     rest = {k: v for k, v in batch.items() if k not in ("image", "label")}
     return {"image": images, "target": targets, **rest}
 
-  return augment
+  program = parallel.map_over_devices(
+    augment, in_axes=(0, None, None), out_axes=0
+  )
+  # An argument: runs with other seeds share the program.
+  key = jax.random.key_data(random_stream(config.seed, "augment"))
+  key = parallel.replicate(key)
+  return lambda batch, step: program(batch, step, key)
 
 
 def preview_images(

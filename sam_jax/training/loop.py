@@ -15,7 +15,7 @@ from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.preemption import StopRequest
 from sam_jax.runs.profiling import Profiler
-from sam_jax.training import build, input_pipeline, parallel
+from sam_jax.training import build, hyperparameters, input_pipeline, parallel
 from sam_jax.training.hooks import (
   Evaluate,
   Hook,
@@ -78,12 +78,21 @@ def train_and_evaluate(
     )
     stack.callback(checkpoints.close)
 
-    parts = build.parts(
-      config, dataset.spec, steps_per_epoch, jax.device_count()
+    parts_of = functools.partial(
+      build.parts,
+      spec=dataset.spec,
+      steps_per_epoch=steps_per_epoch,
+      num_devices=jax.device_count(),
     )
+    parts = parts_of(config)
+    # Numbers are arguments of the step: a sweep over them compiles once.
     step_fn = parallel.map_train_step(
-      functools.partial(train_step, parts=parts)
+      lambda state, batch, numbers: train_step(
+        state, batch, parts_of(hyperparameters.insert(config, numbers))
+      ),
+      constants=1,
     )
+    numbers = parallel.replicate(hyperparameters.extract(config))
     state = initial_state(config, dataset.spec, parts, checkpoints)
     first_step = int(state.step)
     state = parallel.replicate(state)
@@ -123,7 +132,7 @@ def train_and_evaluate(
       config, dataset, first_step, total_steps
     )
     for step, batch in batches:
-      state, metrics = step_fn(state, batch)
+      state, metrics = step_fn(state, batch, numbers)
       done = step + 1
       is_stopping = stop.is_due(done)
       for hook in hooks:

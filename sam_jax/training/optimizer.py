@@ -13,6 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from sam_jax import masks
+from sam_jax.training.hyperparameters import is_zero
 
 # The exponential schedule ends at this fraction of the initial learning rate,
 # as in google-research/sam, after the EfficientNet paper.
@@ -47,7 +48,7 @@ def learning_rate_schedule(
       "exponential": lambda: jnp.exp(math.log(EXPONENTIAL_END) * t / total),
       "constant": lambda: jnp.ones_like(t),
     }[config.schedule]()
-    if warmup > 0:
+    if not is_zero(config.warmup_epochs):
       factor *= jnp.minimum(t / warmup, 1)
     return base * factor
 
@@ -68,7 +69,7 @@ def rho_schedule(
   """
   rho, rho_min = config.sam.rho, config.sam.rho_min
   peak = config.optimizer.learning_rate
-  if rho_min is None or rho_min == rho or peak == 0:  # 0: nothing is trained
+  if rho_min is None or is_zero(peak):  # 0: nothing is trained
     return rho
   return lambda step: rho_min + (rho - rho_min) * learning_rate(step) / peak
 
@@ -96,9 +97,10 @@ def create_optimizer(
     ValueError: The optimizer has no such option.
   """
   parts = []
-  if config.gradient_clipping > 0:
+  if not is_zero(config.gradient_clipping):
     parts.append(optax.clip_by_global_norm(config.gradient_clipping))
-  is_decoupled = config.weight_decay_kind == "decoupled"
+  decays = config.weight_decay_kind == "decoupled"
+  decays &= not is_zero(config.weight_decay)
   mask = None if config.weight_decay_on_norm else masks.kernels
   options = config.options.to_dict()
   if config.name == "sgd":
@@ -117,12 +119,12 @@ def create_optimizer(
     parts.append(_call(optax.scale_by_adam, {}, options))
   else:
     fields = {"learning_rate": learning_rate}
-    if config.weight_decay > 0 and is_decoupled:
+    if decays:
       fields |= {"weight_decay": config.weight_decay}
       fields |= {} if mask is None else {"mask": mask}
     factory = getattr(optax, config.name)
     return optax.chain(*parts, _call(factory, fields, options))
-  if config.weight_decay > 0 and is_decoupled:
+  if decays:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask))
   parts.append(optax.scale_by_learning_rate(learning_rate))
   return optax.chain(*parts)

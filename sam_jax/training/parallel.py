@@ -47,15 +47,23 @@ def map_over_devices(
 
 
 def map_train_step(
-  step: Callable[[Any, Any], tuple[Any, Any]], devices: Devices = None
+  step: Callable[..., tuple[Any, Any]],
+  devices: Devices = None,
+  *,
+  constants: int = 0,
 ) -> Any:
-  """Compile (state, batch) -> (state, metrics) for all devices.
+  """Compile (state, batch, *constants) -> (state, metrics) for all devices.
 
   The state is replicated, and its memory becomes that of the new state.
+
+  Args:
+    step: The step of one device.
+    devices: Devices to use; None for all of the run.
+    constants: Number of further arguments, the same for all devices.
   """
   return map_over_devices(
     step,
-    in_axes=(None, 0),
+    in_axes=(None, 0, *[None] * constants),
     out_axes=(None, None),
     donate_argnums=0,
     devices=devices,

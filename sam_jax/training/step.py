@@ -44,9 +44,15 @@ METRICS = _ALWAYS + _SOMETIMES
 _STREAMS = ("init", "dropout", "augment")
 
 
-def random_stream(seed: int, purpose: str) -> jax.Array:
-  """Return the random key of a purpose: "init", "dropout" or "augment"."""
-  return jax.random.fold_in(jax.random.key(seed), _STREAMS.index(purpose))
+def random_stream(seed: int | jax.Array, purpose: str) -> jax.Array:
+  """Return the random key of a purpose.
+
+  Args:
+    seed: The seed of a run, or the random key that stands for it.
+    purpose: "init", "dropout" or "augment".
+  """
+  key = jax.random.key(seed) if isinstance(seed, int) else seed
+  return jax.random.fold_in(key, _STREAMS.index(purpose))
 
 
 @dataclasses.dataclass(frozen=True)

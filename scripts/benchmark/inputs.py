@@ -218,9 +218,7 @@ def _augment_on_devices(
   """Build a function that sends a batch to the devices and augments it."""
   config = default_config()
   config.augment.policy = policy
-  augment = parallel.map_over_devices(
-    input_pipeline.augment_fn(config, spec), in_axes=(0, None), out_axes=0
-  )
+  augment = input_pipeline.map_augmentation(config, spec)
   steps = itertools.count()
   return lambda: augment(parallel.shard(batch), np.int32(next(steps)))
 

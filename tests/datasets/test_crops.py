@@ -86,11 +86,7 @@ def test_training_resizes_after_augmentation(reference):
   config.augment.policy = "none"
   images = np.repeat(cifar_pixels(reference), 4, 0)
   labels = np.arange(8, dtype=np.int32)
-  augment = parallel.map_over_devices(
-    input_pipeline.augment_fn(config, build.dataset_spec(config)),
-    in_axes=(0, None),
-    out_axes=0,
-  )
+  augment = input_pipeline.map_augmentation(config, build.dataset_spec(config))
   batch = parallel.shard({"image": images, "label": labels})
   batch = augment(batch, np.int32(0))
   expected = reference["normalised/cifar10_resized80_first2"]
