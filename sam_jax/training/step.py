@@ -5,6 +5,7 @@ Both are pure functions against the axis name `AXIS`: `jax.pmap`,
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from sam_jax.arguments import is_traced
 from sam_jax.sam import is_sam_step
 from sam_jax.training import losses
 from sam_jax.training.parallel import AXIS
@@ -100,7 +102,6 @@ def create_state(
     seed: Seed of the run.
   """
 
-  @jax.jit
   def init(key):
     images = jnp.zeros((1, *image_shape))
     variables = parts.model.init({"params": key}, images, train=False)
@@ -116,7 +117,17 @@ def create_state(
       metrics=Metrics.empty(METRICS),
     )
 
-  return init(random_stream(seed, "init"))
+  key = random_stream(seed, "init")
+  return jax.jit(init, compiler_options=_options_of_init(key))(key)
+
+
+def _options_of_init(key: jax.Array) -> dict[str, int]:
+  """Compile quickly what runs once: on CPUs LLVM takes most of the time."""
+  option = "xla_backend_optimization_level"
+  is_chosen = option in os.environ.get("XLA_FLAGS", "")
+  if is_chosen or is_traced(key) or jax.default_backend() != "cpu":
+    return {}
+  return {option: 1}
 
 
 def train_step(
