@@ -225,9 +225,8 @@ def _unpack(path: str | os.PathLike) -> Any:
     return serialization.msgpack_restore(data)
   # Damaged bytes may decode to anything, and then raise any exception.
   except Exception as error:
-    found = _other_format(data)
-    if found:
-      raise ValueError(f"{file} is {found}. {_READABLE}") from error
+    if other := _other_format(data):
+      raise ValueError(f"{file} is {other}. {_READABLE}") from error
     truncated = not data or "incomplete" in str(error)
     reason = "is truncated" if truncated else "is not a Flax checkpoint"
     remedy = "Fetch it again and compare its size with the original's."
