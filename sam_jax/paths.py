@@ -7,6 +7,7 @@ Orbax use etils, too, so all of them access a bucket in the same way.
 import importlib.util
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Self
 
@@ -49,6 +50,18 @@ def resolve(path: epath.PathLike) -> epath.Path:
     )
   _configure_gcsfs()
   return epath.Path(path)
+
+
+def make_directory(path: epath.Path) -> None:
+  """Create a directory in which files can be created, if it is missing.
+
+  Raises:
+    OSError: It can't be one; clients for gs:// raise errors of their own.
+  """
+  path.mkdir(parents=True, exist_ok=True)
+  if not is_remote(path):
+    # os.access would let root write everywhere.
+    tempfile.TemporaryFile(dir=path).close()
 
 
 def describe_error(error: Exception) -> str:

@@ -103,9 +103,7 @@ def _cache_compiled_programs(jax: Any, directory: str) -> None:
   if directory:
     path = paths.resolve(directory)
     try:
-      path.mkdir(parents=True, exist_ok=True)
-      if not paths.is_remote(path) and not os.access(path, os.W_OK):
-        raise PermissionError(0, "Permission denied")
+      paths.make_directory(path)
     except Exception as error:  # gs:// clients raise errors of their own
       logging.getLogger("sam_jax").warning(
         "--config.compilation_cache_dir=%s can't be written: %s. This run"

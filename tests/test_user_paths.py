@@ -89,6 +89,14 @@ def test_train_and_resume(run, real):
   assert "damaged_checkpoints" not in names
 
 
+def test_a_cache_that_cannot_be_written_is_named(run, real, caplog):
+  train(f"--workdir={real}/new", "--config.compilation_cache_dir=/proc/cache")
+  assert (real / "new/result.json").exists()
+  (line,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+  flag = "--config.compilation_cache_dir=/proc/cache"
+  assert line.startswith(f"{flag} can't be written: No such file or directory.")
+
+
 def test_relabel_and_label_file(run, real):
   run_script("relabel", f"--workdir={SPELLED}/run", f"--output={SPELLED}/l.npy")
   labels = read_labels(f"{SPELLED}/l.npy", 64, 10)

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -91,9 +90,7 @@ def make_directory(flag: str, directory: epath.PathLike) -> epath.Path:
   """
   path = paths.resolve(directory)
   try:
-    path.mkdir(parents=True, exist_ok=True)
-    if not paths.is_remote(path):
-      tempfile.TemporaryFile(dir=path).close()
+    paths.make_directory(path)
   except Exception as error:  # gs:// clients raise errors of their own
     refuse(
       f"--{flag}: {path} can't be written: {paths.describe_error(error)}."

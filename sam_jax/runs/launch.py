@@ -1,6 +1,7 @@
 """Train the planned runs of a sweep one after another, in processes."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -10,7 +11,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sam_jax.config.schema import ConfigError
+from sam_jax.config.schema import ConfigError, flatten
 from sam_jax.runs import distributed, preemption, workdir
 from sam_jax.runs.sweep import PlannedRun
 
@@ -136,18 +137,24 @@ def train_all(
 
 
 def conflict(run: PlannedRun) -> str:
-  """Return how a run in the same directory differs; "" if none does."""
+  """Return what in its directory keeps a run from training; "" if nothing."""
+  if is_finished(run) and math.isnan(final_error(run)):
+    return (
+      "result.json is damaged. Remove it: the same command then evaluates the"
+      " run again"
+    )
   try:
     old = workdir.read_config(run.workdir)
-  except ConfigError:
-    return ""  # the run itself reports the damaged file
-  if old is None or not workdir.has_begun(run.workdir):
-    return ""
+    if old is None or not workdir.has_begun(run.workdir):
+      return ""
+  except Exception:  # gs:// clients raise errors of their own
+    return ""  # the run itself reports the file
   new = workdir.to_dict(run.config)
+  written = dict(flatten(old))
   for group, field in (("sam", "m"), ("model", "batch_norm_examples")):
     if new[group][field] is None:
       # The run wrote the number of its devices; it checks that it has as many.
-      new[group][field] = old.get(group, {}).get(field)
+      new[group][field] = written.get(f"{group}.{field}")
   different = workdir.differences(old, new)
   if not different:
     return ""
@@ -160,8 +167,12 @@ def is_finished(run: PlannedRun) -> bool:
 
 
 def final_error(run: PlannedRun) -> float:
-  """Return the error rate at the end of a finished run."""
-  return json.loads((run.workdir / "result.json").read_text())["error_rate"]
+  """Return the error rate of a finished run, or nan if it can't be read."""
+  try:
+    text = (run.workdir / "result.json").read_bytes()
+    return float(json.loads(text)["error_rate"])
+  except Exception:  # gs:// clients raise errors of their own
+    return math.nan
 
 
 def train(

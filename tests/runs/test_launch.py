@@ -151,6 +151,35 @@ def test_what_the_devices_decided_is_no_conflict(launched, tmp_path):
   assert failures == []
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"error_rate": "low"}'])
+def test_a_damaged_result_does_not_count_as_finished(launched, tmp_path, text):
+  (tmp_path / "a").mkdir()
+  (tmp_path / "a/result.json").write_text(text)
+  (failure,), said, _ = launched(a=FINISH, b=FINISH)
+  assert failure.name == "a"
+  assert failure.reason.startswith("result.json is damaged. Remove it: ")
+  assert said[0] == f"[1/2] a: {failure.reason}"
+  assert said[-1].startswith("[2/2] b: finished, error 12.50%")
+
+
+@pytest.mark.parametrize("name", ["sam", "optimizer", "model"])
+def test_a_config_of_wrong_types_is_a_failure_of_its_run(
+  launched, tmp_path, name
+):
+  (tmp_path / "a/checkpoints/1").mkdir(parents=True)
+  written = workdir.to_dict(default_config()) | {name: 3}
+  (tmp_path / "a/config.json").write_text(json.dumps(written))
+  (failure,), said, _ = launched(a=FINISH, b=FINISH)
+  assert failure.reason.startswith("holds a run with another config: ")
+  assert said[-1].startswith("[2/2] b: finished")
+
+
+def test_an_unreadable_config_is_left_to_its_run(launched, tmp_path):
+  (tmp_path / "a/config.json").mkdir(parents=True)
+  failures, _, _ = launched(a=FAIL, b=FINISH)
+  assert [failure.name for failure in failures] == ["a"]
+
+
 SIGNALS = [
   ([signal.SIGINT], ["terminate"]),
   ([signal.SIGTERM], ["terminate"]),
