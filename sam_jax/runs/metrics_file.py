@@ -54,12 +54,19 @@ class MetricsFile:
     return step in self._steps[prefix]
 
   def warn_of_missing(self, prefix: str, steps: Iterable[int]) -> None:
-    """Warn if earlier processes left no line of a group at some steps."""
+    """Warn if earlier processes left no line of a group at some steps.
+
+    Args:
+      prefix: Group of scalars, such as "train".
+      steps: Steps that the config asks for; it may have asked for others when
+        the lines were written.
+    """
     steps = list(steps)
     missing = [step for step in steps if not self.has(prefix, step)]
     if missing:
       logger.warning(
-        "%s has lost %d of its %d lines of %s: those of steps %s.",
+        "%s lacks %d of %d lines of %s, those of steps %s: they were lost, or"
+        " were not due with the config of that time.",
         self._path.name,
         len(missing),
         len(steps),

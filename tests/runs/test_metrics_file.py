@@ -11,6 +11,8 @@ from sam_jax.runs.metrics_file import MetricsFile
 
 LINES = [b'{"step": %d, "train/loss": 0.5}' % step for step in (2, 4, 6)]
 
+REASON = "they were lost, or were not due with the config of that time."
+
 DAMAGED = {
   "one byte": LINES[1].replace(b"loss", b"lo\xffs"),
   "binary": b"\x80\xff\x00{",
@@ -36,7 +38,7 @@ def test_damaged_lines_are_removed_with_a_warning(kind, tmp_path, caplog):
   caplog.clear()
   lines.warn_of_missing("train", range(2, 7, 2))
   assert caplog.messages == [
-    "metrics.jsonl has lost 1 of its 3 lines of train: those of steps 4."
+    f"metrics.jsonl lacks 1 of 3 lines of train, those of steps 4: {REASON}"
   ]
 
 
@@ -80,13 +82,14 @@ def test_missing_lines_are_named(tmp_path, caplog):
   for step in range(10, 101, 20):
     many.append(step, {"train/a": 1})
   MetricsFile(path, 100).warn_of_missing("train", range(5, 101, 5))
-  start = "metrics.jsonl has lost"
   assert caplog.messages == [
-    f"{start} 6 of its 10 lines of train: those of steps 30 to 50, 70, 90 to"
-    " 100.",
-    f"{start} 10 of its 10 lines of train: those of steps 10 to 100.",
-    f"{start} 15 of its 20 lines of train: those of steps 5, 15 to 25, 35 to"
-    " 45, 55 to 65, 75 to 85 and more.",
+    f"metrics.jsonl lacks {count} lines of train, those of steps {steps}:"
+    f" {REASON}"
+    for count, steps in (
+      ("6 of 10", "30 to 50, 70, 90 to 100"),
+      ("10 of 10", "10 to 100"),
+      ("15 of 20", "5, 15 to 25, 35 to 45, 55 to 65, 75 to 85 and more"),
+    )
   ]
 
 
