@@ -12,7 +12,8 @@ in RUN/analysis/*.json one by one, and never computed twice: the same command
 resumes where it was stopped. A result is the sharpness for one rho and m, a
 whole Lanczos run (a stopped one starts again), or one point of a landscape.
 Pictures go to --output, and to TensorBoard as the run RUN/analysis of the first
-run. Exit codes: 2, a mistake that one line describes; 130, Ctrl-C.
+run. Exit codes: 1, a checkpoint can't be read now; 2, a mistake that one line
+describes; 130, Ctrl-C.
 """
 
 import math

@@ -20,6 +20,7 @@ from sam_jax.analysis.objective import (
 from sam_jax.config.fields import FIELDS
 from sam_jax.config.schema import ConfigError, default_config, flatten
 from sam_jax.runs import workdir as workdir_lib
+from sam_jax.runs.checkpoint_errors import reading
 from sam_jax.runs.checkpoints import SavedCheckpoints
 from sam_jax.training import build, parallel
 from sam_jax.training.input_pipeline import Dataset, create_dataset
@@ -125,7 +126,8 @@ def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
 
 def _read_config(workdir: epath.Path) -> ConfigDict:
   """Return the config of a run, with defaults for fields that it lacks."""
-  fields = workdir_lib.read_config(workdir)
+  with reading(workdir):
+    fields = workdir_lib.read_config(workdir)
   if fields is None:
     raise ConfigError(
       f"--workdir={workdir} holds no run: no config.json. Name a directory that"

@@ -31,6 +31,12 @@ def test_runs_that_cannot_be_loaded(tmp_path, recorded, message):
     load_run(tmp_path)
 
 
+def test_config_that_cannot_be_read_is_one_line(tmp_path):
+  (tmp_path / "config.json").mkdir()
+  with pytest.raises(workdir.WorkdirLostError, match="Is a directory"):
+    load_run(tmp_path)
+
+
 def test_loading_a_run_that_trains_changes_nothing(tmp_path, monkeypatch):
   monkeypatch.setattr(build, "model", tiny.create_model)
   monkeypatch.setattr(trained_run, "create_dataset", tiny.create_dataset)

@@ -9,6 +9,7 @@ from absl import flags
 from sam_jax.config import cli
 from sam_jax.config.schema import FIELDS, ConfigError, validate_config
 from sam_jax.datasets.catalog import DatasetError
+from sam_jax.runs.workdir import WorkdirLostError
 from tests.processes import REPOSITORY
 
 DIGITS = "--config=configs/digits.py"
@@ -246,6 +247,15 @@ def test_errors_of_the_user_are_one_line_and_exit_code_2(kind, capsys):
   with pytest.raises(SystemExit, match="2"):
     cli.report_errors(main, ["this"])
   assert capsys.readouterr().err == "error: this is wrong.\n"
+
+
+def test_workdir_that_cannot_be_read_is_one_line_and_exit_code_1():
+  def main(argv):
+    raise WorkdirLostError("the disk fails.")
+
+  # A text as the code of SystemExit is printed, and the exit code is 1.
+  with pytest.raises(SystemExit, match=r"^error: the disk fails\.$"):
+    cli.report_errors(main, [])
 
 
 def test_errors_of_the_program_are_not_hidden():
