@@ -16,8 +16,8 @@
 # To wait in a queue for the TPU, and for several slices (multislice), name a
 # queued resource for each command. Its hosts know the other slices.
 #
-#   export QUEUED_RESOURCE_ID=request
-#   scripts/tpu_pod.sh create --slices=2
+#   export QUEUED_RESOURCE_ID=request NODE_COUNT=2
+#   scripts/tpu_pod.sh create
 #
 # To train to the end on spot capacity: create the slices, copy, install and
 # launch, and after each preemption once more, until the run has its result.
@@ -28,7 +28,7 @@
 # Options, or the environment variables of Google's guides:
 #   --name             $TPU_NAME
 #   --queued_resource  $QUEUED_RESOURCE_ID; without it, no queue
-#   --slices           number of slices of a queued resource; default: 1
+#   --slices           $NODE_COUNT, of a queued resource; default: 1
 #   --zone             $ZONE
 #   --project          $PROJECT_ID; default: gcloud's own
 #   --type             $ACCELERATOR_TYPE, to create
@@ -101,7 +101,8 @@ usage() {
 parse_options() {
   name="${TPU_NAME:-}" zone="${ZONE:-}" project="${PROJECT_ID:-}"
   accelerator="${ACCELERATOR_TYPE:-}" version="${RUNTIME_VERSION:-}"
-  queue="${QUEUED_RESOURCE_ID:-}" slices=1 spot="" interval=60
+  queue="${QUEUED_RESOURCE_ID:-}" slices="${NODE_COUNT:-1}" node=all
+  spot="" interval=60
   output="" dry_run=false options=() rest=()
   while (($#)); do
     case "$1" in
@@ -256,7 +257,7 @@ state() {
     describe
   elif said="$(describe 2>&1)"; then
     said="${said##*$'\n'}" # after warnings
-    echo "${said%%$'\t'*}"  # before the health
+    echo "${said%%$'\t'*}" # before the health
   elif [[ "$said" == *NOT_FOUND* ]]; then
     echo NOT_FOUND
   else
@@ -312,10 +313,16 @@ describe() {
   fi
 }
 
+# gcloud names the files by the number of a host in its slice, so each of several
+# slices needs a directory.
 run_logs() {
-  local directory="${output:-runs/$name-logs}"
-  execute mkdir -p "$directory"
-  on_all_hosts "cat $LOG" --output-directory="$directory"
+  local directory="${output:-runs/$name-logs}" place slice
+  for ((slice = 0; slice < slices; slice++)); do
+    place="$directory"
+    if ((slices > 1)); then node="$slice" place+="/$slice"; fi
+    execute mkdir -p "$place"
+    on_all_hosts "cat $LOG" --output-directory="$place"
+  done
   $dry_run || echo "The output of each host is in $directory."
 }
 
@@ -340,7 +347,7 @@ tpus() {
   shift
   if [[ -n "$queue" ]]; then
     group=queued-resources resource="$queue"
-    [[ ! "$command" =~ ^(ssh|scp)$ ]] || flags=(--node=all)
+    [[ ! "$command" =~ ^(ssh|scp)$ ]] || flags=(--node="$node")
   fi
   [[ "$command" == scp ]] || flags=("$resource" ${flags[@]+"${flags[@]}"})
   execute gcloud compute tpus "$group" "$command" \

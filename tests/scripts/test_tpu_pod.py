@@ -26,7 +26,7 @@ if [[ -n "${STATES:-}" && "$*" =~ ^(storage|.*\ describe\ ) ]]; then
   [[ "$answer" == no ]] && echo "ERROR: NOT_FOUND: no such thing" >&2 && exit 1
   echo "$answer"
 fi
-[[ "$4" != "${FAIL:-}" ]] || exit 1
+[[ "$4" != "${FAIL:-none}" ]] || exit 1
 [[ -n "${HOST:-}" ]] || exit 0
 if [[ "$4" == scp ]]; then
   for word; do
@@ -175,6 +175,16 @@ def test_queued_resources_of_one_and_of_several_slices(pod):
   assert not [word for word in call if word.startswith("--node-id")]
   *_, (call,) = pod("delete", environment=QUEUE)
   assert call[4:] == ["queue", "--force", "--quiet", "--zone=zone"]
+
+
+def test_logs_of_several_slices_do_not_replace_each_other(pod, tmp_path):
+  environment = QUEUE | {"NODE_COUNT": "2"}
+  *_, calls = pod("logs", f"--output={tmp_path}", environment=environment)
+  for slice_, call in enumerate(calls):
+    assert f"--node={slice_}" in call
+    assert f"--output-directory={tmp_path}/{slice_}" in call
+    assert (tmp_path / str(slice_)).is_dir()
+  assert len(calls) == 2
 
 
 def test_install_takes_the_tpu_extra_of_the_locked_jax(pod):
