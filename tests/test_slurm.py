@@ -13,6 +13,7 @@ import sys
 import time
 
 import pytest
+import submitit  # here: logging is configured, which a test would not survive
 
 from tests.in_process import run_script
 from tests.processes import (
@@ -252,7 +253,8 @@ def test_sweep_submits_each_run_once_until_it_is_finished(
   assert f"[2/2] seed=1: submitted, job {job}_1\n" in said
 
   wait_for_step(tmp_path / "seed=0", 3)
-  subprocess.run(["scancel", "--signal=USR2", f"{job}_0"], check=True)
+  warning = submitit.JobEnvironment.USR_SIG
+  subprocess.run(["scancel", f"--signal={warning}", f"{job}_0"], check=True)
   code, said, _ = sweep()
   assert code == 0
   assert f"[1/2] seed=0: queued or running, job {job}_0\n" in said
