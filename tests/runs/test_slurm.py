@@ -36,6 +36,7 @@ echo "$@" >>"$RECORD/requeued"
 """
 
 FINISH = "pass"
+RESULT = '{"error_rate": 0.125}'
 FAIL = "import sys; print('out of memory', file=sys.stderr); sys.exit(3)"
 STOP_ON_REQUEST = "print('saved')"
 
@@ -125,7 +126,7 @@ def test_runs_are_submitted_once(submit, record, tmp_path):
 
   # a is finished, b is queued or running, c has failed, d is another config.
   (record / "queue").write_text("7|(null)\n" + queue_of(record / "script", 1))
-  (tmp_path / "root/a/result.json").write_text("{}")
+  (tmp_path / "root/a/result.json").write_text(RESULT)
   write_run_of_another_config(tmp_path / "root/d")
   failures, said = submit(a=FINISH, b=FINISH, c=FINISH, d=FINISH)
   reason = "holds a run with another config: seed was 7 and is now 0"
@@ -191,7 +192,7 @@ def test_job_of_a_finished_run_is_not_requeued(
 ):
   submit(a=FINISH, b=FINISH)
   (file,) = (tmp_path / "root/slurm").glob("*.json")
-  (tmp_path / "root/a/result.json").write_text("{}")
+  (tmp_path / "root/a/result.json").write_text(RESULT)
   for index in range(2):
     for name, value in job_environment(index).items():
       monkeypatch.setenv(name, value)
