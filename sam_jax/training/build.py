@@ -1,10 +1,9 @@
 """From a config to the parts of a run: the one place that takes it apart."""
 
-import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -23,8 +22,9 @@ from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
 from sam_jax.models.summary import model_summary
 from sam_jax.sam import sharpness_aware
-from sam_jax.training import hyperparameters, losses
+from sam_jax.training import checks, losses
 from sam_jax.training import optimizer as optimizer_lib
+from sam_jax.training.checks import errors_of
 from sam_jax.training.hyperparameters import is_zero
 from sam_jax.training.parallel import AXIS
 from sam_jax.training.step import Parts, random_stream
@@ -53,8 +53,10 @@ def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
   spec = dataset_spec(config)
   built = parts(config, spec, 1, num_devices)
   if ":" in config.model.name:
-    _check_network(config, spec, built.model)
-  _check_transformations(config)
+    checks.check_network(config, spec, built.model)
+  method = functools.partial(sharpness, shards=m_sharpness_layout(None, 1, 1))
+  checks.check_transformation(config, "sam.method", method)
+  checks.check_transformation(config, "optimizer.name", optimizer)
   return config
 
 
@@ -160,7 +162,7 @@ def sharpness(
     }[fields.mask],
   }
   given |= _options("sam", fields, {*fields, *given})
-  with _errors_of("sam.method", fields.method):
+  with errors_of("sam.method", fields.method):
     method = _find_method(fields.method)
     inspect.signature(method).bind(rho, **given)
     # A method may ignore `grad_fn`, as most transformations of optax do.
@@ -202,80 +204,6 @@ def _options(
   return options
 
 
-def _check_network(config: ConfigDict, spec: DatasetSpec, network: Any) -> None:
-  """Check that a network from a user's file maps images to logits."""
-
-  def forward(key):
-    images = jnp.zeros((2, *spec.image_shape))
-    variables = network.init({"params": key}, images, train=False)
-    return network.apply(variables, images, train=False)
-
-  with _errors_of("model.name", config.model.name):
-    logits = jax.eval_shape(forward, jax.random.key(0))
-    if getattr(logits, "shape", None) != (2, spec.num_classes):
-      raise ValueError(
-        f"it must return logits of the shape [N, {spec.num_classes}], got"
-        f" {logits} for N = 2."
-      )
-
-
-def _check_transformations(config: ConfigDict) -> None:
-  """Trace one update of the method and of the optimizer on a few parameters.
-
-  Raises:
-    ConfigError: It fails, or changes the type of its updates or of its state.
-  """
-  shards = m_sharpness_layout(None, 1, 1)
-  layer = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
-  params = {"dense": layer, "norm": {"scale": layer["bias"], **layer}}
-  for field, value, build_transformation in (
-    (
-      "sam.method",
-      config.sam.method,
-      functools.partial(sharpness, shards=shards),
-    ),
-    ("optimizer.name", config.optimizer.name, optimizer),
-  ):
-
-    def update(numbers, params, build_transformation=build_transformation):
-      traced = hyperparameters.insert(config, numbers)
-      rate = optax.constant_schedule(traced.optimizer.learning_rate)
-      transformation = optax.with_extra_args_support(
-        build_transformation(traced, rate)
-      )
-      state = transformation.init(params)
-      updates, new_state = transformation.update(
-        params, state, params, grad_fn=lambda w, _: (jnp.zeros(()), w)
-      )
-      as_arrays = functools.partial(jax.tree.map, jnp.asarray)
-      return as_arrays((params, state)), as_arrays((updates, new_state))
-
-    with _errors_of(field, value):
-      numbers = hyperparameters.extract(config)
-      before, after = jax.eval_shape(update, numbers, params)
-      if (found := _describe(after)) != (wanted := _describe(before)):
-        raise ValueError(
-          "update must return updates like params and a state like init's,"
-          f" {wanted}, got {found}."
-        )
-
-
-def _describe(tree: Any) -> str:
-  """Return the structure of a tree with dtypes and shapes."""
-  return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
-
-
-@contextlib.contextmanager
-def _errors_of(field: str, value: Any) -> Iterator[None]:
-  """Convert errors of a user's choice to one that names the field."""
-  try:
-    yield
-  except Exception as error:  # methods and networks are programs
-    text = str(error).strip().splitlines() or [""]
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    raise ConfigError(f"config.{field} = {value!r}: {kind}{text[0]}") from error
-
-
 def optimizer(
   config: ConfigDict, learning_rate: optax.Schedule
 ) -> optax.GradientTransformation:
@@ -284,7 +212,7 @@ def optimizer(
   Raises:
     ConfigError: The optimizer has no such option.
   """
-  with _errors_of("optimizer.name", config.optimizer.name):
+  with errors_of("optimizer.name", config.optimizer.name):
     return optimizer_lib.create_optimizer(config.optimizer, learning_rate)
 
 
@@ -344,7 +272,7 @@ def model(
     "normalization": config.model.normalization,
   }
   given |= _options("model", config.model, {*config.model, *given})
-  with _errors_of("model.name", config.model.name):
+  with errors_of("model.name", config.model.name):
     return models.create_model(config.model.name, spec.num_classes, **given)
 
 

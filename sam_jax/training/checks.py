@@ -1,0 +1,111 @@
+"""Checks of networks, methods and optimizers that a config names.
+
+They are programs of anybody: each is traced once, before any data work, and
+what goes wrong becomes one line that names the field.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from sam_jax.config.schema import ConfigError
+from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.training import hyperparameters
+
+
+@contextlib.contextmanager
+def errors_of(field: str, value: Any) -> Iterator[None]:
+  """Convert errors of a user's choice to one that names the field.
+
+  Args:
+    field: Dotted name of the field.
+    value: Its value.
+
+  Raises:
+    ConfigError: Any exception was raised inside the context.
+  """
+  try:
+    yield
+  except Exception as error:  # methods and networks are programs
+    text = str(error).strip().splitlines() or [""]
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    raise ConfigError(f"config.{field} = {value!r}: {kind}{text[0]}") from error
+
+
+def check_network(config: ConfigDict, spec: DatasetSpec, network: Any) -> None:
+  """Check that a network from a user's file maps images to logits.
+
+  Args:
+    config: The config that names it.
+    spec: Its data set.
+    network: The network.
+
+  Raises:
+    ConfigError: It fails, or returns something else.
+  """
+
+  def forward(key):
+    images = jnp.zeros((2, *spec.image_shape))
+    variables = network.init({"params": key}, images, train=False)
+    return network.apply(variables, images, train=False)
+
+  with errors_of("model.name", config.model.name):
+    logits = jax.eval_shape(forward, jax.random.key(0))
+    if getattr(logits, "shape", None) != (2, spec.num_classes):
+      raise ValueError(
+        f"it must return logits of the shape [N, {spec.num_classes}], got"
+        f" {logits} for N = 2."
+      )
+
+
+def check_transformation(
+  config: ConfigDict,
+  field: str,
+  build: Callable[[ConfigDict, optax.Schedule], optax.GradientTransformation],
+) -> None:
+  """Trace one update of a method or of an optimizer on a few parameters.
+
+  The numbers of the config are traced, too, as in a training step.
+
+  Args:
+    config: The config that names it.
+    field: The field of the name, such as "sam.method".
+    build: (config, learning rate by step) -> the transformation.
+
+  Raises:
+    ConfigError: It fails, or changes the type of its updates or of its state.
+  """
+  layer = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
+  params = {"dense": layer, "norm": {"scale": layer["bias"], **layer}}
+
+  def update(numbers, params):
+    traced = hyperparameters.insert(config, numbers)
+    rate = optax.constant_schedule(traced.optimizer.learning_rate)
+    transformation = optax.with_extra_args_support(build(traced, rate))
+    state = transformation.init(params)
+    updates, new_state = transformation.update(
+      params, state, params, grad_fn=lambda w, _: (jnp.zeros(()), w)
+    )
+    as_arrays = functools.partial(jax.tree.map, jnp.asarray)
+    return as_arrays((params, state)), as_arrays((updates, new_state))
+
+  group, _, name = field.partition(".")
+  with errors_of(field, config[group][name]):
+    numbers = hyperparameters.extract(config)
+    before, after = jax.eval_shape(update, numbers, params)
+    if (found := _describe(after)) != (wanted := _describe(before)):
+      raise ValueError(
+        "update must return updates like params and a state like init's,"
+        f" {wanted}, got {found}."
+      )
+
+
+def _describe(tree: Any) -> str:
+  """Return the structure of a tree with dtypes and shapes."""
+  return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
