@@ -24,12 +24,13 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     sees. Timings are left out.
   """
   facts: dict[str, Any] = {"files": _files(workdir)}
-  for checkpoint in sorted((workdir / "checkpoints").iterdir()):
+  for checkpoint in sorted((workdir / "checkpoints").glob("*")):
     if checkpoint.name.isdecimal():
       facts |= _checkpoint(checkpoint)
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  facts["metrics.jsonl"] = [_without_timing(line) for line in lines]
-  facts["result.json"] = [(workdir / "result.json").read_text()]
+  for name in ("metrics.jsonl", "result.json"):
+    file = workdir / name
+    lines = file.read_text().splitlines(True) if file.exists() else []
+    facts[name] = [_without_timing(line) for line in lines]
   return facts | _events(workdir)
 
 
@@ -59,7 +60,10 @@ def _files(workdir: pathlib.Path) -> list[str]:
 
 def _checkpoint(path: pathlib.Path) -> dict[str, Any]:
   """Return the CRC-32 of each array of a checkpoint, by its path."""
-  state = ocp.StandardCheckpointer().restore(path / "state")
+  try:
+    state = ocp.StandardCheckpointer().restore(path / "state")
+  except Exception as error:  # each storage layer reports damage differently
+    return {f"checkpoint {path.name}": [f"can't be read: {error}"]}
   return {
     f"checkpoint {path.name} {jax.tree_util.keystr(key)}": [
       zlib.crc32(np.asarray(array).tobytes())
@@ -68,8 +72,12 @@ def _checkpoint(path: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def _without_timing(line: str) -> dict[str, float]:
-  return {k: v for k, v in json.loads(line).items() if k != _TIMING}
+def _without_timing(line: str) -> Any:
+  """Return what a line says but the timing; the line itself if it is no log."""
+  try:
+    return {k: v for k, v in json.loads(line).items() if k != _TIMING}
+  except (ValueError, AttributeError):
+    return line
 
 
 def _events(workdir: pathlib.Path) -> dict[str, Any]:

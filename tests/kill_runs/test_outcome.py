@@ -6,6 +6,7 @@ import shutil
 import orbax.checkpoint as ocp
 import pytest
 
+from sam_jax.runs.event_file import EventFile
 from sam_jax.training import build, input_pipeline, loop
 from scripts.kill_runs.outcome import differences, outcome
 from tests import tiny
@@ -92,14 +93,25 @@ def test_result(finished, copy):
   assert names_of_differences(finished, copy) == ["result.json"]
 
 
+def test_what_is_missing_or_damaged(finished, copy):
+  for name in ("result.json", "metrics.jsonl"):
+    (copy / name).unlink()
+  shutil.rmtree(copy / "checkpoints/8/state")
+  (copy / "metrics.jsonl").write_text('{"step": ')
+  names = names_of_differences(finished, copy)
+  assert {"result.json", "metrics.jsonl", "checkpoint 8"} <= set(names)
+
+
 def test_points_of_tensorboard(finished, copy):
   (events,) = copy.glob("events*")
-  name = f"events.out.tfevents.9999999999.{events.name[-20:]}"
-  shutil.copy(events, copy / name)  # every point twice
-  twice = names_of_differences(finished, copy)
-  events.unlink()
-  (copy / name).write_bytes((copy / name).read_bytes()[:-600])
-  cut = names_of_differences(finished, copy)
-  for names in (twice, cut):
-    assert "TensorBoard test/loss" in names
-    assert all(name.startswith("TensorBoard ") for name in names)
+  (point,) = [p for p in finished[1]["TensorBoard test/loss"] if p[0] == 8]
+  file = EventFile(copy, [events.name])
+  file.points(8, {"test/loss": point[1]})
+  file.close()
+  assert names_of_differences(finished, copy) == ["TensorBoard test/loss"]
+  file = EventFile(copy, [path.name for path in copy.glob("events*")])
+  file.drop_from(8)
+  file.close()
+  names = names_of_differences(finished, copy)
+  assert {"TensorBoard test/loss", "TensorBoard train/loss"} <= set(names)
+  assert all(name.startswith("TensorBoard ") for name in names)
