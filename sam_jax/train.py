@@ -4,7 +4,8 @@ python -m sam_jax.train --config=configs/digits.py:sam --config.sam.rho=0.2
   --workdir=runs/digits
 
 Run it again with the same workdir to resume where it stopped. Exit codes: 0,
-finished or stopped on request; 1, the run failed; 2, it could not start.
+finished or stopped on request; 1, the run failed; 2, it could not start; 128 +
+number of a signal, stopped before it trained or at once.
 """
 
 import logging
@@ -13,10 +14,13 @@ import sys
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from sam_jax import paths
 from sam_jax.config import cli
+from sam_jax.config.schema import ConfigError
 from sam_jax.runs import logging as run_logging
+from sam_jax.runs import signals, watchdog
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -43,6 +47,11 @@ def main(argv: list[str]) -> None:
   needed = ["config"] if _SUMMARY.value else ["config", "workdir"]
   cli.check_arguments(argv, *needed)
   run_logging.show_on_stderr()
+  with signals.handled_by(signals.exit_at_once), watchdog.ending_together():
+    _train(_CONFIG.value)
+
+
+def _train(config: ConfigDict) -> None:
   # Imported late: wrong flags are reported without waiting for Orbax.
   import jax
 
@@ -51,7 +60,6 @@ def main(argv: list[str]) -> None:
   from sam_jax.training import build, loop
   from sam_jax.training.hooks import DivergedError
 
-  config = _CONFIG.value
   _cache_compiled_programs(jax, config.compilation_cache_dir)
   _join_other_processes(jax)
   if _SUMMARY.value:
@@ -60,14 +68,8 @@ def main(argv: list[str]) -> None:
   hooks = [AnalysisHook] if config.analysis.every_epochs else []
   try:
     loop.train_and_evaluate(config, _WORKDIR.value, hooks)
-  except DivergedError as error:
+  except (DivergedError, WorkdirLostError) as error:
     sys.exit(f"error: {error}")
-  except (WorkdirLostError, jax.errors.JaxRuntimeError) as error:
-    if jax.process_count() > 1:
-      _leave_other_processes(jax.process_index(), error)
-    if isinstance(error, WorkdirLostError):
-      sys.exit(f"error: {error}")
-    raise
 
 
 def _join_other_processes(jax: Any) -> None:
@@ -78,24 +80,15 @@ def _join_other_processes(jax: Any) -> None:
     distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
+  except ConfigError:
+    raise
   except ValueError as error:
     cli.refuse(str(error))
   except RuntimeError as error:
-    sys.exit(f"error: the other processes did not answer: {error}")
+    reason = str(error).splitlines()[0]
+    sys.exit(f"error: the other processes can't be reached: {reason}")
   if jax.process_index() != 0:
     logging.getLogger("sam_jax").setLevel(logging.WARNING)
-
-
-def _leave_other_processes(process: int, error: Exception) -> None:
-  """End this process when it can't continue together with the others."""
-  print(
-    f"error: process {process} lost the others, or failed itself:"
-    f" {str(error).splitlines()[0]} Start all processes again with the same"
-    " command: they resume from the last checkpoint.",
-    file=sys.stderr,
-    flush=True,
-  )
-  os._exit(1)  # a normal exit would wait for the others to say good-bye
 
 
 def _cache_compiled_programs(jax: Any, directory: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from sam_jax.config.schema import ConfigError, default_config
-from sam_jax.runs import preemption, workdir
+from sam_jax.runs import preemption, signals, watchdog, workdir
 from sam_jax.training import loop
 from scripts.kill_runs.outcome import differences, outcome
 from tests.processes import REPOSITORY, finish, read_metrics, wait_for_step
@@ -108,21 +109,59 @@ def check_outputs(path, metrics):
 
 def test_signals_that_ask_to_stop():
   with preemption.StopRequest() as stop:
+    stop.listen()
     assert not stop.is_due(1)
     for _ in range(2):  # as the shell and the kernel do for a closed terminal
       signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGTERM)  # as clusters do some time later
     assert stop.is_due(2)
     with pytest.raises(KeyboardInterrupt):
       signal.raise_signal(signal.SIGINT)
   previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
   try:
     with preemption.StopRequest() as stop:
+      stop.listen()
       signal.raise_signal(signal.SIGHUP)
       assert not stop.is_due(1)
       signal.raise_signal(signal.SIGTERM)
       assert stop.is_due(1)
   finally:
     signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_the_announced_end_of_a_job_is_a_request_to_stop(number):
+  with preemption.StopRequest() as stop:
+    stop.listen()
+    signal.raise_signal(number)
+    assert stop.is_due(1)
+
+
+def test_outside_of_training_a_signal_ends_the_process(monkeypatch):
+  left = []
+  monkeypatch.setattr(watchdog, "leave", lambda *args: left.append(args))
+  with signals.handled_by(signals.exit_at_once):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+      signal.raise_signal(number)
+    with preemption.StopRequest() as stop:
+      stop.listen()
+      signal.raise_signal(signal.SIGINT)
+      assert len(left) == 3
+      signal.raise_signal(signal.SIGINT)  # impatient
+  assert [code for code, _ in left] == [130, 143, 138, 130]
+  assert left[1][1].startswith("stopped by SIGTERM. The same command starts")
+
+
+def test_a_thread_trains_without_signal_handlers():
+  before = signal.getsignal(signal.SIGTERM)
+
+  def listen():
+    with preemption.StopRequest() as stop:
+      stop.listen()
+      return signal.getsignal(signal.SIGTERM), stop.is_due(1)
+
+  with futures.ThreadPoolExecutor(1) as pool:
+    assert pool.submit(listen).result() == (before, False)
 
 
 def test_divergence_is_named_and_leaves_the_checkpoint_before_it(

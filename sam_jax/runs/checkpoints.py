@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -186,6 +187,7 @@ class Checkpoints(SavedCheckpoints):
       WorkdirLostError: The directory can't be written.
     """
     super().__init__(directory)
+    self._error: BaseException | None = None  # of a save in the background
     policies = checkpoint_managers
     with writing(self._directory):
       self._manager = ocp.CheckpointManager(
@@ -198,7 +200,8 @@ class Checkpoints(SavedCheckpoints):
           # In the background, a failure would leave threads that wait for the
           # directories for minutes, and the process could not end.
           async_options=ocp.AsyncOptions(
-            create_directories_asynchronously=False
+            create_directories_asynchronously=False,
+            barrier_sync_fn=self._barrier if jax.process_count() > 1 else None,
           ),
         ),
       )
@@ -222,6 +225,18 @@ class Checkpoints(SavedCheckpoints):
         ),
       )
 
+  def check(self) -> None:
+    """Report a save that failed in the background.
+
+    Of several processes, one may be the only one to know; call this regularly.
+
+    Raises:
+      WorkdirLostError: The last save failed.
+    """
+    if self._error:
+      with writing(self._directory):
+        raise self._error
+
   def close(self) -> None:
     """Wait until all checkpoints are written.
 
@@ -230,6 +245,17 @@ class Checkpoints(SavedCheckpoints):
     """
     with writing(self._directory):
       self._manager.close()
+
+  def _barrier(self, *, key: str, timeout_ms: int) -> None:
+    """Wait for the other processes in a thread of Orbax.
+
+    After an error of this process, Orbax would wait for minutes until the
+    others come, in a `finally` block, and only then report the error.
+    """
+    self._error = self._error or sys.exc_info()[1]
+    if self._error:
+      raise self._error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
   def _put_aside(self, step: int) -> None:
     """Move a damaged checkpoint to `damaged_checkpoints`."""

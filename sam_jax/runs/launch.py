@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sam_jax.config.schema import ConfigError, flatten
-from sam_jax.runs import distributed, preemption, workdir
+from sam_jax.runs import distributed, signals, workdir
 from sam_jax.runs.sweep import PlannedRun
 
 
@@ -31,7 +31,7 @@ class Failure(NamedTuple):
 class Interruptions:
   """Pass signals to stop on to the current run.
 
-  The first signal terminates the run, which saves a checkpoint. A second one
+  The first signal terminates the run, which saves a checkpoint. A second Ctrl-C
   kills it.
   """
 
@@ -44,10 +44,10 @@ class Interruptions:
     self.happened = False
     self._report = report
     self._process: subprocess.Popen | None = None
-    self._previous: dict[signal.Signals, preemption.Handler] = {}
+    self._previous: dict[signal.Signals, signals.Handler] = {}
 
   def __enter__(self) -> "Interruptions":
-    for number in preemption.stop_signals():
+    for number in signals.stop_signals():
       self._previous[number] = signal.signal(number, self._handle)
     return self
 
@@ -71,8 +71,8 @@ class Interruptions:
       return
     if is_first:
       self._process.terminate()
-      self._report("Stopping the run; a second signal kills it.")
-    elif not preemption.repeats_itself(number):
+      self._report("Stopping the run; a second Ctrl-C kills it.")
+    elif signals.forces_exit(number):
       self._process.kill()
 
 

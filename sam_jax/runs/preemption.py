@@ -1,41 +1,17 @@
 """Requests to stop a run: preemption, Ctrl-C and terminals that close."""
 
+import contextlib
 import logging
 import signal
 import types
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from sam_jax.runs import signals
+
 logger = logging.getLogger(__name__)
-
-# SIGHUP reports that a terminal closed; Windows does not have it.
-_HANGUP = getattr(signal, "SIGHUP", None)
-
-# What `signal.signal` returns and takes back.
-Handler = Callable[[int, types.FrameType | None], Any] | int | None
-
-
-def stop_signals() -> list[signal.Signals]:
-  """Return the signals that ask a process to stop.
-
-  They are SIGINT (Ctrl-C), SIGTERM (preemption) and SIGHUP (a terminal that
-  closes), the last one unless it is ignored, as under nohup.
-  """
-  signals = [signal.SIGINT, signal.SIGTERM]
-  if _HANGUP and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
-    signals.append(_HANGUP)
-  return signals
-
-
-def repeats_itself(number: int) -> bool:
-  """Return True for a signal whose second arrival must not force an exit.
-
-  When a terminal closes, both the shell and the kernel send SIGHUP.
-  """
-  return number == _HANGUP
 
 
 class StopRequest:
@@ -43,24 +19,28 @@ class StopRequest:
 
   A signal may reach only one of several hosts; `jax.distributed` then makes all
   hosts agree on the step after which they stop. A second Ctrl-C interrupts at
-  once.
+  once. Signals are handled from the call of `listen` to the end of the context,
+  if that is in the main thread.
   """
 
   def __init__(self) -> None:
-    """Prepare to handle signals, which starts when the context is entered."""
     self._signal: int | None = None
-    self._previous: dict[signal.Signals, Handler] = {}
+    self._previous: dict[int, signals.Handler] = {}
+    self._stack = contextlib.ExitStack()
 
   def __enter__(self) -> "StopRequest":
-    for number in stop_signals():
-      if number == signal.SIGTERM and jax.process_count() > 1:
-        continue  # `jax.distributed` handles it
-      self._previous[number] = signal.signal(number, self._handle)
     return self
 
-  def __exit__(self, *exc_info: object) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
+  def __exit__(self, *exc_info: Any) -> None:
+    self._stack.close()
+
+  def listen(self) -> None:
+    """Start to handle signals."""
+    # With several hosts, `jax.distributed` handles SIGTERM.
+    omitted = [signal.SIGTERM] if jax.process_count() > 1 else []
+    self._previous = self._stack.enter_context(
+      signals.handled_by(self._handle, omitted)
+    )
 
   def is_due(self, step: int) -> bool:
     """Return True if all hosts must save and stop after this step.
@@ -75,13 +55,19 @@ class StopRequest:
     return self._signal is not None
 
   def _handle(self, number: int, frame: types.FrameType | None) -> None:
-    del frame
     if self._signal is not None:
-      if repeats_itself(number):
-        return
-      raise KeyboardInterrupt
+      if signals.forces_exit(number):
+        self._interrupt(number, frame)
+      return
     self._signal = number
     logger.info("%s: stopping after this step.", signal.Signals(number).name)
     if jax.process_count() > 1:
       # Report it to the other hosts in the way that a preemption does.
       signal.raise_signal(signal.SIGTERM)
+
+  def _interrupt(self, number: int, frame: types.FrameType | None) -> None:
+    """Do what the signal did before this object handled it."""
+    previous = self._previous[number]
+    if not callable(previous):
+      raise KeyboardInterrupt
+    previous(number, frame)

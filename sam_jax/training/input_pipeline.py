@@ -14,6 +14,7 @@ from sam_jax.augment.resize import resize_bicubic
 from sam_jax.datasets.catalog import STREAM, DatasetSpec
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
 from sam_jax.datasets.streaming import StreamingDataset, load_streaming
+from sam_jax.runs import distributed
 from sam_jax.training import build, parallel
 from sam_jax.training.step import random_stream
 
@@ -53,10 +54,17 @@ def create_dataset_on_all_hosts(config: ConfigDict) -> Dataset:
   """Load the data set; process 0 prepares what the others then find on disk."""
   if jax.process_count() == 1:
     return create_dataset(config)
-  if jax.process_index() == 0:
+  is_first = jax.process_index() == 0
+  if is_first:
     dataset = create_dataset(config)
-  multihost_utils.sync_global_devices("data set prepared")
-  return dataset if jax.process_index() == 0 else create_dataset(config)
+  distributed.wait_for_others("process 0 to prepare the data set")
+  if not is_first:
+    dataset = create_dataset(config)
+  distributed.wait_for_others("other processes to load the data set")
+  # Collectives connect the processes at their first use, within half a minute:
+  # use them before compilations, which may take different times.
+  multihost_utils.sync_global_devices("data set loaded")
+  return dataset
 
 
 def train_batches(

@@ -10,13 +10,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax.config.schema import check_pretrained
-from sam_jax.runs import distributed, trained_weights
+from sam_jax.runs import distributed, trained_weights, watchdog
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.preemption import StopRequest
 from sam_jax.runs.profiling import Profiler
 from sam_jax.training import build, hyperparameters, input_pipeline, parallel
 from sam_jax.training.hooks import (
+  DivergedError,
   Evaluate,
   Hook,
   LogMetrics,
@@ -72,11 +73,14 @@ def train_and_evaluate(
     steps_per_epoch = dataset.steps_per_epoch
     total_steps = config.num_epochs * steps_per_epoch
     profiler = Profiler(config.profile, total_steps, workdir)
+    # Entered early and left late: no signal cuts off the last checkpoint.
+    stop = stack.enter_context(StopRequest())
     checkpoints = Checkpoints(
       workdir / "checkpoints",
       [e * steps_per_epoch for e in config.keep_checkpoints_at_epochs],
     )
-    stack.callback(checkpoints.close)
+    stack.push(functools.partial(_close, checkpoints))
+    watchdog.check_regularly(checkpoints.check)
 
     parts_of = functools.partial(
       build.parts,
@@ -122,7 +126,7 @@ def train_and_evaluate(
       *measurements,
     ]
 
-    stop = stack.enter_context(StopRequest())
+    stop.listen()
     stack.enter_context(profiler)
     if first_step:
       for hook in measurements:
@@ -150,3 +154,17 @@ def train_and_evaluate(
       writer.close()  # a run with a result is finished: its logs are complete
       workdir_lib.write_result(workdir, evaluate.result)
     return evaluate.result
+
+
+def _close(checkpoints: Checkpoints, kind: type | None, *_: object) -> None:
+  """Complete the checkpoints at the end of a context.
+
+  Args:
+    checkpoints: The checkpoints of the run.
+    kind: Type of the exception that ends the context, if one does. Divergence
+      happens in all processes. Another failure happens in one of several: then
+      the others no longer take part, and waiting for them would not end.
+  """
+  has_failed_alone = jax.process_count() > 1 and kind is not DivergedError
+  if kind is None or not has_failed_alone:
+    checkpoints.close()

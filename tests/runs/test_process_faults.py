@@ -1,0 +1,88 @@
+"""A fault of one of two processes ends both, with one line and one code."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests import process_pairs
+from tests.processes import REPOSITORY
+
+# Exit codes, and what the line of each process contains; None: no line.
+_FULL = "can no longer be written"
+OUTCOMES = {
+  "data of 0": ((2, 2), "Data set 'digits' can't be", "process 0 failed: Data"),
+  "data of 1": ((2, 2), "process 1 failed: Data", "Data set 'digits' can't be"),
+  "port in use": ((2, 1), r"localhost:\d+ is in use", "from process 0 of 2"),
+  "first never comes": ((0, 1), None, "from process 0 of 2 at localhost:"),
+  "second never comes": ((1, 0), "from process 1 of 2 at localhost:", None),
+  "full disk": ((1, 1), "space|EXHAUSTED", "process 0 failed: .*"),
+  "devices": (
+    (2, 2),
+    *["number of devices .1 on process 0, 2 on process 1"] * 2,
+  ),
+  "jax version": (
+    (2, 2),
+    *["jax .'.*' on process 0, '0.9.9' on process 1"] * 2,
+  ),
+  "code": ((2, 2), *["code of sam_jax .'.*' on process 0, '0123abcd' on"] * 2),
+  "config": ((2, 2), *["config.sam.rho .0.5 on process 0, 0.3 on"] * 2),
+  "killed 0": ((-9, 1), None, "process 1 lost"),
+  "killed 1": ((1, -9), "process 0 lost", None),
+  "bug in 1": ((1, 1), "process 1 failed: KeyError: 'a bug'", "KeyError"),
+  "result": ((1, 1), _FULL, f"process 0 failed: .*{_FULL}"),
+  "end of the job": ((0, 0), None, None),
+  "none": ((0, 0), None, None),
+}
+
+# Those who wait say so before they give up.
+WAITING = {
+  ("port in use", 1): "waiting for process 0 of 2 at localhost:",
+  ("first never comes", 1): "waiting for process 0 of 2 at localhost:",
+  ("second never comes", 0): "waiting for process 1 of 2 at localhost:",
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+  """Run all pairs once: they share the import of their programs."""
+  directory = tmp_path_factory.mktemp("pairs")
+  subprocess.run(
+    [sys.executable, "-m", "tests.process_pairs", directory],
+    cwd=REPOSITORY,
+    check=True,
+    timeout=900,
+  )
+  return json.loads((directory / "outcomes.json").read_text())
+
+
+def test_every_fault_has_an_outcome():
+  assert OUTCOMES.keys() == process_pairs.FAULTS.keys()
+
+
+@pytest.mark.parametrize("fault", OUTCOMES)
+def test_a_fault_ends_both_processes(fault, outcomes):
+  if fault not in outcomes:
+    pytest.skip("this machine does not let us mount a small disk")
+  outcome = outcomes[fault]
+  codes, *expected = OUTCOMES[fault]
+  assert outcome["codes"] == list(codes), outcome
+  for process, (said, line) in enumerate(
+    zip(outcome["said"], expected, strict=True)
+  ):
+    lines = [s for s in said.splitlines() if s.startswith("error: ")]
+    assert len(lines) == (line is not None), said
+    assert line is None or re.search(line, lines[0]), lines
+    assert WAITING.get((fault, process), "") in said
+    assert "stack trace" not in said
+    if (fault, process) != ("bug in 1", 1):
+      assert "Traceback" not in said, said
+
+
+def test_signals_end_a_job_with_a_checkpoint(outcomes):
+  """SIGUSR1 at process 1 stops both."""
+  first, second = outcomes["end of the job"]["said"]
+  assert re.search(r"Stopped at step \d of 8; the same command resumes", first)
+  assert "Stopped" not in second  # only process 0 logs
