@@ -4,8 +4,8 @@ python -m sam_jax.train --config=configs/digits.py:sam --config.sam.rho=0.2
   --workdir=runs/digits
 
 Run it again with the same workdir to resume where it stopped. Exit codes: 0,
-finished or stopped on request; 1, the run failed; 2, it could not start; 128 +
-number of a signal, stopped before it trained or at once.
+finished or stopped on request; 1, the run failed; 2, it could not start; 130,
+interrupted before it trained, or by a second Ctrl-C.
 """
 
 import logging

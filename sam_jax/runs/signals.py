@@ -16,7 +16,7 @@ Handler = Callable[[int, types.FrameType | None], Any] | int | None
 # SIGUSR1 or SIGUSR2. Windows has none of them.
 _OF_UNIX = ("SIGHUP", "SIGUSR1", "SIGUSR2")
 
-_EXIT_CODE_OFFSET = 128  # as shells report a process that a signal ended
+_EXIT_CODE_OF_INTERRUPT = 130
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -70,10 +70,14 @@ def handled_by(
 
 
 def exit_at_once(number: int, frame: types.FrameType | None = None) -> None:
-  """Handle a signal: end the process with one line and code 128 + number."""
+  """Handle a signal: end the process with one line.
+
+  The exit code is 0, as for a run that stops at a step, so that jobs are
+  requeued; it is 130 for Ctrl-C, as in shells.
+  """
   del frame
   watchdog.leave(
-    _EXIT_CODE_OFFSET + number,
+    _EXIT_CODE_OF_INTERRUPT if number == signal.SIGINT else 0,
     f"stopped by {signal.Signals(number).name}. The same command starts again,"
     " from the last checkpoint if there is one.",
   )

@@ -31,6 +31,9 @@ _SECONDS_TO_END = 0.5
 _FAILURES = "sam_jax/failures"
 _LEAVING = "sam_jax/leaving"
 
+# What errors of lost connections have in common.
+_CONNECTION = re.compile("gloo|nccl|coordination|heartbeat", re.IGNORECASE)
+
 _START_AGAIN = (
   "Start all processes again with the same command: they resume from the last"
   " checkpoint."
@@ -70,7 +73,7 @@ def check_regularly(check: Callable[[], None]) -> None:
 
 
 def leave(code: int, line: str, error: BaseException | None = None) -> NoReturn:
-  """Report a failure to the user and to the other processes, and exit.
+  """Report why this process ends to all others and to the user, and exit.
 
   No `finally` block and no exit handler runs: some would wait for the others.
 
@@ -94,7 +97,8 @@ def _report(code: int, line: str, error: BaseException | None = None) -> None:
   with contextlib.suppress(Exception):
     if error:
       traceback.print_exception(error)
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    kind = "error: " if code else ""
+    print(f"{kind}{line}", file=sys.stderr, flush=True)
     sys.stdout.flush()
 
 
@@ -111,7 +115,7 @@ def ending_together() -> Iterator[None]:
   except BaseException as error:
     if not _watchdog:
       raise
-    if _is_of_jax(error):
+    if _reason_of_cpp(error):
       # A collective operation fails too when another process ends: let the
       # watchdog report the reason of that process, if it published one.
       time.sleep(3 * _SECONDS_BETWEEN_LOOKS)
@@ -227,7 +231,8 @@ class _Watchdog:
   def _follow(self, process: int, code: int, line: str) -> None:
     """End as another process does."""
     with _ending:
-      _report(code, f"process {process} failed: {line}")
+      outcome = " failed" if code else ""
+      _report(code, f"process {process}{outcome}: {line}")
       self._wait_until_all_leave()
       os._exit(code)
 
@@ -253,19 +258,31 @@ def _outcome(
 
   if isinstance(error, ConfigError | DatasetError):
     return 2, str(error), None
-  if isinstance(error, WorkdirLostError):
-    return 1, str(error), None
   if isinstance(error, SystemExit):
     if isinstance(error.code, str):
       return 1, error.code.removeprefix("error: "), None
     return error.code or 0, f"exit code {error.code or 0}.", None
-  reason = (str(error).splitlines() or [""])[0]
-  if _is_of_jax(error):
+  if reason := _reason_of_cpp(error):
     line = f"process {process_id} lost the others, or failed itself: {reason}"
     return 1, f"{line.rstrip('. ')}. {_START_AGAIN}", None
+  if isinstance(error, WorkdirLostError):
+    return 1, str(error), None
+  reason = (str(error).splitlines() or [""])[0]
   return 1, f"{type(error).__name__}: {reason}", error
 
 
-def _is_of_jax(error: BaseException) -> bool:
-  """Return True for errors of C++: they start with the name of a status."""
-  return re.match("[A-Z_]+: ", str(error)) is not None
+def _reason_of_cpp(error: BaseException | None) -> str:
+  """Return the first line of an error of JAX's runtime; "" for other errors.
+
+  A lost connection may be the cause of another error, for example in a save.
+  """
+  reason = ""
+  while error:
+    lines = str(error).splitlines() or [""]
+    is_status = re.match("[A-Z_]+: ", lines[0])
+    if is_status and (not reason or _CONNECTION.search(lines[0])):
+      reason = lines[0]
+    if not is_status and not _CONNECTION.search(lines[0]):
+      return reason
+    error = error.__cause__
+  return reason

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from sam_jax.runs import watchdog
+from sam_jax.runs.workdir import WorkdirLostError
 from tests import process_pairs
 from tests.processes import REPOSITORY
 
@@ -86,3 +88,17 @@ def test_signals_end_a_job_with_a_checkpoint(outcomes):
   first, second = outcomes["end of the job"]["said"]
   assert re.search(r"Stopped at step \d of 8; the same command resumes", first)
   assert "Stopped" not in second  # only process 0 logs
+
+
+def test_a_lost_connection_is_not_taken_for_a_full_disk():
+  gloo = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset")
+  save = WorkdirLostError(f"checkpoints can no longer be written: {gloo}")
+  save.__cause__ = gloo
+  code, line, _ = watchdog._outcome(save, process_id=1)
+  assert code == 1
+  assert line.startswith(f"process 1 lost the others, or failed itself: {gloo}")
+
+  full = OSError(28, "No space left on device")
+  save = WorkdirLostError(f"checkpoints can no longer be written: {full}")
+  save.__cause__ = full
+  assert watchdog._outcome(save, process_id=1) == (1, str(save), None)
