@@ -69,7 +69,7 @@ def _train(config: ConfigDict) -> None:
   try:
     loop.train_and_evaluate(config, _WORKDIR.value, hooks)
   except (DivergedError, WorkdirLostError) as error:
-    sys.exit(f"error: {error}")
+    raise SystemExit(f"error: {error}") from error
 
 
 def _join_other_processes(jax: Any) -> None:

@@ -258,13 +258,13 @@ def _outcome(
 
   if isinstance(error, ConfigError | DatasetError):
     return 2, str(error), None
+  if reason := _reason_of_cpp(error):
+    line = f"process {process_id} lost the others, or failed itself: {reason}"
+    return 1, f"{line.rstrip('. ')}. {_START_AGAIN}", None
   if isinstance(error, SystemExit):
     if isinstance(error.code, str):
       return 1, error.code.removeprefix("error: "), None
     return error.code or 0, f"exit code {error.code or 0}.", None
-  if reason := _reason_of_cpp(error):
-    line = f"process {process_id} lost the others, or failed itself: {reason}"
-    return 1, f"{line.rstrip('. ')}. {_START_AGAIN}", None
   if isinstance(error, WorkdirLostError):
     return 1, str(error), None
   reason = (str(error).splitlines() or [""])[0]

@@ -94,11 +94,19 @@ def test_a_lost_connection_is_not_taken_for_a_full_disk():
   gloo = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset")
   save = WorkdirLostError(f"checkpoints can no longer be written: {gloo}")
   save.__cause__ = gloo
-  code, line, _ = watchdog._outcome(save, process_id=1)
-  assert code == 1
-  assert line.startswith(f"process 1 lost the others, or failed itself: {gloo}")
+  end = SystemExit(f"error: {save}")
+  end.__cause__ = save  # as `sam_jax.train` ends
+  for error in (save, end):
+    code, line, _ = watchdog._outcome(error, process_id=1)
+    assert code == 1
+    assert line.startswith(
+      f"process 1 lost the others, or failed itself: {gloo}"
+    )
 
   full = OSError(28, "No space left on device")
   save = WorkdirLostError(f"checkpoints can no longer be written: {full}")
   save.__cause__ = full
-  assert watchdog._outcome(save, process_id=1) == (1, str(save), None)
+  end = SystemExit(f"error: {save}")
+  end.__cause__ = save
+  for error in (save, end):
+    assert watchdog._outcome(error, process_id=1) == (1, str(save), None)
