@@ -18,20 +18,25 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
   """Write a file atomically: readers see the old or the new content.
 
   Several processes may write the same file: the last one wins, and none leaves
-  a mix of two contents.
+  a mix of two contents. A crash of the machine leaves one of them, too.
 
   Args:
     path: Local or gs:// path in a directory that exists.
     data: New content of the file.
   """
   path = paths.resolve(path)
+  content = data.encode() if isinstance(data, str) else data
+  if paths.is_remote(path):
+    path.write_bytes(content)  # an object appears when its upload is complete
+    return
   writer = f"{socket.gethostname()}.{os.getpid()}"
   temporary = path.parent / f".{path.name}.{writer}.tmp"
   try:
-    if isinstance(data, bytes):
-      temporary.write_bytes(data)
-    else:
-      temporary.write_text(data)
+    with open(temporary, "wb") as file:
+      file.write(content)
+      file.flush()
+      # Before the rename: the new name must not show blocks not yet written.
+      os.fsync(file.fileno())
     temporary.replace(path)
   except BaseException:
     temporary.unlink(missing_ok=True)
