@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.config import cli
 from sam_jax.reports import results, run_records
 from sam_jax.reports.table import result_table
@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
   cli.check_arguments(argv, "root")
   roots = [paths.resolve(root) for root in _ROOT.value]
   for root in roots:
+    buckets.check(root, "--root")
     if not root.is_dir():
       cli.refuse(f"--root={root} is not a directory.")
   output = None

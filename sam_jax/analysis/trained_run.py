@@ -11,7 +11,7 @@ from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.analysis.objective import (
   ExampleLosses,
   first_examples,
@@ -92,6 +92,7 @@ def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
     WorkdirLostError: The disk or the network fails.
   """
   workdir = paths.resolve(workdir)
+  buckets.check(workdir, "--workdir", for_checkpoints=True)
   config = _read_config(workdir)
   checkpoints = SavedCheckpoints(workdir / "checkpoints")
   steps = checkpoints.steps()

@@ -12,7 +12,7 @@ from absl import app, flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.config import files
 from sam_jax.config.field_type import ConfigError, check_option, parse_option
 from sam_jax.config.fields import FIELDS
@@ -89,6 +89,7 @@ def make_directory(flag: str, directory: epath.PathLike) -> epath.Path:
     The directory.
   """
   path = paths.resolve(directory)
+  buckets.check(path, f"--{flag}")
   try:
     paths.make_directory(path)
   except Exception as error:  # gs:// clients raise errors of their own

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.config.field_type import ConfigError, Field, check_option
 from sam_jax.config.fields import FIELDS
 from sam_jax.config.hints import closest_field, did_you_mean
@@ -236,7 +236,10 @@ def check_pretrained(config: ConfigDict) -> None:
   Raises:
     ConfigError: It does not exist.
   """
-  if config.pretrained and not paths.resolve(config.pretrained).exists():
+  if not config.pretrained:
+    return
+  buckets.check(config.pretrained, "config.pretrained")
+  if not paths.resolve(config.pretrained).exists():
     raise ConfigError(
       f"config.pretrained = {config.pretrained!r}: there is no such file"
       " or directory. Give an official or converted checkpoint, or the"

@@ -3,7 +3,7 @@
 import numpy as np
 from etils import epath
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.datasets.catalog import DatasetError
 
 NOISE_KINDS = ("symmetric", "symmetric_other", "asymmetric")
@@ -39,6 +39,7 @@ def read_labels(
   """
   field = f"config.dataset.label_file = {str(path)!r}"
   file_path = paths.resolve(path)
+  buckets.check(path, "config.dataset.label_file")
   try:
     with file_path.open("rb") as file:
       labels = np.lib.format.read_array(file, allow_pickle=False)

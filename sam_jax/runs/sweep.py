@@ -17,7 +17,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.config import cli
 from sam_jax.config import files as config_files
 from sam_jax.config.hints import closest
@@ -256,6 +256,7 @@ def record_names(root: epath.PathLike, names: Iterable[str]) -> None:
     ConfigError: The file is damaged or cannot be written.
   """
   path = paths.resolve(root)
+  buckets.check(path, "--root")
   try:
     path.mkdir(parents=True, exist_ok=True)
     runs = sorted({*read_names(path), *names})

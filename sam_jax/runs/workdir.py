@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.config.schema import (
   ConfigError,
   default_fields,
@@ -65,6 +65,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
       was full or failed.
   """
   path = paths.resolve(workdir)
+  buckets.check(path, "--workdir", for_checkpoints=True)
   with contextlib.ExitStack() as stack:
     try:
       path.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,150 @@
+"""Access to buckets: checked once, in seconds, before any other work.
+
+The clients of a bucket retry for minutes, which is right while a run trains and
+wrong for a mistake in a path.
+"""
+
+import re
+import threading
+
+from etils import epath
+
+from sam_jax import paths
+from sam_jax.config.field_type import ConfigError
+
+_RETRY_SECONDS = 10.0
+# Finding credentials asks a server that only machines of Google have.
+_ANSWER_SECONDS = 30.0
+
+_LOG_IN = (
+  "Log in with `gcloud auth application-default login`, or set"
+  " GOOGLE_APPLICATION_CREDENTIALS to the file of a service account."
+)
+# Modules of the clients' own exceptions.
+_CLIENTS = ("aiohttp", "fsspec", "gcsfs", "google", "requests", "urllib3")
+
+
+def check(
+  path: epath.PathLike, name: str, *, for_checkpoints: bool = False
+) -> None:
+  """Check that a path can be listed if it is in a bucket.
+
+  Args:
+    path: Local or gs:// path.
+    name: The flag or field that holds it, such as "--workdir".
+    for_checkpoints: True if it has or gets checkpoints: Orbax needs more than
+      the right to list and read.
+
+  Raises:
+    ConfigError: The bucket can't be accessed; one line has the cause and the
+      remedy.
+  """
+  if not paths.is_remote(path):
+    return
+  path = paths.resolve(path)
+  bucket, _, prefix = str(path).removeprefix("gs://").partition("/")
+  errors: list[Exception] = []
+
+  def access() -> None:
+    try:
+      _access(bucket, prefix, for_checkpoints)
+    except Exception as error:  # each client has errors of its own
+      errors.append(error)
+
+  thread = threading.Thread(target=access, daemon=True)
+  thread.start()
+  thread.join(_ANSWER_SECONDS)
+  if thread.is_alive():
+    errors.append(TimeoutError(f"no answer within {_ANSWER_SECONDS:.0f} s"))
+  if errors:
+    cause = describe(errors[0], f"gs://{bucket}")
+    raise ConfigError(f"{name}={path}: {cause}") from errors[0]
+
+
+def _access(bucket: str, prefix: str, for_checkpoints: bool) -> None:
+  """List one object; do what Orbax does."""
+  from google.auth import exceptions
+  from google.cloud import storage
+  from google.cloud.storage import retry
+
+  limits = {
+    "retry": retry.DEFAULT_RETRY.with_timeout(_RETRY_SECONDS),
+    "timeout": _RETRY_SECONDS,
+  }
+  try:
+    client = storage.Client()
+  except exceptions.DefaultCredentialsError:
+    if for_checkpoints:
+      raise
+    client = storage.Client.create_anonymous_client()  # of public buckets
+  list(client.list_blobs(bucket, prefix=prefix, max_results=1, **limits))
+  if for_checkpoints:  # Orbax asks whether the bucket has real directories
+    client.get_bucket(bucket, **limits)
+
+
+def describe(error: BaseException, bucket: str) -> str:
+  """Return the cause and the remedy of an error of a bucket's client.
+
+  Args:
+    error: The error.
+    bucket: The bucket, such as "gs://bucket".
+  """
+  chain = [error]
+  while (cause := chain[-1].__cause__) and cause not in chain:
+    chain.append(cause)
+  kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
+  code = next((c for each in chain if (c := _status(each))), None)
+  message = _message(chain[-1])
+  if {"DefaultCredentialsError", "RefreshError"} & kinds or code == 401:
+    return (
+      f"the credentials for {bucket} are missing, expired or revoked. {_LOG_IN}"
+    )
+  if code == 403:
+    return (
+      f"no permission: {message} Ask for the roles Storage Object Admin and"
+      f" Storage Legacy Bucket Reader on {bucket}, or log in as another user."
+    )
+  if code == 404:
+    return (
+      f"there is no bucket {bucket}. Correct the path, or create it with"
+      f" `gcloud storage buckets create {bucket}`."
+    )
+  if isinstance(error, ValueError):  # a name that no bucket can have
+    return message
+  return (
+    f"{bucket} does not answer: {message} Check the network, and start again."
+  )
+
+
+def is_error_of_bucket(error: BaseException) -> bool:
+  """Return True for an error that a client of a bucket raised."""
+  if type(error).__module__.partition(".")[0] in _CLIENTS:
+    return True
+  # gcsfs raises OSError with a URL; TensorStore ValueError with a status.
+  text = str(error)
+  return (isinstance(error, OSError) and "/storage/v1/" in text) or bool(
+    re.match(r"[A-Z_]+: ", text) and "gs://" in text
+  )
+
+
+def _status(error: BaseException) -> int | None:
+  """Return the HTTP status of an error, if it has one."""
+  code = getattr(error, "code", None)
+  if isinstance(code, int):
+    return int(code)
+  text = str(error)
+  if isinstance(error, OSError) and text.startswith("Forbidden"):
+    return 403
+  found = re.search(r"HTTP response code: (\d+)", text)  # TensorStore
+  return int(found[1]) if found else None
+
+
+def _message(error: BaseException) -> str:
+  """Return what the server or the client says, in one line with a full stop."""
+  text = getattr(error, "message", None) or str(error) or type(error).__name__
+  text = re.sub(r"(?:GET|POST|PUT|DELETE|Forbidden:) \S+", "", text)
+  found = re.search(r'"message": "(.*?)"', text) or re.search(
+    r"\[Errno -?\d+\] ([^'\")]+)", text
+  )
+  line = " ".join((found[1] if found else text).split())
+  return line.lstrip(": ").rstrip(".") + "."

@@ -1,0 +1,202 @@
+"""The whole life of a run in a bucket, with the clients that users have."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import (
+  EventAccumulator,
+)
+
+from sam_jax import paths
+from sam_jax.analysis import trained_run
+from sam_jax.config.schema import ConfigError
+from sam_jax.datasets.labels import read_labels
+from sam_jax.models import pretrained
+from sam_jax.reports import run_records
+from sam_jax.runs import launch, sweep
+from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.training import build, hooks, input_pipeline, loop
+from tests import tiny
+from tests.bucket import ROOT
+from tests.in_process import run_script
+from tests.processes import read_metrics
+
+RUN = f"{ROOT}/runs/a"
+HOST = socket.gethostname()
+
+
+class Killed(BaseException):
+  """Ends a run in place of a signal that would end this process."""
+
+
+@pytest.fixture
+def tiny_run(monkeypatch):
+  """Train a tiny network; a workdir is all that it needs."""
+  monkeypatch.setattr(build, "model", tiny.create_model)
+  for module in (input_pipeline, trained_run):
+    monkeypatch.setattr(module, "create_dataset", tiny.create_dataset)
+
+  def train(path, **fields):
+    config = tiny.create_config()
+    config.num_epochs, config.log_every_steps = 4, 1
+    config.keep_checkpoints_at_epochs = (1,)
+    config.update(fields)
+    return loop.train_and_evaluate(config, path)
+
+  return train
+
+
+def download(bucket, prefix, directory):
+  """Copy the files below a prefix to a local directory."""
+  for name in bucket.names(f"{prefix}/"):
+    file = directory / name.removeprefix(f"{prefix}/")
+    if not name.endswith("/"):
+      file.parent.mkdir(parents=True, exist_ok=True)
+      if not file.is_dir():
+        file.write_bytes(bucket.read(name))
+
+
+def points(directory):
+  """Return (tag, step, value) of every scalar in TensorBoard's events."""
+  events = EventAccumulator(str(directory)).Reload()
+  return [
+    (tag, point.step, point.value)
+    for tag in events.Tags()["scalars"]
+    for point in events.Scalars(tag)
+    if "per_second" not in tag
+  ]
+
+
+def check_equal(bucket, local, tmp_path):
+  """Compare the run in the bucket with an undisturbed local one."""
+  copy = tmp_path / "copy"
+  download(bucket, "runs/a", copy)
+  assert read_metrics(copy) == read_metrics(local)
+  assert points(copy) == points(local)
+  for name in ("result.json", "config.json"):
+    assert (copy / name).read_text() == (local / name).read_text()
+  remote, expected = (
+    Checkpoints(directory / "checkpoints")
+    for directory in (paths.resolve(RUN), paths.resolve(local))
+  )
+  assert remote.steps() == expected.steps()
+  for step in remote.steps():
+    assert checksum(paths.resolve(RUN), step) == checksum(local, step)
+
+
+def checksum(directory, step):
+  """Return the checksum of every bit of a checkpoint."""
+  files = (directory / "checkpoints" / str(step) / "checksum").iterdir()
+  (file,) = [f for f in files if "metadata" in f.name]
+  return json.loads(file.read_text())["crc32"]
+
+
+def test_run_that_is_killed_equals_a_local_one(
+  bucket, tiny_run, tmp_path, monkeypatch
+):
+  result = tiny_run(tmp_path / "local")
+  save = hooks.SaveCheckpoint.__call__
+
+  def save_and_die(self, done, *arguments):
+    if done == 14:
+      raise Killed
+    save(self, done, *arguments)
+
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(hooks.SaveCheckpoint, "__call__", save_and_die)
+    tiny_run(RUN)
+  # A checkpoint was being written, and the owner of the lock did not say bye.
+  bucket.write("runs/a/checkpoints/13/_CHECKPOINT_METADATA", b"{}")
+  bucket.write("runs/a/.lock", f"process 4194305 on {HOST} (0)".encode())
+  assert tiny_run(RUN) == result
+
+  check_equal(bucket, tmp_path / "local", tmp_path)
+  steps = {name.split("/")[3] for name in bucket.names("runs/a/checkpoints/")}
+  assert {int(step) for step in steps if step} == {4, 12, 16}
+  assert tiny_run(RUN) is None  # finished
+  # Nothing is renamed, which would copy it and delete it.
+  assert not [r for r in bucket.requests if "rewriteTo" in r or "moveTo" in r]
+
+
+def test_hiccups_do_not_end_a_run(bucket, tiny_run, tmp_path):
+  tiny_run(tmp_path / "local")
+  for method, path in (
+    ("GET", "alt=media"),
+    ("GET", r"/o\?.*prefix=runs/a/checkpoints"),
+    ("POST", "manifest"),
+    ("POST", "multipart"),
+    ("DELETE", "checkpoints/"),
+  ):
+    bucket.fail(503, method=method, path=path, times=1)
+  tiny_run(RUN)
+  assert all(fault.times == 0 for fault in bucket.faults)
+  check_equal(bucket, tmp_path / "local", tmp_path)
+
+
+def test_commands_read_a_run_in_the_bucket(bucket, tiny_run, tmp_path, capsys):
+  tiny_run(RUN)
+  before = dict(bucket.objects)
+  run_script("relabel", f"--workdir={RUN}", f"--output={ROOT}/labels/a.npy")
+  labels = read_labels(f"{ROOT}/labels/a.npy", 64, 10)
+  loaded = trained_run.load_run(RUN)
+  np.testing.assert_array_equal(labels, trained_run.predicted_labels(loaded))
+  assert set(bucket.objects) - set(before) == {"labels/a.npy"}
+
+  run_script(
+    *("analyze", "sharpness", f"--workdir={RUN}@12", f"--output={tmp_path}"),
+    *("--num_examples=16", "--batch_size=16", "--rho=0.05", "--m=16"),
+  )
+  assert "step 12" in capsys.readouterr().out
+  (result,) = json.loads(bucket.read("runs/a/analysis/sharpness.json"))[
+    "results"
+  ]
+  assert result["result"] is not None
+  assert (tmp_path / "sharpness.png").exists()
+  # Readers leave everything as it was.
+  assert {name: bucket.objects.get(name) for name in before} == before
+
+
+def test_report_of_runs_in_the_bucket(bucket, tiny_run, capsys):
+  result = tiny_run(RUN)
+  records, problems = run_records.read_runs([f"{ROOT}/runs"])
+  assert [record.result for record in records] == [result] and not problems
+  assert records[0].state == "finished"
+  run_script("report", f"--root={ROOT}/runs")
+  assert f"{100 * result['error_rate']:.2f}" in capsys.readouterr().out
+
+
+def test_run_starts_from_weights_in_the_bucket(bucket, tiny_run):
+  variables = tiny.create_model().init(0, np.zeros((1, 8, 8, 1)), train=False)
+  bucket.write("weights", pretrained.to_bytes(variables))
+  read = pretrained.read_checkpoint(f"{ROOT}/weights")
+  assert len(read.params) == 4
+  assert tiny_run(RUN, pretrained=f"{ROOT}/weights", num_epochs=1)
+  with pytest.raises(ConfigError, match=f"{ROOT}/others"):
+    tiny_run(f"{ROOT}/runs/b", pretrained=f"{ROOT}/others")
+
+
+def test_sweep_in_the_bucket(bucket, tiny_run, monkeypatch):
+  class InThisProcess:
+    """A process that trains a tiny network at once."""
+
+    def __init__(self, command, **_):
+      self.returncode = 0
+      (path,) = [a for a in command if a.startswith("--workdir=")]
+      tiny_run(path.removeprefix("--workdir="), num_epochs=1)
+
+    def wait(self):
+      return 0
+
+  monkeypatch.setattr(launch.subprocess, "Popen", InThisProcess)
+  said = []
+  for _ in range(2):
+    monkeypatch.setattr("builtins.print", lambda line, **_: said.append(line))
+    run_script(
+      *("sweep", "--config=configs/digits.py", f"--root={ROOT}/runs"),
+      *("--grid=seed=0,1", "--", "--config.num_epochs=1"),
+    )
+  assert sweep.read_names(f"{ROOT}/runs") == ["seed=0", "seed=1"]
+  assert "[1/2] seed=0: finished before" in said[-3]
+  assert said[-1] == "2 of 2 runs are finished."
