@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 
+from tests import bucket as bucket_lib
 from tests import processes
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -60,6 +61,24 @@ def golden():
 def data_dir(tmp_path_factory):
   """Return a data directory that starts empty."""
   return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="session")
+def bucket_server():
+  """Serve gs://bucket: one address, because clients keep their connections."""
+  with bucket_lib.serve() as server:
+    yield server
+
+
+@pytest.fixture
+def bucket(bucket_server, tmp_path, monkeypatch):
+  """Return an empty gs://bucket, for this process and for its children."""
+  bucket_server.reset()
+  for name, value in bucket_server.environment.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.chdir(tmp_path)
+  yield bucket_server
+  assert not list(tmp_path.glob("gs:*"))  # made from a path in the bucket
 
 
 @pytest.fixture

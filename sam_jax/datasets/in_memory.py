@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sam_jax.datasets import array_cache, labels, tfds_files, tfrecords
+from sam_jax.datasets import (
+  array_cache,
+  bucket_files,
+  labels,
+  tfds_files,
+  tfrecords,
+)
 from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetError, DatasetSpec
 from sam_jax.datasets.sampler import Sampler
 
@@ -302,8 +308,11 @@ def _decode(
   arrays = {"image": np.empty((count, *shape), np.uint8)}
   for column in spec.label_columns:
     arrays[column] = np.empty((count,), np.int32)
-  examples = tfds.as_numpy(builder.as_dataset(split=split))
-  with tfds_files.damage_reported(spec, builder):
+  with (
+    bucket_files.local_copy(builder, split) as local,
+    tfds_files.damage_reported(spec, builder),
+  ):
+    examples = tfds.as_numpy(local.as_dataset(split=split))
     for i, example in enumerate(examples):
       for name, array in arrays.items():
         array[i] = example[name]

@@ -11,6 +11,7 @@ import textwrap
 
 from absl import flags, logging
 
+from sam_jax import buckets
 from sam_jax.config import cli
 from sam_jax.datasets import catalog, in_memory, tfds_files
 
@@ -51,6 +52,8 @@ def main(argv: list[str]) -> None:
     specs = [catalog.dataset_spec(name) for name in argv[1:]]
   except catalog.DatasetError as error:
     cli.refuse(str(error))
+  if _DATA_DIR.value:
+    buckets.check(_DATA_DIR.value, "--data_dir")
   logging.set_verbosity(logging.WARNING)  # TFDS logs every step of its work
   for spec in specs:
     try:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sam_jax import paths
 from sam_jax.datasets import crops, labels, tfds_files, tfrecords
 from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetError, DatasetSpec
 from sam_jax.datasets.in_memory import Batch, num_left_to_train
@@ -64,11 +65,12 @@ class Records:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    paths = tf.constant(self.files.paths)
+    files = tf.constant(self.files.paths)
+    is_remote = paths.is_remote(self.files.paths[0])
     decoders = {"image": tfds.decode.SkipDecoding()}
 
     def load(example: Any, file: Any, offset: Any, seed: Any) -> dict[str, Any]:
-      record = tfrecords.read_record(paths[file], offset)
+      record = tfrecords.read_record(files[file], offset, is_remote=is_remote)
       found = self.features.deserialize_example(record, decoders=decoders)
       label = tf.cast(found[CLEAN_LABEL], tf.int32)
       image = crop(found["image"], size, seed)
@@ -217,7 +219,7 @@ class StreamingDataset:
     for example, *where in zip(*batch, strict=True):
       try:
         load(example, *where)
-      except tf.errors.OpError as error:
+      except (tf.errors.OpError, ValueError) as error:
         place = records.files.describe(records.numbers[example])
         raise DatasetError(
           f"Data set {self.spec.name!r}: {place}, can't be read:"

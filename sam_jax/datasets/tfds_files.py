@@ -1,6 +1,7 @@
 """TFDS builders, splits and files, checked against the catalog."""
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from sam_jax import paths
+from sam_jax.datasets import bucket_files
 from sam_jax.datasets.catalog import DatasetError, DatasetSpec
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
       its spec. The message names the directory and the remedy.
   """
   builder = tfds_builder(spec, data_dir)
-  if not epath.Path(builder.data_path).exists():
+  if not bucket_files.is_prepared(builder):
     other = _other_version(spec, data_dir, builder)
     if other is None and spec.needs_download:
       raise DatasetError(
@@ -171,8 +173,8 @@ def download_and_prepare(
     force_checksums_validation=":" not in spec.tfds_name,
   )
   try:
-    with _no_retry_without_connection():
-      builder.download_and_prepare(download_config=config)
+    with _no_retry_without_connection(), _preparation(spec, builder) as staged:
+      staged.download_and_prepare(download_config=config)
   except Exception as error:  # TFDS raises all kinds
     if epath.Path(builder.data_path).exists():  # another process was faster
       return prepared_builder(spec, data_dir)
@@ -181,6 +183,12 @@ def download_and_prepare(
       f"Data set {spec.name!r} can't be prepared: {line}"
     ) from error
   return prepared_builder(spec, data_dir)
+
+
+def _preparation(spec: DatasetSpec, builder: Any) -> Any:
+  """Return a context with a builder to prepare in place of another one."""
+  local_builder = functools.partial(tfds_builder, spec)
+  return bucket_files.preparation(builder, local_builder)
 
 
 @contextlib.contextmanager
@@ -237,10 +245,13 @@ def _prepare_quietly(spec: DatasetSpec, builder: Any) -> None:
   logger.info("Preparing data set %s at %s.", spec.name, builder.data_path)
   tfds.disable_progress_bar()
   try:
-    with contextlib.redirect_stdout(None):
-      builder.download_and_prepare()
+    with (
+      contextlib.redirect_stdout(None),
+      _preparation(spec, builder) as staged,
+    ):
+      staged.download_and_prepare()
   except OSError as error:
-    if epath.Path(builder.data_path).exists():
+    if bucket_files.is_prepared(builder):
       return  # another process was faster
     raise DatasetError(
       f"Data set {spec.name!r} can't be written to {builder.data_path}:"
@@ -340,7 +351,8 @@ def damage_reported(spec: DatasetSpec, builder: Any) -> Iterator[None]:
 
 def reason(error: Any) -> str:
   """Return the message of a TensorFlow error, without its place in a graph."""
-  text = re.sub(r"{{.*?}}|\[Op:.*|\n.*", "", error.message.strip())
+  message = getattr(error, "message", str(error))
+  text = re.sub(r"{{.*?}}|\[Op:.*|\n.*", "", message.strip())
   return text.strip().rstrip(".")
 
 

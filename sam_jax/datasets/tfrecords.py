@@ -7,21 +7,22 @@ nothing but its own examples.
 
 import logging
 import os
+from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from sam_jax.datasets import array_cache, tfds_files
+from sam_jax.datasets import array_cache, bucket_files, tfds_files
+from sam_jax.datasets.bucket_files import (
+  BYTES_AFTER,
+  BYTES_BEFORE,
+  READ_BYTES,
+)
 from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetError, DatasetSpec
 
 logger = logging.getLogger(__name__)
-
-# A record: its length (8 bytes), a checksum (4), the data, a checksum (4).
-_BYTES_BEFORE, _BYTES_AFTER = 12, 4
-# Bytes that one read fetches: a typical image in one request.
-_READ_BYTES = 256 * 1024
 
 
 class RecordFiles:
@@ -86,23 +87,28 @@ class RecordFiles:
     return len(self.offset_of_record)
 
 
-def read_record(path: Any, offset: Any) -> Any:
+def read_record(path: Any, offset: Any, *, is_remote: bool = False) -> Any:
   """Read one record with an operation of TensorFlow.
 
   Args:
     path: Path of the file, string [].
     offset: First byte of the record, int64 [].
+    is_remote: True if the file is in a bucket.
 
   Returns:
     The record's data, string [].
   """
   import tensorflow as tf
 
+  if is_remote:
+    inputs = [path, offset]
+    record = tf.numpy_function(bucket_files.read_record, inputs, tf.string)
+    return tf.ensure_shape(record, [])
   kind = {"output_types": [tf.string], "output_shapes": [[]]}
   records = tf.raw_ops.TFRecordDatasetV2(
     filenames=[path],
     compression_type="",
-    buffer_size=_READ_BYTES,
+    buffer_size=READ_BYTES,
     byte_offsets=[offset],
   )
   first = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **kind)
@@ -157,7 +163,10 @@ def load_labels(
     if arrays is None:
       logger.info("Reading the labels of %s, %s, once.", spec.name, split)
       with tfds_files.damage_reported(spec, builder):
-        arrays = {"label": _read_labels(paths)}
+        parts_of_split = [
+          _read_labels(local) for local in bucket_files.local_files(paths)
+        ]
+      arrays = {"label": np.concatenate(parts_of_split)}
       array_cache.write_arrays(cache, arrays, source)
     parts.append(arrays["label"])
   labels = np.concatenate(parts)
@@ -165,7 +174,7 @@ def load_labels(
   return labels
 
 
-def _read_labels(paths: list[epath.Path]) -> np.ndarray:
+def _read_labels(paths: Sequence[epath.Path]) -> np.ndarray:
   import tensorflow as tf
 
   feature = {CLEAN_LABEL: tf.io.FixedLenFeature([], tf.int64)}
@@ -196,5 +205,5 @@ def _find_records_of(path: epath.Path) -> tuple[np.ndarray, bool]:
       offsets.append(position)
       file.seek(position)
       length = int.from_bytes(file.read(8), "little")
-      position += _BYTES_BEFORE + length + _BYTES_AFTER
+      position += BYTES_BEFORE + length + BYTES_AFTER
   return np.array(offsets, np.int64), position > size

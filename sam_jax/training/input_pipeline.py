@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from sam_jax import buckets
 from sam_jax.augment import pipeline
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.datasets.catalog import STREAM, DatasetSpec
@@ -30,6 +31,8 @@ def create_dataset(config: ConfigDict) -> Dataset:
     DatasetError: It is missing, or the config asks for what it lacks.
   """
   spec, noise = build.dataset_spec(config), config.dataset.label_noise
+  if config.dataset.data_dir:
+    buckets.check(config.dataset.data_dir, "config.dataset.data_dir")
   fields = {
     "data_dir": config.dataset.data_dir,
     "validation_size": config.dataset.validation_size,
