@@ -57,7 +57,7 @@ def check(
   if thread.is_alive():
     errors.append(TimeoutError(f"no answer within {_ANSWER_SECONDS:.0f} s"))
   if errors:
-    cause = describe(errors[0], f"gs://{bucket}")
+    cause = describe(errors[0], path)
     raise ConfigError(f"{name}={path}: {cause}") from errors[0]
 
 
@@ -82,13 +82,14 @@ def _access(bucket: str, prefix: str, for_checkpoints: bool) -> None:
     client.get_bucket(bucket, **limits)
 
 
-def describe(error: BaseException, bucket: str) -> str:
+def describe(error: BaseException, path: epath.PathLike) -> str:
   """Return the cause and the remedy of an error of a bucket's client.
 
   Args:
     error: The error.
-    bucket: The bucket, such as "gs://bucket".
+    path: The path in the bucket that was accessed.
   """
+  bucket = "/".join(str(path).split("/")[:3])
   chain = [error]
   while (cause := chain[-1].__cause__) and cause not in chain:
     chain.append(cause)

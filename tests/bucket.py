@@ -269,6 +269,8 @@ class _Handler(server.BaseHTTPRequestHandler):
     else:
       self.server.check(name, query, is_read=True)
       found = self.find(name)
+      if query.get("generation") not in (None, str(found.generation)):
+        raise Error(404)
       if query.get("alt") == "media":
         self.download(found)
       else:

@@ -264,6 +264,9 @@ def record_names(root: epath.PathLike, names: Iterable[str]) -> None:
   except ConfigError:
     raise
   except Exception as error:  # gs:// clients raise errors of their own
+    if paths.is_remote(path):
+      cause = buckets.describe(error, path)
+      raise ConfigError(f"--root={root}: {cause}") from error
     raise ConfigError(
       f"--root={root} can't be written: {paths.describe_error(error)}. Choose"
       " another directory."

@@ -21,7 +21,7 @@ from sam_jax.config.schema import (
   flatten,
   free_fields,
 )
-from sam_jax.runs import files
+from sam_jax.runs import files, lease
 
 try:
   import fcntl
@@ -45,9 +45,8 @@ class WorkdirLostError(OSError):
 def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
   """Reserve a directory for one run and for this process.
 
-  No other process can claim the directory inside the context. A gs:// path
-  cannot be locked, so there the caller must start one process only. A directory
-  whose run never began, for example because its data was missing, may be
+  No other process can claim the directory inside the context. A directory whose
+  run never began, for example because its data was missing, may be
   claimed with any other config.
 
   Args:
@@ -77,6 +76,9 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
     except ConfigError:
       raise
     except Exception as error:  # gs:// clients raise errors of their own
+      if paths.is_remote(path):
+        cause = buckets.describe(error, path)
+        raise ConfigError(f"--workdir={workdir}: {cause}") from error
       raise ConfigError(
         f"--workdir={workdir} can't be written:"
         f" {getattr(error, 'strerror', None) or error}. Choose another"
@@ -104,12 +106,17 @@ def _is_of_workdir(error: OSError, path: epath.Path) -> bool:
 
 @contextlib.contextmanager
 def _lock(path: epath.Path) -> Iterator[None]:
-  """Keep other processes out of a local directory.
+  """Keep other processes out of a directory.
 
-  The operating system releases the lock when this process ends for any reason;
-  the lock file that remains does not mean that the directory is in use.
+  The operating system releases the lock of a local directory when this process
+  ends for any reason; the lock file that remains does not mean that the
+  directory is in use.
   """
-  if fcntl is None or paths.is_remote(path):
+  if paths.is_remote(path):
+    with lease.hold(path):
+      yield
+    return
+  if fcntl is None:
     yield
     return
   with open(path / ".lock", "a+") as file:
