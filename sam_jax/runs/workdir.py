@@ -88,11 +88,15 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> Iterator[epath.Path]:
       yield path
     except WorkdirLostError:
       raise
-    except OSError as error:
-      if not _is_of_workdir(error, path):
+    except Exception as error:
+      if isinstance(error, OSError) and _is_of_workdir(error, path):
+        cause = str(error)
+      elif buckets.is_error_of_bucket(error):
+        cause = buckets.describe(error, path).rstrip(".")
+      else:
         raise
       raise WorkdirLostError(
-        f"--workdir={workdir} can no longer be written: {error}. Run the same"
+        f"--workdir={workdir} can no longer be written: {cause}. Run the same"
         " command again: it resumes from the last checkpoint if there is one."
       ) from error
 

@@ -3,6 +3,7 @@
 import json
 import socket
 
+import jax
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 
 from sam_jax import paths
 from sam_jax.analysis import trained_run
+from sam_jax.config import cli
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.labels import read_labels
 from sam_jax.models import pretrained
@@ -149,10 +151,8 @@ def test_commands_read_a_run_in_the_bucket(bucket, tiny_run, tmp_path, capsys):
     *("--num_examples=16", "--batch_size=16", "--rho=0.05", "--m=16"),
   )
   assert "step 12" in capsys.readouterr().out
-  (result,) = json.loads(bucket.read("runs/a/analysis/sharpness.json"))[
-    "results"
-  ]
-  assert result["result"] is not None
+  cache = json.loads(bucket.read("runs/a/analysis/sharpness.json"))
+  assert all(entry["result"] is not None for entry in cache["results"])
   assert (tmp_path / "sharpness.png").exists()
   # Readers leave everything as it was.
   assert {name: bucket.objects.get(name) for name in before} == before
@@ -168,7 +168,8 @@ def test_report_of_runs_in_the_bucket(bucket, tiny_run, capsys):
 
 
 def test_run_starts_from_weights_in_the_bucket(bucket, tiny_run):
-  variables = tiny.create_model().init(0, np.zeros((1, 8, 8, 1)), train=False)
+  images = np.zeros((1, 8, 8, 1))
+  variables = tiny.create_model().init(jax.random.key(0), images, train=False)
   bucket.write("weights", pretrained.to_bytes(variables))
   read = pretrained.read_checkpoint(f"{ROOT}/weights")
   assert len(read.params) == 4
@@ -182,9 +183,9 @@ def test_sweep_in_the_bucket(bucket, tiny_run, monkeypatch):
     """A process that trains a tiny network at once."""
 
     def __init__(self, command, **_):
-      self.returncode = 0
-      (path,) = [a for a in command if a.startswith("--workdir=")]
-      tiny_run(path.removeprefix("--workdir="), num_epochs=1)
+      path = next(a for a in command if a.startswith("--workdir="))
+      config = cli.read_config([a for a in command if "--config" in a])
+      loop.train_and_evaluate(config, path.removeprefix("--workdir="))
 
     def wait(self):
       return 0
@@ -196,6 +197,7 @@ def test_sweep_in_the_bucket(bucket, tiny_run, monkeypatch):
     run_script(
       *("sweep", "--config=configs/digits.py", f"--root={ROOT}/runs"),
       *("--grid=seed=0,1", "--", "--config.num_epochs=1"),
+      *("--config.batch_size=16", "--config.sam.m=2"),
     )
   assert sweep.read_names(f"{ROOT}/runs") == ["seed=0", "seed=1"]
   assert "[1/2] seed=0: finished before" in said[-3]
