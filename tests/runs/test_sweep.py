@@ -7,13 +7,12 @@ import sys
 import pytest
 from absl import flags
 from etils import epath
-from etils.epath import gpath
 
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs import launch, sweep
+from tests.bucket import ROOT
 from tests.in_process import own_flags
 from tests.processes import REPOSITORY
-from tests.runs.test_remote_paths import BUCKET, LocalBucket
 
 DIGITS = str(REPOSITORY / "configs/digits.py")
 
@@ -120,18 +119,13 @@ def test_names_of_planned_runs_are_kept(tmp_path):
     sweep.read_names(root)
 
 
-def test_remote_runs_have_local_logs(tmp_path, monkeypatch):
-  monkeypatch.setitem(
-    gpath._PREFIX_TO_BACKEND, "gs", LocalBucket(tmp_path / "bucket")
-  )
-  monkeypatch.chdir(tmp_path)
-  root = epath.Path(f"{BUCKET}/a")
+def test_remote_runs_have_local_logs(bucket):
+  root = epath.Path(f"{ROOT}/a")
   (run,) = plan(root, "seed=0")
   sweep.record_names(root, [run.name])
-  assert (tmp_path / "bucket/a/sweep.json").exists()
-  assert f"--workdir={BUCKET}/a/seed=0" in run.command
+  assert bucket.names() == ["a/sweep.json"]
+  assert f"--workdir={ROOT}/a/seed=0" in run.command
   assert run.log.parts[-4:] == ("bucket", "a", "seed=0", "log.txt")
   assert "gs:" not in run.log.parts
   assert not launch.conflict(run)
   assert not launch.is_finished(run)
-  assert [file.name for file in tmp_path.iterdir()] == ["bucket"]
