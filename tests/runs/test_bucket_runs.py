@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 
 import jax
 import numpy as np
@@ -18,12 +19,13 @@ from sam_jax.datasets.labels import read_labels
 from sam_jax.models import pretrained
 from sam_jax.reports import run_records
 from sam_jax.runs import launch, sweep
-from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.runs.checkpoints import SavedCheckpoints
 from sam_jax.training import build, hooks, input_pipeline, loop
 from tests import tiny
 from tests.bucket import ROOT
 from tests.in_process import run_script
-from tests.processes import read_metrics
+from tests.processes import finish, read_metrics, start_training
+from tests.test_train import SMALL
 
 RUN = f"{ROOT}/runs/a"
 HOST = socket.gethostname()
@@ -78,13 +80,11 @@ def check_equal(bucket, local, tmp_path):
   assert read_metrics(copy) == read_metrics(local)
   assert points(copy) == points(local)
   for name in ("result.json", "config.json"):
-    assert (copy / name).read_text() == (local / name).read_text()
-  remote, expected = (
-    Checkpoints(directory / "checkpoints")
-    for directory in (paths.resolve(RUN), paths.resolve(local))
-  )
-  assert remote.steps() == expected.steps()
-  for step in remote.steps():
+    expected = json.loads((local / name).read_text())
+    assert json.loads((copy / name).read_text()) == expected
+  steps = SavedCheckpoints(f"{RUN}/checkpoints").steps()
+  assert steps == SavedCheckpoints(local / "checkpoints").steps()
+  for step in steps:
     assert checksum(paths.resolve(RUN), step) == checksum(local, step)
 
 
@@ -120,6 +120,33 @@ def test_run_that_is_killed_equals_a_local_one(
   assert tiny_run(RUN) is None  # finished
   # Nothing is renamed, which would copy it and delete it.
   assert not [r for r in bucket.requests if "rewriteTo" in r or "moveTo" in r]
+
+
+def test_process_that_is_killed_resumes_to_the_same_bits(
+  bucket, start, tmp_path
+):
+  """The network, the data and the signals are real: it takes three starts."""
+  flags = (*SMALL, "--config.num_epochs=2", "--config.eval_on_train=False")
+  code, said = finish(start(*flags, workdir="undisturbed"))
+  assert code == 0, said
+  arguments = (RUN, f"{ROOT}/tfds", *flags)
+  killed = start_training(*arguments)
+  try:
+    while not bucket.names("runs/a/checkpoints/12/"):  # it is being written
+      assert killed.poll() is None, killed.communicate()
+      time.sleep(0.01)
+  finally:
+    killed.kill()
+  killed.communicate()
+  assert "runs/a/.lock" in bucket.objects
+  code, said = finish(start_training(*arguments))
+  assert code == 0, said
+  config = json.loads(bucket.read("runs/a/config.json"))
+  local = json.loads((tmp_path / "undisturbed/config.json").read_text())
+  local["dataset"]["data_dir"] = config["dataset"]["data_dir"]
+  (tmp_path / "undisturbed/config.json").write_text(json.dumps(local))
+  check_equal(bucket, tmp_path / "undisturbed", tmp_path)
+  assert not bucket.names("runs/a/.lock")
 
 
 def test_hiccups_do_not_end_a_run(bucket, tiny_run, tmp_path):
