@@ -152,6 +152,13 @@ class Bucket(server.ThreadingHTTPServer):
       self.objects[name] = new
     return new
 
+  def upload(self, directory, prefix):
+    """Copy the files of a local directory."""
+    for file in directory.rglob("*"):
+      if file.is_file():
+        name = f"{prefix}/{file.relative_to(directory)}"
+        self.write(name, file.read_bytes())
+
   def fail(self, status, **kind):
     """Let requests fail, see `Fault`."""
     self.faults.append(Fault(status, **kind))

@@ -45,15 +45,8 @@ def stream(data_dir):
   )
 
 
-def upload(bucket, directory):
-  for file in directory.rglob("*"):
-    if file.is_file() and "sam_jax_cache" not in file.parts:
-      name = f"tfds/{file.relative_to(directory)}"
-      bucket.write(name, file.read_bytes())
-
-
 def test_streamed_batches_equal_local_ones(bucket, aircraft):
-  upload(bucket, aircraft)
+  bucket.upload(aircraft / "fgvc_aircraft", "tfds/fgvc_aircraft")
   for _ in range(2):  # the index and the labels are in the bucket then
     local, remote = stream(aircraft), stream(DATA)
     streams = [
@@ -71,7 +64,7 @@ def test_streamed_batches_equal_local_ones(bucket, aircraft):
 
 
 def test_damaged_record_is_named(bucket, aircraft):
-  upload(bucket, aircraft)
+  bucket.upload(aircraft / "fgvc_aircraft", "tfds/fgvc_aircraft")
   list(stream(DATA).eval_batches("test"))  # the file was whole
   (name,) = [n for n in bucket.names("tfds/fgvc") if "-test.tfrecord" in n]
   data = bytearray(bucket.read(name))
