@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from sam_jax import buckets, paths
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs.workdir import WorkdirLostError
 
@@ -37,9 +38,10 @@ def reading(path: epath.Path) -> Iterator[None]:
   except ConfigError:
     raise
   except Exception as error:
+    cause = _cause(error, path)
     raise WorkdirLostError(
-      f"{path} can't be read: {_brief(error)}. Nothing was changed: run the"
-      " same command again once the disk or the network works."
+      f"{path} can't be read: {cause}. Nothing was changed: run the same"
+      " command again once the disk or the network works."
     ) from error
 
 
@@ -76,9 +78,10 @@ def writing(directory: epath.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:
+    cause = _cause(error, directory)
     raise WorkdirLostError(
-      f"{directory} can no longer be written: {_brief(error)}. Run the same"
-      " command again: it resumes from the last checkpoint if there is one."
+      f"{directory} can no longer be written: {cause}. Run the same command"
+      " again: it resumes from the last checkpoint if there is one."
     ) from error
 
 
@@ -87,6 +90,13 @@ def _is_damage(error: Exception) -> bool:
     match = re.match(r"([A-Z_]+): ", str(error))
     return (match[1] if match else "") in _DAMAGE
   return isinstance(error, FileNotFoundError | KeyError)
+
+
+def _cause(error: Exception, path: epath.Path) -> str:
+  """Return what went wrong with a path, in one line without a full stop."""
+  if paths.is_remote(path) and buckets.is_error_of_bucket(error):
+    return buckets.describe(error, path).rstrip(".")
+  return _brief(error)
 
 
 def _brief(error: Exception) -> str:
