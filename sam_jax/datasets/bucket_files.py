@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 
 # Makes a prepared data set complete; TFDS reads its splits from it.
 _INFO = "dataset_info.json"
@@ -91,20 +91,19 @@ def read_record(path: Any, offset: Any) -> bytes:
 
   Raises:
     ValueError: The record is damaged.
+    RuntimeError: The bucket can't be read; one line says why.
   """
-  import fsspec
   import google_crc32c
 
-  bucket = fsspec.filesystem("gs")
   name = np.asarray(path).item().decode()
   offset = int(offset)
-  data = bucket.cat_file(name, offset, offset + READ_BYTES)
+  data = _read(name, offset, offset + READ_BYTES)
   start = BYTES_BEFORE
   stop = start + int.from_bytes(data[:8], "little")
   missing = stop + BYTES_AFTER - len(data)
   if missing > 0:
     position = offset + len(data)
-    data += bucket.cat_file(name, position, position + missing)
+    data += _read(name, position, position + missing)
   checksum = int.from_bytes(data[stop : stop + BYTES_AFTER], "little")
   crc = google_crc32c.value(data[start:stop])
   # TFRecord files hold checksums rotated, and with a constant added.
@@ -112,3 +111,13 @@ def read_record(path: Any, offset: Any) -> bytes:
   if checksum != masked:
     raise ValueError(f"corrupted record at {offset}")
   return data[start:stop]
+
+
+def _read(name: str, start: int, stop: int) -> bytes:
+  """Read bytes of a file in a bucket, fewer at its end."""
+  import fsspec
+
+  try:
+    return fsspec.filesystem("gs").cat_file(name, start, stop)
+  except Exception as error:  # each client has errors of its own
+    raise RuntimeError(buckets.describe(error, name)) from error

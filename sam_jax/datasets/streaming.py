@@ -187,7 +187,8 @@ class StreamingDataset:
       `image`, `label` and `example`, as NumPy arrays.
 
     Raises:
-      DatasetError: An image can't be read, or a label is out of range.
+      DatasetError: An image can't be read, a label is out of range, or the
+        bucket fails.
     """
     import tensorflow as tf
 
@@ -209,6 +210,11 @@ class StreamingDataset:
       failed = next(itertools.islice(located(), done, None))
       self._raise_for_bad_image(records, load, failed)
       raise
+    except tf.errors.UnknownError as error:  # of `bucket_files.read_record`
+      cause = tfds_files.reason(error).removeprefix("RuntimeError: ")
+      raise DatasetError(
+        f"Data set {self.spec.name!r} can't be read: {cause}."
+      ) from error
 
   def _raise_for_bad_image(
     self, records: Records, load: Load, batch: tuple[np.ndarray, ...]

@@ -76,6 +76,16 @@ def test_damaged_record_is_named(bucket, aircraft):
     list(stream(DATA).eval_batches("test"))
 
 
+def test_permission_that_is_lost_is_one_line(bucket, aircraft):
+  bucket.upload(aircraft / "fgvc_aircraft", "tfds/fgvc_aircraft")
+  dataset = stream(DATA)
+  bucket.fail(403, path=r"tfrecord.*alt=media")
+  cause = "Data set 'fgvc_aircraft' can't be read: no permission: reader@"
+  with pytest.raises(DatasetError, match=cause) as error:
+    next(dataset.train_batches(0))
+  assert "\n" not in str(error.value)
+
+
 def test_data_set_is_prepared_and_decoded_in_the_bucket(bucket, data_dir):
   expected = in_memory.load_split(DIGITS, "train", str(data_dir))
   found = in_memory.load_split(DIGITS, "train", DATA)
