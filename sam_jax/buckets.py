@@ -105,12 +105,12 @@ def describe(error: BaseException, path: epath.PathLike) -> str:
       f"no permission: {message} Ask for the roles Storage Object Admin and"
       f" Storage Legacy Bucket Reader on {bucket}, or log in as another user."
     )
-  if code == 404:
+  if code == 404 and "bucket does not exist" in message:
     return (
       f"there is no bucket {bucket}. Correct the path, or create it with"
       f" `gcloud storage buckets create {bucket}`."
     )
-  if isinstance(error, ValueError):  # a name that no bucket can have
+  if code == 404 or isinstance(error, ValueError):  # no object; no valid name
     return message
   return (
     f"{bucket} does not answer: {message} Check the network, and start again."

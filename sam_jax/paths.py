@@ -5,6 +5,7 @@ Orbax use etils, too, so all of them access a bucket in the same way.
 """
 
 import importlib.util
+import logging
 import os
 import pathlib
 import tempfile
@@ -102,6 +103,9 @@ def _configure_gcsfs() -> None:
 
   By default it keeps a listing for the life of the process.
   """
+  # They log what they raise, with tracebacks, and what they try.
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+  logging.getLogger("google.auth").setLevel(logging.ERROR)
   # Its client for zonal buckets connects to an API of their own at every start.
   os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
   import fsspec.config

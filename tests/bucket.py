@@ -90,9 +90,10 @@ class Fault:
 class Error(Exception):
   """A request that gets a status other than success."""
 
-  def __init__(self, status):
+  def __init__(self, status, message=None):
     super().__init__(status)
     self.status = status
+    self.message = message or MESSAGES.get(status, "Error")
 
 
 class Bucket(server.ThreadingHTTPServer):
@@ -247,8 +248,7 @@ class _Handler(server.BaseHTTPRequestHandler):
       )
       self.answer_about(url.path, query, body, name, target)
     except Error as error:
-      message = MESSAGES.get(error.status, "Error")
-      content = {"error": {"code": error.status, "message": message}}
+      content = {"error": {"code": error.status, "message": error.message}}
       self.answer(error.status, b"" if error.status == 304 else content)
 
   do_GET = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815
@@ -286,7 +286,7 @@ class _Handler(server.BaseHTTPRequestHandler):
   def find(self, name):
     found = self.server.objects.get(name)
     if found is None:
-      raise Error(404)
+      raise Error(404, f"No such object: {NAME}/{name}")
     return found
 
   def download(self, found):
