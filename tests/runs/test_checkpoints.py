@@ -12,6 +12,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from sam_jax import paths
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs.checkpoint_errors import DamagedCheckpointError
 from sam_jax.runs.checkpoints import Checkpoints, SavedCheckpoints
@@ -297,6 +298,25 @@ def test_full_disk_gives_one_line_and_loses_nothing(small_disk, capfd):
   checkpoints.save(make_state(3))
   checkpoints.close()
   assert checkpoints.steps() == [2, 3]
+
+
+def test_damage_and_unfinished_saves_in_a_bucket(bucket, reopen, caplog):
+  """A directory is there once it has files, and no rename ends a save."""
+  directory = paths.resolve("gs://bucket/run/checkpoints")
+  save(directory, [1, 2, 3])
+  (directory / "3/commit_success.txt").unlink()  # as if killed before it
+  checkpoints = SavedCheckpoints(directory)
+  assert checkpoints.steps() == [2]
+
+  save(directory, [3])
+  (directory / "3/state/manifest.ocdbt").write_bytes(b"")
+  before = set(bucket.names(""))
+  assert checkpoints.restore_latest(make_state(0)).step == 2
+  assert set(bucket.names("")) == before
+  assert reopen(directory).restore_latest(make_state(0)).step == 2
+  assert "3 is damaged: DATA_LOSS" in caplog.text
+  assert checkpoints.steps() == [2]
+  assert list(bucket.names("run/damaged_checkpoints/3/state/"))
 
 
 def test_an_unfinished_save_does_not_count(reopen, tmp_path):
