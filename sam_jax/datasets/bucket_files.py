@@ -69,6 +69,8 @@ def local_copy(builder: Any, split: str) -> Iterator[Any]:
     for file in source.iterdir():
       if file.name not in others:
         file.copy(epath.Path(directory) / file.name)
+    # Old versions of TFDS wrote no features.json.
+    builder.info.features.save_config(directory)
     yield tfds.builder_from_directory(directory)
 
 

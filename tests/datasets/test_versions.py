@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from sam_jax.datasets import catalog, in_memory, tfds_files
 from sam_jax.datasets.streaming import load_streaming
+from tests.bucket import ROOT
 from tests.datasets import archives
 
 CIFAR10 = catalog.dataset_spec("cifar10")
@@ -112,3 +113,20 @@ def test_version_that_does_not_fit_is_named(tmp_path, version):
   assert f"/{OWN_VERSION}. Version {version} is there, which TFDS 4" in message
   assert "prepare the data set again. Prepare it with: python -m" in message
   assert "\n" not in message
+
+
+def test_versions_in_a_bucket(bucket, tmp_path):
+  """One has the same examples, the other is of before features.json."""
+  older = f"{OWN_VERSION.major}.{OWN_VERSION.minor}.{OWN_VERSION.patch - 1}"
+  images = []
+  for seed, version in enumerate((older, OWN_VERSION)):
+    directory = prepare_cifar10(tmp_path, seed, version)
+    if version == OWN_VERSION:
+      (directory / "features.json").unlink()
+    for file in directory.iterdir():
+      bucket.write(f"tfds/cifar10/{version}/{file.name}", file.read_bytes())
+    arrays = in_memory.load_split(CIFAR10, "test", str(tmp_path / "data"))
+    found = in_memory.load_split(CIFAR10, "test", f"{ROOT}/tfds")
+    np.testing.assert_array_equal(found["image"], arrays["image"])
+    images.append(found["image"])
+  assert not np.array_equal(*images)

@@ -16,6 +16,7 @@ from sam_jax.training import build, input_pipeline, loop
 from sam_jax.training.start import initial_state
 from sam_jax.training.step import create_state
 from tests import tiny
+from tests.bucket import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,26 @@ def test_source_that_trains_on(run, tmp_path, monkeypatch):
     assert pinned.pretrained == f"{run}/checkpoints/{step}"
   shutil.rmtree(run)  # no longer needed
   assert loop.train_and_evaluate(config, tmp_path / "b") is None
+
+
+def test_source_in_a_bucket(run, bucket, tmp_path, monkeypatch):
+  use_tiny_network(monkeypatch)
+  for file in run.rglob("*"):
+    if file.is_file():
+      bucket.write(f"runs/a/{file.relative_to(run)}", file.read_bytes())
+  before = dict(bucket.objects)
+  config = make_config(pretrained=f"{ROOT}/runs/a")
+  pinned = trained_weights.pin(config, tmp_path / "b")
+  assert pinned.pretrained == f"{ROOT}/runs/a/checkpoints/4"
+  found = trained_weights.read(pinned.pretrained)
+  averages = saved_state(run).ema["params"]["Dense_0"]
+  np.testing.assert_array_equal(
+    found.params["Dense_0/kernel"], averages["kernel"]
+  )
+  assert bucket.objects == before
+  bucket.fail(403)
+  with pytest.raises(ConfigError, match=r"config\.pretrained.*no permission"):
+    loop.train_and_evaluate(config, tmp_path / "b")
 
 
 def test_directories_that_hold_no_weights(tmp_path):
