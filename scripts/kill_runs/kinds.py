@@ -24,12 +24,14 @@ class Kind:
     devices: Virtual CPU devices of each process.
     processes: Processes of the run; all are killed together.
     dataset: Name of its data set.
+    in_bucket: True if its workdir is a gs:// path.
   """
 
   flags: tuple[str, ...] = ()
   devices: int = 1
   processes: int = 1
   dataset: str = "digits"
+  in_bucket: bool = False
 
   @property
   def arguments(self) -> tuple[str, ...]:
@@ -78,6 +80,7 @@ KINDS = {
     )
   ),
   "streamed": Kind(("--config.dataset.image_size=8",), dataset="fgvc_aircraft"),
+  "bucket": Kind(in_bucket=True),
   "devices": Kind(("--config.augment.policy=basic",), devices=4),
   "processes": Kind(devices=2, processes=2),
 }

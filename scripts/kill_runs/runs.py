@@ -10,12 +10,14 @@ import sys
 import time
 
 from scripts.kill_runs.kinds import Kind
+from scripts.kill_runs.places import Place
 
 TRAIN = (sys.executable, "-m", "sam_jax.train")
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 _SECONDS_AFTER_WRITING = 0.05
 _MOST_NEW_NAMES = 8  # as many as a process creates for three checkpoints
 _MOST_KILLS = 5  # of one run
+_MOST_SECONDS = 900  # after which a process hangs
 
 
 class RunFailedError(Exception):
@@ -55,22 +57,19 @@ class Run:
 
   Attributes:
     kind: What it trains.
-    workdir: Its directory; the output of its processes is in `log`.
+    place: Its workdir.
+    log: File of what all its processes print.
     shared: Directory of data and compiled programs, which runs share.
     kills: One description for each kill.
     starts: Number of times that it was started.
   """
 
   kind: Kind
-  workdir: pathlib.Path
+  place: Place
+  log: pathlib.Path
   shared: pathlib.Path
   kills: list[str] = dataclasses.field(default_factory=list)
   starts: int = 0
-
-  @property
-  def log(self) -> pathlib.Path:
-    """File of what all processes of the run print."""
-    return self.workdir.with_suffix(".log")
 
   def finish(self) -> float:
     """Start the run and wait for its end; return the seconds that it took.
@@ -88,12 +87,12 @@ class Run:
     Raises:
       RunFailedError: A process failed before the moment.
     """
-    before = self._names()
+    before = self.place.written().keys()
     started = time.perf_counter()
     processes = self._start()
     new: set[str] = set()
     while len(new) < moment.new_names and _all_run(processes):
-      new |= self._names() - before
+      new |= self.place.written().keys() - before
       time.sleep(0.001)
     deadline = time.perf_counter() + moment.seconds
     while time.perf_counter() < deadline and _all_run(processes):
@@ -106,19 +105,23 @@ class Run:
     for process in processes:
       process.wait()
     seconds = time.perf_counter() - started
-    newest = max(self._names() - before, key=self._age, default="nothing")
+    times = self.place.written()
+    new_names = times.keys() - before
+    newest = max(new_names, key=times.__getitem__, default="nothing")
     self.kills.append(f"at {seconds:.2f} s, last written: {newest}")
     return True
 
   def _start(self) -> list[subprocess.Popen]:
     self.starts += 1
-    flags = [*self.kind.arguments, f"--workdir={self.workdir}"]
+    flags = [*self.kind.arguments, f"--workdir={self.place.workdir}"]
     flags.append(f"--config.dataset.data_dir={self.shared / 'data'}")
     flags.append(f"--config.compilation_cache_dir={self.shared / 'compiled'}")
-    environment = os.environ | {
+    devices = f"--xla_force_host_platform_device_count={self.kind.devices}"
+    environment = {
+      **os.environ,
+      **self.place.environment,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')}"
-      f" --xla_force_host_platform_device_count={self.kind.devices}",
+      "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}",
     }
     joins = _flags_of_each(self.kind.processes)
     with self.log.open("ab") as log:
@@ -134,22 +137,15 @@ class Run:
       ]
 
   def _wait(self, processes: list[subprocess.Popen]) -> None:
-    codes = [process.wait() for process in processes]
+    try:
+      codes = [process.wait(_MOST_SECONDS) for process in processes]
+    except subprocess.TimeoutExpired:
+      for process in processes:
+        process.kill()
+      raise RunFailedError(f"no end after {_MOST_SECONDS} s") from None
     if any(codes):
       lines = self.log.read_text(errors="replace").splitlines()
       raise RunFailedError(f"exit codes {codes}, {(lines or [''])[-1]}")
-
-  def _names(self) -> set[str]:
-    """Return the names in the workdir and in its checkpoints."""
-    names: set[str] = set()
-    for directory in ("", "checkpoints/"):
-      path = self.workdir / directory
-      if path.is_dir():
-        names |= {directory + name for name in os.listdir(path)}
-    return names
-
-  def _age(self, name: str) -> float:
-    return (self.workdir / name).stat().st_ctime
 
 
 def kill_until_done(

@@ -5,10 +5,12 @@ import pathlib
 import random
 import shutil
 import sys
+from typing import Any
 
 from scripts.kill_runs import data
 from scripts.kill_runs.kinds import Kind
 from scripts.kill_runs.outcome import differences, outcome
+from scripts.kill_runs.places import places
 from scripts.kill_runs.runs import Run, RunFailedError, kill_until_done
 
 HEADER = ("kind", "runs", "kills", "starts", "identical", "differ after kills")
@@ -62,33 +64,42 @@ def judge(
   shared, verdict = directory / "shared", Verdict(name)
   if kind.dataset != "digits":  # which a run prepares itself
     data.write(kind.dataset, str(shared / "data"))
-  first = Run(kind, directory / f"{name}_undisturbed", shared)
-  first.finish()  # compiles; the next process takes as long as the killed ones
-  second = Run(kind, directory / f"{name}_again", shared)
-  life = second.finish()
-  expected = outcome(first.workdir)
-  _report(verdict, second, differences(expected, outcome(second.workdir)))
-  while verdict.kills < kills:
-    verdict.runs += 1
-    run = Run(kind, directory / f"{name}_{verdict.runs}", shared)
-    try:
-      kill_until_done(run, kills - verdict.kills, generator, life)
-      found = differences(expected, outcome(run.workdir))
-    except RunFailedError as error:
-      found = [str(error)]
-    verdict.kills += len(run.kills)
-    verdict.starts += run.starts
-    _report(verdict, run, found)
+  with places(kind.in_bucket) as place:
+
+    def create(which: str) -> Run:
+      path = directory / f"{name}_{which}"
+      return Run(kind, place(path), path.with_suffix(".log"), shared)
+
+    first, second = create("undisturbed"), create("again")
+    first.finish()  # compiles; the second takes as long as those to kill
+    life = second.finish()
+    expected = _outcome(first)
+    _report(verdict, second, differences(expected, _outcome(second)))
+    while verdict.kills < kills:
+      verdict.runs += 1
+      run = create(str(verdict.runs))
+      try:
+        kill_until_done(run, kills - verdict.kills, generator, life)
+        found = differences(expected, _outcome(run))
+      except RunFailedError as error:
+        found = [str(error)]
+      verdict.kills += len(run.kills)
+      verdict.starts += run.starts
+      _report(verdict, run, found)
   return verdict
+
+
+def _outcome(run: Run) -> dict[str, Any]:
+  return outcome(run.place.fetch())
 
 
 def _report(verdict: Verdict, run: Run, found: list[str]) -> None:
   """Print the kills of a run and what differs; remove it if nothing does."""
-  print(f"{run.workdir.name}: {len(found)} differences", file=sys.stderr)
+  print(f"{run.log.stem}: {len(found)} differences", file=sys.stderr)
   for line in (*run.kills, *found):
     print(f"  {line}", file=sys.stderr)
   if found:
     verdict.failures.append(run.kills[-1] if run.kills else "no kill")
   else:
-    shutil.rmtree(run.workdir)
+    shutil.rmtree(run.place.fetch())
     run.log.unlink()
