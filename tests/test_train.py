@@ -45,13 +45,11 @@ def test_killed_run_ends_as_an_undisturbed_one(start, tmp_path):
 
   `python -m scripts.kill_runs` does the same to more kinds of run.
   """
-  undisturbed = start(*SMALL, workdir="undisturbed")
+  code, said = finish(start(*SMALL, workdir="undisturbed"))
+  assert code == 0, said
   killed = start(*SMALL, workdir="killed")
   wait_for_step(tmp_path / "killed", 17)  # neither of a checkpoint nor a line
   kill(killed)
-  code, said = finish(undisturbed)
-  assert code == 0, said
-
   killed = start(*SMALL, workdir="killed")
   wait_for_new_checkpoint(tmp_path / "killed/checkpoints")
   kill(killed)
