@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from sam_jax.arguments import is_traced
 from sam_jax.config import schema
 
 # Arrays by the dotted name of their field.
@@ -42,4 +43,4 @@ def insert(config: ConfigDict, values: Hyperparameters) -> ConfigDict:
 
 def is_zero(value: Any) -> bool:
   """Return True for a number that is known to be 0 when a step is compiled."""
-  return not isinstance(value, jax.core.Tracer) and value == 0
+  return not is_traced(value) and value == 0

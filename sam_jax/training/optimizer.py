@@ -69,7 +69,8 @@ def rho_schedule(
   """
   rho, rho_min = config.sam.rho, config.sam.rho_min
   peak = config.optimizer.learning_rate
-  if rho_min is None or is_zero(peak):  # 0: nothing is trained
+  # A radius or a learning rate of 0 stays 0: no perturbation, or no training.
+  if rho_min is None or is_zero(rho) or is_zero(peak):
     return rho
   return lambda step: rho_min + (rho - rho_min) * learning_rate(step) / peak
 

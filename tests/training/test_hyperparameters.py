@@ -108,9 +108,10 @@ def test_runs_that_differ_in_numbers_share_a_program(run):
   assert program(config) == base_program(run)
 
 
-def test_zero_switches_a_part_off():
+@pytest.mark.parametrize("rho_min", [None, 0.0])
+def test_zero_switches_a_part_off(rho_min):
   """With rho = 0 the program has one gradient, not two."""
-  fields = RUNS["sgd"] | {"sam.rho": 0.0, "sam.rho_min": None}
+  fields = RUNS["sgd"] | {"sam.rho": 0.0, "sam.rho_min": rho_min}
   plain = program(make_config(**fields)).count("stablehlo.dot_general")
   assert base_program("sgd").count("stablehlo.dot_general") == 2 * plain
 
