@@ -149,6 +149,7 @@ def train_and_evaluate(
         )
         return None
 
+    checkpoints.close()  # a run with a result has its last checkpoint, too
     if writer and evaluate.result:
       writer.mark_finished()
       writer.close()  # a run with a result is finished: its logs are complete

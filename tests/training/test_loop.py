@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 from sam_jax.runs import preemption
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.logging import MetricsWriter
+from sam_jax.runs.workdir import WorkdirLostError
 from sam_jax.training import build, hooks, input_pipeline, loop
 from tests import tiny
 from tests.processes import read_metrics
@@ -153,3 +154,21 @@ def test_logs_are_published_before_every_checkpoint(tmp_path, monkeypatch):
   train(tmp_path)
   assert saved == [(1, 4), (2, 8)]
   assert published == [(3, "train"), (8, "train")]
+
+
+def test_no_result_without_the_last_checkpoint(
+  undisturbed, tmp_path, monkeypatch
+):
+  """The save goes on in the background while the run evaluates."""
+
+  close = Checkpoints.close
+
+  def close_and_fail(checkpoints):
+    close(checkpoints)
+    raise WorkdirLostError("the disk is full")
+
+  with monkeypatch.context() as patch, pytest.raises(WorkdirLostError):
+    patch.setattr(Checkpoints, "close", close_and_fail)
+    train(tmp_path)
+  assert not (tmp_path / "result.json").exists()
+  check_resumed(tmp_path, undisturbed)
