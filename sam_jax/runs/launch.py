@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from sam_jax import paths
 from sam_jax.config.schema import ConfigError, flatten
 from sam_jax.runs import distributed, signals, workdir
 from sam_jax.runs.sweep import PlannedRun
@@ -127,8 +128,7 @@ def train_all(
       report(f"{label}: training")
       reason = train(run, environment, interruptions)
       seconds = time.monotonic() - start
-      outcome = reason or f"finished, error {final_error(run):.2%}"
-      report(f"{label}: {outcome} ({seconds:.0f} s)")
+      report(f"{label}: {reason or _result(run)} ({seconds:.0f} s)")
       if reason:
         failures.append(Failure(run.name, f"{reason}, see {run.log}"))
     if interruptions.happened:
@@ -138,11 +138,14 @@ def train_all(
 
 def conflict(run: PlannedRun) -> str:
   """Return what in its directory keeps a run from training; "" if nothing."""
-  if is_finished(run) and math.isnan(final_error(run)):
-    return (
-      "result.json is damaged. Remove it: the same command then evaluates the"
-      " run again"
-    )
+  try:
+    if is_finished(run) and math.isnan(final_error(run)):
+      return (
+        "result.json is damaged. Remove it: the same command then evaluates the"
+        " run again"
+      )
+  except Exception as error:  # gs:// clients raise errors of their own
+    return f"result.json can't be read: {paths.describe_error(error)}"
   try:
     old = workdir.read_config(run.workdir)
     if old is None or not workdir.has_begun(run.workdir):
@@ -167,12 +170,20 @@ def is_finished(run: PlannedRun) -> bool:
 
 
 def final_error(run: PlannedRun) -> float:
-  """Return the error rate of a finished run, or nan if it can't be read."""
+  """Return the error rate of a finished run, or nan if its file is damaged."""
+  text = (run.workdir / "result.json").read_bytes()
   try:
-    text = (run.workdir / "result.json").read_bytes()
     return float(json.loads(text)["error_rate"])
-  except Exception:  # gs:// clients raise errors of their own
+  except (KeyError, RecursionError, TypeError, ValueError):
     return math.nan
+
+
+def _result(run: PlannedRun) -> str:
+  """Return the result of a run in words; it may be unreadable just now."""
+  try:
+    return f"finished, error {final_error(run):.2%}"
+  except Exception:  # gs:// clients raise errors of their own
+    return "finished"
 
 
 def train(

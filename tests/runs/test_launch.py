@@ -162,6 +162,12 @@ def test_a_damaged_result_does_not_count_as_finished(launched, tmp_path, text):
   assert said[-1].startswith("[2/2] b: finished, error 12.50%")
 
 
+def test_a_result_that_cannot_be_read_is_not_damaged(launched, tmp_path):
+  (tmp_path / "a/result.json").mkdir(parents=True)
+  (failure,), _, _ = launched(a=FINISH, b=FINISH)
+  assert failure == ("a", "result.json can't be read: Is a directory")
+
+
 @pytest.mark.parametrize("name", ["sam", "optimizer", "model"])
 def test_a_config_of_wrong_types_is_a_failure_of_its_run(
   launched, tmp_path, name
