@@ -196,8 +196,9 @@ def plan_run(
   size = len(os.fsencode(name))
   if size > _MAX_NAME_BYTES or not _is_name(name):
     raise ConfigError(
-      f"A run of this sweep would have a directory called {name[:60]!r}..., of"
-      f" {size} bytes. Choose shorter values, or set them in the config file."
+      f"A run of this sweep would have a directory called {_shorten(name)}, of"
+      f" {size} bytes. Choose other values, of at most {_MAX_NAME_BYTES} bytes"
+      " together, or set them in the config file."
     )
   workdir = root / name
   command = [sys.executable, "-m", "sam_jax.train", f"--workdir={workdir}"]
@@ -210,6 +211,10 @@ def plan_run(
     raise ConfigError(f"{name}: {error}") from error
   log = local_directory(workdir) / "log.txt"
   return PlannedRun(name, workdir, log, command + arguments, config)
+
+
+def _shorten(name: str) -> str:
+  return repr(name) if len(name) <= 60 else f"{name[:60]!r}..."
 
 
 def local_directory(workdir: epath.Path) -> pathlib.Path:
