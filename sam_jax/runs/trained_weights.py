@@ -46,7 +46,8 @@ def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
     raise
   except Exception as error:  # gs:// clients raise errors of their own
     raise ConfigError(
-      f"config.pretrained = {path!r} can't be read: {error}"
+      f"config.pretrained = {path!r} can't be read:"
+      f" {paths.describe_error(error)}."
     ) from error
   return config
 
