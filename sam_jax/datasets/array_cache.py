@@ -113,7 +113,8 @@ def _checksum(array: np.ndarray) -> int:
 def _replace(directory: epath.Path, arrays: Arrays, source: Any) -> None:
   """Write a new directory, then rename it.
 
-  Readers find the old arrays or the new ones, and keep what they mapped.
+  Readers find the old arrays, the new ones, or for a moment none; they keep
+  what they mapped.
   """
   parent = directory.parent
   parent.mkdir(parents=True, exist_ok=True)
