@@ -16,6 +16,7 @@ from orbax.checkpoint.path import step as ocp_step
 
 from sam_jax import paths
 from sam_jax.config.schema import ConfigError
+from sam_jax.runs import distributed
 from sam_jax.runs.checkpoint_errors import (
   DamagedCheckpointError,
   finding_damage,
@@ -144,14 +145,14 @@ class SavedCheckpoints:
       try:
         return self.restore(template, steps[-1])
       except DamagedCheckpointError as error:
-        if (self._directory / str(steps[-1])).exists():
-          logger.warning("%s", error)
-          self._put_aside(steps[-1])
+        self._put_aside(steps[-1], error)
     self._check_all_lost(tried)
     return None
 
-  def _put_aside(self, step: int) -> None:
-    """Keep a damaged checkpoint from being read again; a reader need not."""
+  def _put_aside(self, step: int, error: DamagedCheckpointError) -> None:
+    """Report damage, unless the run that trains deleted the checkpoint."""
+    if (self._directory / str(step)).exists():
+      logger.warning("%s", error)
 
   def _check_all_lost(self, tried: set[int]) -> None:
     """Refuse to train from scratch where there were checkpoints."""
@@ -257,8 +258,9 @@ class Checkpoints(SavedCheckpoints):
       raise self._error
     ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
-  def _put_aside(self, step: int) -> None:
+  def _put_aside(self, step: int, error: DamagedCheckpointError) -> None:
     """Move a damaged checkpoint to `damaged_checkpoints`."""
+    logger.warning("%s", error)
     aside = self._damaged_directory / str(step)
     if jax.process_index() == 0:
       with writing(self._directory):
@@ -269,6 +271,9 @@ class Checkpoints(SavedCheckpoints):
           aside.rmtree()
         (self._directory / str(step)).rename(aside)
       logger.warning("Moved it to %s; trying the checkpoint before it.", aside)
+    # Look after the move: a process that still knew this step would not take
+    # part when the run saves it again, and the others would wait for it.
+    distributed.wait_for_others("process 0 to move a damaged checkpoint")
     self._manager.reload()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from sam_jax import paths
 from sam_jax.config.schema import ConfigError
+from sam_jax.runs import distributed
 from sam_jax.runs.checkpoint_errors import DamagedCheckpointError
 from sam_jax.runs.checkpoints import Checkpoints, SavedCheckpoints
 from sam_jax.runs.workdir import WorkdirLostError
@@ -140,6 +141,26 @@ def test_damage_falls_back_to_the_one_before(reopen, tmp_path, damage, caplog):
   checkpoints.close()
   latest = reopen(tmp_path / "checkpoints").restore_latest(make_state(0))
   assert_same(jax.device_get(make_state(2)), latest)
+
+
+def test_every_process_saves_a_step_again_whose_checkpoint_was_damaged(
+  reopen, tmp_path, monkeypatch
+):
+  """One that did not would leave the others waiting for it."""
+  save(tmp_path / "checkpoints", [1, 2])
+  flip_bytes(tmp_path / "checkpoints/2")
+  checkpoints = reopen(tmp_path / "checkpoints")
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, "process_index", lambda: 1)
+    patch.setattr(  # process 0 moves the checkpoint in the meantime
+      distributed,
+      "wait_for_others",
+      lambda _: shutil.move(tmp_path / "checkpoints/2", tmp_path / "aside"),
+    )
+    assert checkpoints.restore_latest(make_state(0)).step == 1
+  checkpoints.save(make_state(2))
+  checkpoints.close()
+  assert checkpoints.restore(make_state(0), 2).step == 2
 
 
 def test_damage_of_all_checkpoints_is_an_error(reopen, tmp_path):
