@@ -1,4 +1,4 @@
-"""What a run leaves behind, as facts that two runs must share bit by bit."""
+"""Collect the facts that two runs must share, bit by bit."""
 
 import json
 import pathlib

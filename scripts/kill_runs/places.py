@@ -1,4 +1,4 @@
-"""Where a run is: in a local directory, or in a bucket on this machine."""
+"""The place of a run: a local directory, or a bucket on this machine."""
 
 import contextlib
 import functools

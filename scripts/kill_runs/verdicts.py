@@ -18,7 +18,7 @@ HEADER = ("kind", "runs", "kills", "starts", "identical", "differ after kills")
 
 @dataclasses.dataclass
 class Verdict:
-  """What became of the runs of a kind.
+  """The comparison of the runs of a kind with an undisturbed one.
 
   Attributes:
     kind: Name of the kind.
