@@ -160,7 +160,6 @@ def test_no_result_without_the_last_checkpoint(
   undisturbed, tmp_path, monkeypatch
 ):
   """The save goes on in the background while the run evaluates."""
-
   close = Checkpoints.close
 
   def close_and_fail(checkpoints):
