@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from sam_jax import buckets
@@ -64,9 +63,7 @@ def create_dataset_on_all_hosts(config: ConfigDict) -> Dataset:
   if not is_first:
     dataset = create_dataset(config)
   distributed.wait_for_others("other processes to load the data set")
-  # Collectives connect the processes at their first use, within half a minute:
-  # use them before compilations, which may take different times.
-  multihost_utils.sync_global_devices("data set loaded")
+  parallel.connect()
   return dataset
 
 

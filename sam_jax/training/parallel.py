@@ -46,6 +46,19 @@ def map_over_devices(
   )
 
 
+def connect() -> None:
+  """Connect all devices of the run.
+
+  Collectives connect the devices that take part at their first use, within half
+  a minute. Use one on all devices before the compilation of the step, which
+  takes longer on some hosts than on others.
+  """
+  count = map_over_devices(
+    lambda x: jax.lax.psum(x, AXIS), in_axes=0, out_axes=None
+  )
+  jax.block_until_ready(count(np.ones(jax.local_device_count(), np.float32)))
+
+
 def map_train_step(
   step: Callable[..., tuple[Any, Any]],
   devices: Devices = None,
