@@ -103,8 +103,9 @@ def _configure_gcsfs() -> None:
 
   By default it keeps a listing for the life of the process.
   """
-  # They log what they raise, with tracebacks, and what they try.
+  # They log what they raise, with tracebacks, what they try, and every opening.
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+  logging.getLogger("fsspec").setLevel(logging.WARNING)
   logging.getLogger("google.auth").setLevel(logging.ERROR)
   # Its client for zonal buckets connects to an API of their own at every start.
   os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
