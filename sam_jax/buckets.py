@@ -4,8 +4,10 @@ The clients of a bucket retry for minutes, which is right while a run trains and
 wrong for a mistake in a path.
 """
 
+import errno
 import re
 import threading
+from collections.abc import Iterable
 
 from etils import epath
 
@@ -22,6 +24,12 @@ _LOG_IN = (
 )
 # Modules of the clients' own exceptions.
 _CLIENTS = ("aiohttp", "fsspec", "gcsfs", "google", "requests", "urllib3")
+
+# Errors of a local path that is missing, forbidden or no valid one.
+_REFUSALS = (
+  *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+  *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+)
 
 
 def check(
@@ -90,13 +98,10 @@ def describe(error: BaseException, path: epath.PathLike) -> str:
     path: The path in the bucket that was accessed.
   """
   bucket = "/".join(str(path).split("/")[:3])
-  chain = [error]
-  while (cause := chain[-1].__cause__) and cause not in chain:
-    chain.append(cause)
-  kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
-  code = next((c for each in chain if (c := _status(each))), None)
+  chain = _with_causes(error)
+  code = _status(chain)
   message = _message(chain[-1])
-  if {"DefaultCredentialsError", "RefreshError"} & kinds or code == 401:
+  if code == 401:
     return (
       f"the credentials for {bucket} are missing, expired or revoked. {_LOG_IN}"
     )
@@ -117,6 +122,20 @@ def describe(error: BaseException, path: epath.PathLike) -> str:
   )
 
 
+def is_refusal(error: BaseException) -> bool:
+  """Return True if the same access, to a disk or a bucket, would fail again.
+
+  The path is missing or no valid one, or this user has no permission. Other
+  errors are those of a disk or a network that fails now.
+  """
+  chain = _with_causes(error)
+  return _status(chain) in (401, 403, 404) or any(
+    (isinstance(each, OSError) and each.errno in _REFUSALS)
+    or str(each).startswith("PERMISSION_DENIED: ")  # TensorStore, of a disk
+    for each in chain
+  )
+
+
 def is_error_of_bucket(error: BaseException) -> bool:
   """Return True for an error that a client of a bucket raised."""
   if type(error).__module__.partition(".")[0] in _CLIENTS:
@@ -128,8 +147,23 @@ def is_error_of_bucket(error: BaseException) -> bool:
   )
 
 
-def _status(error: BaseException) -> int | None:
-  """Return the HTTP status of an error, if it has one."""
+def _with_causes(error: BaseException) -> list[BaseException]:
+  """Return an error, its cause, the cause of that, and so on."""
+  chain = [error]
+  while (cause := chain[-1].__cause__) and cause not in chain:
+    chain.append(cause)
+  return chain
+
+
+def _status(chain: Iterable[BaseException]) -> int | None:
+  """Return the HTTP status of errors; 401 if there are no credentials."""
+  kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
+  if {"DefaultCredentialsError", "RefreshError"} & kinds:
+    return 401
+  return next((code for each in chain if (code := _status_of_one(each))), None)
+
+
+def _status_of_one(error: BaseException) -> int | None:
   code = getattr(error, "code", None)
   if isinstance(code, int):
     return int(code)

@@ -38,7 +38,7 @@ def reading(path: epath.Path) -> Iterator[None]:
   except ConfigError:
     raise
   except Exception as error:
-    cause = _cause(error, path)
+    cause = cause_of(error, path)
     raise WorkdirLostError(
       f"{path} can't be read: {cause}. Nothing was changed: run the same"
       " command again once the disk or the network works."
@@ -78,7 +78,7 @@ def writing(directory: epath.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    cause = _cause(error, directory)
+    cause = cause_of(error, directory)
     raise WorkdirLostError(
       f"{directory} can no longer be written: {cause}. Run the same command"
       " again: it resumes from the last checkpoint if there is one."
@@ -92,14 +92,19 @@ def _is_damage(error: Exception) -> bool:
   return isinstance(error, FileNotFoundError | KeyError)
 
 
-def _cause(error: Exception, path: epath.Path) -> str:
-  """Return what went wrong with a path, in one line without a full stop."""
+def cause_of(error: BaseException, path: epath.Path) -> str:
+  """Return what went wrong with a path, in one line without a full stop.
+
+  Args:
+    error: An error of the operating system, TensorStore or a bucket's client.
+    path: The path that was accessed.
+  """
   if paths.is_remote(path) and buckets.is_error_of_bucket(error):
     return buckets.describe(error, path).rstrip(".")
   return _brief(error)
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
   """Return the first line of an error, without the middle of TensorStore's.
 
   It has the form: CODE: what was done in which "file": ...: the cause [details]

@@ -3,19 +3,21 @@
 Nothing in the directory of that run is changed: it may be training.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.config.schema import ConfigError
 from sam_jax.models import pretrained
 from sam_jax.runs import workdir as workdir_lib
-from sam_jax.runs.checkpoint_errors import DamagedCheckpointError
+from sam_jax.runs.checkpoint_errors import DamagedCheckpointError, cause_of
 from sam_jax.runs.checkpoints import SavedCheckpoints
+from sam_jax.runs.workdir import WorkdirLostError
 
 
 def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
@@ -34,22 +36,45 @@ def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
     The config with the path of the checkpoint; paths of files stay.
 
   Raises:
-    ConfigError: It is a directory without a checkpoint of a run.
+    ConfigError: It can't be read, or is a directory without a checkpoint of a
+      run.
+    WorkdirLostError: The disk or the network fails.
   """
   path = config.get("pretrained")
   if not path or not isinstance(path, str):
     return config
   config = config.copy_and_resolve_references()
-  try:
+  with _reading(path):
     config.pretrained = _find_checkpoint(path, paths.resolve(workdir))
+  return config
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+  """Report in one line why the weights to start from can't be read.
+
+  Raises:
+    ConfigError: They are missing or damaged, or this user may not read them.
+    WorkdirLostError: The disk or the network fails.
+  """
+  try:
+    yield
   except ConfigError:
     raise
   except Exception as error:  # gs:// clients raise errors of their own
-    raise ConfigError(
-      f"config.pretrained = {path!r} can't be read:"
-      f" {paths.describe_error(error)}."
+    if isinstance(error, ValueError):  # of the content of a file
+      raise ConfigError(f"config.pretrained: {error}") from error
+    source = f"config.pretrained = {path!r}"
+    if buckets.is_refusal(error):
+      cause = cause_of(error.__cause__ or error, paths.resolve(path))
+      raise ConfigError(f"{source} can't be read: {cause}.") from error
+    if isinstance(error, WorkdirLostError):
+      raise
+    cause = cause_of(error, paths.resolve(path))
+    raise WorkdirLostError(
+      f"{source} can't be read: {cause}. Run the same command again once the"
+      " disk or the network works."
     ) from error
-  return config
 
 
 def _find_checkpoint(path: str, workdir: epath.Path) -> str:
@@ -87,9 +112,14 @@ def read(path: str) -> pretrained.Checkpoint:
     its evaluation.
 
   Raises:
-    OSError: The file or the checkpoint can't be read.
-    ValueError: It is damaged, or not a checkpoint.
+    ConfigError: It can't be read, is damaged, or is not a checkpoint.
+    WorkdirLostError: The disk or the network fails.
   """
+  with _reading(path):
+    return _read(path)
+
+
+def _read(path: str) -> pretrained.Checkpoint:
   source = paths.resolve(path)
   if not _is_checkpoint(source):
     return pretrained.read_checkpoint(source)
@@ -97,7 +127,9 @@ def read(path: str) -> pretrained.Checkpoint:
   try:
     state = SavedCheckpoints(source.parent).restore_tree(int(source.name))
   except DamagedCheckpointError as error:
-    raise ConfigError(f"{error} Name another one of that run.") from error
+    raise ConfigError(
+      f"config.pretrained: {error} Name another one of that run."
+    ) from error
   variables = state.get("ema") or state
   kind = f"step {source.name} of a run of {_network(config)}"
   if state.get("ema"):

@@ -25,7 +25,9 @@ def initial_state(
   """Return the state of the newest checkpoint, or a fresh one.
 
   Raises:
-    ConfigError: The pretrained parameters are not those of the network.
+    ConfigError: The pretrained parameters are not those of the network, or
+      can't be read.
+    WorkdirLostError: The disk or the network fails.
   """
   state = create_state(parts, spec.image_shape, config.seed)
   restored = checkpoints.restore_latest(state)
@@ -34,10 +36,10 @@ def initial_state(
     return restored
   if config.pretrained:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
+    checkpoint = trained_weights.read(config.pretrained)
     try:
-      checkpoint = trained_weights.read(config.pretrained)
       variables, report = load_pretrained(checkpoint, variables)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
       raise ConfigError(f"config.pretrained: {error}") from error
     logger.info("%s", report)
     state = state.with_variables(variables)

@@ -1,5 +1,6 @@
 """Runs that start from the weights of another run."""
 
+import errno
 import functools
 import json
 import shutil
@@ -11,7 +12,8 @@ import pytest
 from sam_jax.config.schema import ConfigError
 from sam_jax.models.pretrained import load_pretrained
 from sam_jax.runs import trained_weights
-from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.runs.checkpoints import Checkpoints, SavedCheckpoints
+from sam_jax.runs.workdir import WorkdirLostError
 from sam_jax.training import build, input_pipeline, loop
 from sam_jax.training.start import initial_state
 from sam_jax.training.step import create_state
@@ -203,3 +205,53 @@ def test_damaged_checkpoint_is_named(run, file, tmp_path, monkeypatch):
   assert message.startswith(start)
   assert message.endswith("Name another one of that run.")
   assert "\n" not in message
+
+
+DENIED = PermissionError(errno.EACCES, "Permission denied", "/a/b")
+FAILING = OSError(errno.EIO, "Input/output error", "/a/b")
+
+
+@pytest.mark.parametrize(
+  ("error", "kind"),
+  [
+    (DENIED, ConfigError),
+    (ValueError('PERMISSION_DENIED: reading "/a/b": no access'), ConfigError),
+    (ValueError("UNKNOWN: HTTP response code: 403"), ConfigError),
+    (FAILING, WorkdirLostError),
+    (ValueError('UNAVAILABLE: reading "/a/b": no answer'), WorkdirLostError),
+  ],
+)
+def test_only_storage_that_may_recover_is_no_mistake(
+  error, kind, tmp_path, monkeypatch
+):
+  """A mistake ends the program with exit code 2, failing storage with 1."""
+
+  def fail(*_, **__):
+    raise error
+
+  (tmp_path / "checkpoints/4/state").mkdir(parents=True)
+  monkeypatch.setattr(SavedCheckpoints, "_read", fail)
+  with pytest.raises(kind) as raised:
+    trained_weights.read(str(tmp_path / "checkpoints/4"))
+  assert type(raised.value) is kind
+  assert "can't be read: " in str(raised.value)
+  assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ("error", "kind"), [(DENIED, ConfigError), (FAILING, WorkdirLostError)]
+)
+def test_files_and_directories_fail_like_checkpoints(
+  error, kind, tmp_path, monkeypatch
+):
+  def fail(*_, **__):
+    raise error
+
+  config = make_config(pretrained=str(tmp_path))
+  line = r"^config\.pretrained = '/.*' can't be read: .*\.$"
+  monkeypatch.setattr(SavedCheckpoints, "steps", fail)
+  with pytest.raises(kind, match=line):
+    trained_weights.pin(config, tmp_path / "b")
+  monkeypatch.setattr(trained_weights.pretrained, "read_checkpoint", fail)
+  with pytest.raises(kind, match=line):
+    trained_weights.read(str(tmp_path / "file"))
