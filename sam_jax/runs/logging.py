@@ -73,8 +73,8 @@ class MetricsWriter(EventFile):
     except OSError as second_error:
       if error is None:
         raise
-      if isinstance(error, OSError):
-        return  # a full disk, for example, which it reports
+      if str(error) == str(second_error):
+        return  # a full disk, for example, which `error` reports
       logger.warning("The last lines of the logs are lost: %s", second_error)
 
   def scalars(

@@ -220,14 +220,17 @@ def test_logs_that_can_never_be_uploaded_end_the_run(bucket, staging):
   assert (copy / "metrics.jsonl").read_text()
 
 
-def test_an_error_of_training_is_not_hidden(bucket, caplog):
+@pytest.mark.parametrize("kind", [FloatingPointError, OSError])
+def test_an_error_of_training_hides_no_other(kind, bucket, staging, caplog):
   bucket.error = PermissionError("Forbidden: b/bucket/o")
   with (
-    pytest.raises(FloatingPointError, match="not finite"),
+    pytest.raises(kind, match="not finite"),
     MetricsWriter("gs://bucket/run", 0),
   ):
-    raise FloatingPointError("loss is not finite")
+    raise kind("loss is not finite")
+  (copy,) = staging.iterdir()
   assert "The last lines of the logs are lost: [Errno 5]" in caplog.messages[-1]
+  assert f"(a copy is in {copy})" in caplog.messages[-1]
 
 
 def test_an_upload_that_hangs_does_not_stop_training(
