@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -164,6 +164,27 @@ def wait_for_others(whom: str) -> None:
     return
   with watchdog.waiting(lambda: whom):
     _store().wait_at_barrier(f"sam_jax/barrier_{next(_numbers)}", _UNLIMITED_MS)
+
+
+def from_process_0(function: Callable[[], str], whom: str) -> str:
+  """Call a function in process 0, and return its text in all processes.
+
+  Every process must call it. What a function finds on a disk may change while
+  several processes look for it.
+
+  Args:
+    function: Called in process 0 only.
+    whom: Reported by the others after some seconds: "waiting for {whom}".
+  """
+  if jax.process_count() == 1:
+    return function()
+  client, name = _store(), f"sam_jax/value_{next(_numbers)}"
+  if jax.process_index() == 0:
+    text = function()
+    client.key_value_set(name, text)
+    return text
+  with watchdog.waiting(lambda: whom):
+    return client.blocking_key_value_get(name, timeout_in_ms=_UNLIMITED_MS)
 
 
 def _check_same_values(values: Mapping[str, Any], remedy: str) -> None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from sam_jax import buckets, paths
 from sam_jax.config.schema import ConfigError
 from sam_jax.models import pretrained
+from sam_jax.runs import distributed
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoint_errors import DamagedCheckpointError, cause_of
 from sam_jax.runs.checkpoints import SavedCheckpoints
@@ -21,15 +22,15 @@ from sam_jax.runs.workdir import WorkdirLostError
 
 
 def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
-  """Name one checkpoint in `config.pretrained`.
+  """Name one checkpoint in `config.pretrained`, the same in all processes.
 
   A run that trains further has other weights tomorrow. So the config of the run
   that starts from it names the newest checkpoint of today, and a run that
   resumes keeps the one that it started from.
 
   Args:
-    config: A config, not checked yet. Its `pretrained` may be the workdir of a
-      run, or the checkpoints/ in there.
+    config: A config, not checked yet, but the same in all processes. Its
+      `pretrained` may be the workdir of a run, or the checkpoints/ in there.
     workdir: Workdir of the run that has this config.
 
   Returns:
@@ -44,8 +45,14 @@ def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
   if not path or not isinstance(path, str):
     return config
   config = config.copy_and_resolve_references()
-  with _reading(path):
-    config.pretrained = _find_checkpoint(path, paths.resolve(workdir))
+
+  def find() -> str:
+    with _reading(path):
+      return _find_checkpoint(path, paths.resolve(workdir))
+
+  config.pretrained = distributed.from_process_0(
+    find, "process 0 to find config.pretrained"
+  )
   return config
 
 

@@ -56,8 +56,8 @@ def train_and_evaluate(
     DivergedError: Loss or gradient is no longer finite.
     WorkdirLostError: The workdir was removed, or the disk is full.
   """
-  config = trained_weights.pin(config, workdir)
   distributed.check_same(config, workdir)
+  config = trained_weights.pin(config, workdir)
   config = build.validate(config, jax.device_count())
   if config.analysis.every_epochs and not extra_hooks:
     logger.warning(

@@ -2,8 +2,10 @@
 
 import errno
 import functools
+import itertools
 import json
 import shutil
+from unittest import mock
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from sam_jax.config.schema import ConfigError
 from sam_jax.models.pretrained import load_pretrained
-from sam_jax.runs import trained_weights
+from sam_jax.runs import distributed, trained_weights
 from sam_jax.runs.checkpoints import Checkpoints, SavedCheckpoints
 from sam_jax.runs.workdir import WorkdirLostError
 from sam_jax.training import build, input_pipeline, loop
@@ -158,6 +160,27 @@ def test_source_that_trains_on(run, tmp_path, monkeypatch):
     assert pinned.pretrained == f"{run}/checkpoints/{step}"
   shutil.rmtree(run)  # no longer needed
   assert loop.train_and_evaluate(config, tmp_path / "b") is None
+
+
+def test_processes_start_from_the_same_checkpoint(tmp_path, monkeypatch):
+  """Process 1 would find a newer one: the source saves in between."""
+  store = {}
+  monkeypatch.setattr(
+    distributed,
+    "_store",
+    lambda: mock.Mock(
+      key_value_set=store.__setitem__,
+      blocking_key_value_get=lambda name, timeout_in_ms: store[name],
+    ),
+  )
+  monkeypatch.setattr(distributed, "_numbers", itertools.repeat(0))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  config = make_config(pretrained=str(tmp_path / "a"))
+  for process in range(2):
+    (tmp_path / f"a/checkpoints/{4 + process}/state").mkdir(parents=True)
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    pinned = trained_weights.pin(config, tmp_path / "b")
+    assert pinned.pretrained == f"{tmp_path}/a/checkpoints/4"
 
 
 def test_source_in_a_bucket(run, bucket, tmp_path, monkeypatch):
