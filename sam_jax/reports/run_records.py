@@ -13,7 +13,7 @@ from etils import epath
 from sam_jax import paths
 from sam_jax.config import schema
 from sam_jax.config.fields import FIELDS
-from sam_jax.runs import sweep
+from sam_jax.runs import sweep, workdir
 
 # Scalars of an evaluation.
 ERROR, TOP_5_ERROR = "error_rate", "top_5_error_rate"
@@ -162,7 +162,7 @@ def read_run(path: epath.PathLike) -> RunRecord:
   problems: list[str] = []
   config = _read_config(path / "config.json", problems)
   is_missing = config is None and not problems
-  result = _read_result(path / "result.json", problems)
+  result = _read_result(path, problems)
   metrics = _read_metrics(path / "metrics.jsonl", result is not None, problems)
   if is_missing and (metrics or result):
     problems.append("config.json is missing")
@@ -219,7 +219,7 @@ def _is_valid(name: str, value: Any) -> bool:
   """
   field = schema.field_of(name)
   if name == "num_epochs":
-    return _is_number(value) and value >= 1
+    return workdir.is_number(value) and value >= 1
   if field is None:  # of another version, unless it contradicts the schema
     return not any(
       known.startswith(f"{name}.")
@@ -231,24 +231,21 @@ def _is_valid(name: str, value: Any) -> bool:
   if value is None:
     return field.is_optional
   if field.kind in (int, float):
-    return _is_number(value) or (field.may_be_inf and value == math.inf)
+    return workdir.is_number(value) or (field.may_be_inf and value == math.inf)
   return isinstance(value, list if field.kind is tuple else field.kind)
 
 
 def _read_result(
-  file: epath.Path, problems: list[str]
+  path: epath.Path, problems: list[str]
 ) -> dict[str, float] | None:
-  """Return a result with its numbers only, or None and a problem."""
-  result = _read_object(file, problems)
-  if result is None:
-    return None
-  numbers = {k: v for k, v in result.items() if _is_number(v)}
-  step, error = numbers.get("step", 0), numbers.get(ERROR, -1)
-  wrong = ["step"] * (step <= 0) + [ERROR] * (not 0 <= error <= 1)
-  if wrong:
-    problems.append(f"{file.name} has no valid {', '.join(wrong)}")
-    return None
-  return numbers
+  """Return the result of a run, or None; add a problem if it is damaged."""
+  try:
+    return workdir.read_result(path)
+  except schema.ConfigError as error:
+    problems.append(str(error))
+  except Exception as error:  # gs:// clients raise errors of their own
+    problems.append(f"result.json can't be read: {paths.describe_error(error)}")
+  return None
 
 
 def _read_metrics(
@@ -277,9 +274,9 @@ def _read_metrics(
 def _parse_line(text: str) -> dict[str, float] | None:
   """Return the finite numbers of a line, or None without a step."""
   line = _parse(text)
-  if not isinstance(line, dict) or not _is_number(line.get("step")):
+  if not isinstance(line, dict) or not workdir.is_number(line.get("step")):
     return None
-  return {k: v for k, v in line.items() if _is_number(v)}
+  return {k: v for k, v in line.items() if workdir.is_number(v)}
 
 
 def _read_object(
@@ -326,16 +323,6 @@ def _parse(text: str | bytes) -> Any:
     return json.loads(text)
   except (ValueError, RecursionError):
     return None
-
-
-def _is_number(value: Any) -> bool:
-  """Return True for an integer or a finite float."""
-  if type(value) not in (int, float):  # a bool is an int, too
-    return False
-  try:
-    return math.isfinite(value)
-  except OverflowError:  # an integer beyond the range of floats
-    return False
 
 
 def _hashable(value: Any) -> Any:

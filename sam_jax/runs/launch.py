@@ -1,7 +1,5 @@
 """Train the planned runs of a sweep one after another, in processes."""
 
-import json
-import math
 import os
 import shlex
 import signal
@@ -118,17 +116,18 @@ def train_all(
   for number, run in enumerate(runs, start=1):
     label = f"[{number}/{len(runs)}] {run.name}"
     start = time.monotonic()
-    reason = conflict(run)
-    if reason:
+    error, reason = find_result(run)
+    if reason := reason or conflict(run):
       report(f"{label}: {reason}")
       failures.append(Failure(run.name, reason))
-    elif is_finished(run):
+    elif error is not None:
       report(f"{label}: finished before")
     else:
       report(f"{label}: training")
-      reason = train(run, environment, interruptions)
+      error, reason = train(run, environment, interruptions)
       seconds = time.monotonic() - start
-      report(f"{label}: {reason or _result(run)} ({seconds:.0f} s)")
+      outcome = reason or f"finished, error {error:.2%}"
+      report(f"{label}: {outcome} ({seconds:.0f} s)")
       if reason:
         failures.append(Failure(run.name, f"{reason}, see {run.log}"))
     if interruptions.happened:
@@ -136,16 +135,26 @@ def train_all(
   return failures
 
 
-def conflict(run: PlannedRun) -> str:
-  """Return what in its directory keeps a run from training; "" if nothing."""
+def find_result(run: PlannedRun) -> tuple[float | None, str]:
+  """Return the error rate of a run, and what is wrong with its result.json.
+
+  Returns:
+    (error rate, "") of a finished run; (None, "") of another one; (None,
+    reason) if the file is damaged or can't be read.
+  """
   try:
-    if is_finished(run) and math.isnan(final_error(run)):
-      return (
-        "result.json is damaged. Remove it: the same command then evaluates the"
-        " run again"
-      )
+    result = workdir.read_result(run.workdir)
+  except ConfigError as error:
+    return None, (
+      f"{error}. Remove it: the same command then evaluates the run again"
+    )
   except Exception as error:  # gs:// clients raise errors of their own
-    return f"result.json can't be read: {paths.describe_error(error)}"
+    return None, f"result.json can't be read: {paths.describe_error(error)}"
+  return result["error_rate"] if result else None, ""
+
+
+def conflict(run: PlannedRun) -> str:
+  """Return how a config differs from that of its workdir; "" if it fits."""
   try:
     old = workdir.read_config(run.workdir)
     if old is None or not workdir.has_begun(run.workdir):
@@ -164,31 +173,9 @@ def conflict(run: PlannedRun) -> str:
   return f"holds a run with another config: {'; '.join(different)}"
 
 
-def is_finished(run: PlannedRun) -> bool:
-  """Return True if a run has its result."""
-  return (run.workdir / "result.json").exists()
-
-
-def final_error(run: PlannedRun) -> float:
-  """Return the error rate of a finished run, or nan if its file is damaged."""
-  text = (run.workdir / "result.json").read_bytes()
-  try:
-    return float(json.loads(text)["error_rate"])
-  except (KeyError, RecursionError, TypeError, ValueError):
-    return math.nan
-
-
-def _result(run: PlannedRun) -> str:
-  """Return the result of a run in words; it may be unreadable just now."""
-  try:
-    return f"finished, error {final_error(run):.2%}"
-  except Exception:  # gs:// clients raise errors of their own
-    return "finished"
-
-
 def train(
   run: PlannedRun, environment: dict[str, str], interruptions: Interruptions
-) -> str:
+) -> tuple[float | None, str]:
   """Train a run and append its output to its log.
 
   Args:
@@ -197,7 +184,7 @@ def train(
     interruptions: Inside its context.
 
   Returns:
-    Why the run is not finished; "" if it is.
+    Its error rate, and ""; or None, and why the run is not finished.
   """
   run.log.parent.mkdir(parents=True, exist_ok=True)
   with run.log.open("a") as log:
@@ -213,10 +200,11 @@ def train(
       start_new_session=True,
     )
     code = interruptions.wait(process)
-  if is_finished(run):
-    return ""
+  error, reason = find_result(run)
+  if error is not None:
+    return error, ""
   if interruptions.happened:
-    return "interrupted"
-  if code == 0:
-    return "stopped before its end"
-  return f"failed with exit code {code}"
+    return None, "interrupted"
+  if code:
+    return None, f"failed with exit code {code}"
+  return None, reason or "stopped before its end"

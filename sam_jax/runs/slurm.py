@@ -116,10 +116,11 @@ class Submitter:
     jobs = self._jobs_of_runs()
     failures, states, missing = [], {}, []
     for run in runs:
-      if reason := launch.conflict(run):
+      error, reason = launch.find_result(run)
+      if reason := reason or launch.conflict(run):
         failures.append(Failure(run.name, reason))
         states[run.name] = reason
-      elif launch.is_finished(run):
+      elif error is not None:
         states[run.name] = "finished before"
       elif run.name in jobs:
         states[run.name] = f"queued or running, job {jobs[run.name]}"

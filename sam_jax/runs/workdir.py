@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -163,6 +164,43 @@ def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 def write_result(workdir: epath.PathLike, result: Mapping[str, float]) -> None:
   """Mark a run as finished: write its last evaluation to `result.json`."""
   files.write_json(paths.resolve(workdir) / "result.json", dict(result))
+
+
+def read_result(path: epath.Path) -> dict[str, float] | None:
+  """Return the numbers of the `result.json` of a workdir, or None without one.
+
+  Raises:
+    ConfigError: The file is damaged; the message does not name the workdir.
+    OSError: It can't be read; clients for gs:// raise errors of their own.
+  """
+  file = path / "result.json"
+  # Reading a named pipe, a file for epath, would wait forever.
+  if os.path.exists(file) and not os.path.isfile(file):
+    raise ConfigError(f"{file.name} is not a file")
+  try:
+    result = json.loads(file.read_bytes())
+  except FileNotFoundError:
+    return None
+  except (ValueError, RecursionError):
+    result = None
+  if not isinstance(result, dict):
+    raise ConfigError(f"{file.name} is not a JSON object")
+  numbers = {k: v for k, v in result.items() if is_number(v)}
+  step, error = numbers.get("step", 0), numbers.get("error_rate", -1)
+  wrong = ["step"] * (step <= 0) + ["error_rate"] * (not 0 <= error <= 1)
+  if wrong:
+    raise ConfigError(f"{file.name} has no valid {', '.join(wrong)}")
+  return numbers
+
+
+def is_number(value: Any) -> bool:
+  """Return True for an integer or a finite float, as JSON has them."""
+  if type(value) not in (int, float):  # a bool is an int, too
+    return False
+  try:
+    return math.isfinite(value)
+  except OverflowError:  # an integer beyond the range of floats
+    return False
 
 
 def read_config(path: epath.Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from sam_jax.runs.sweep import PlannedRun
 FINISH = """
 import json, pathlib, sys
 print("training")
-result = {"error_rate": 0.125}
+result = {"error_rate": 0.125, "step": 9}
 (pathlib.Path(sys.argv[1]) / "result.json").write_text(json.dumps(result))
 """
 FAIL = "import sys; print('out of memory', file=sys.stderr); sys.exit(3)"
@@ -151,21 +151,47 @@ def test_what_the_devices_decided_is_no_conflict(launched, tmp_path):
   assert failures == []
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"error_rate": "low"}'])
-def test_a_damaged_result_does_not_count_as_finished(launched, tmp_path, text):
+@pytest.mark.parametrize(
+  ("text", "damage"),
+  [
+    ("", "is not a JSON object"),
+    ("[]", "is not a JSON object"),
+    ("{}", "has no valid step, error_rate"),
+    ('{"error_rate": 0.5}', "has no valid step"),
+    ('{"error_rate": 30, "step": 9}', "has no valid error_rate"),
+  ],
+)
+def test_a_damaged_result_does_not_count_as_finished(
+  launched, tmp_path, text, damage
+):
   (tmp_path / "a").mkdir()
   (tmp_path / "a/result.json").write_text(text)
   (failure,), said, _ = launched(a=FINISH, b=FINISH)
   assert failure.name == "a"
-  assert failure.reason.startswith("result.json is damaged. Remove it: ")
+  assert failure.reason.startswith(f"result.json {damage}. Remove it: ")
   assert said[0] == f"[1/2] a: {failure.reason}"
   assert said[-1].startswith("[2/2] b: finished, error 12.50%")
 
 
-def test_a_result_that_cannot_be_read_is_not_damaged(launched, tmp_path):
-  (tmp_path / "a/result.json").mkdir(parents=True)
-  (failure,), _, _ = launched(a=FINISH, b=FINISH)
-  assert failure == ("a", "result.json can't be read: Is a directory")
+@pytest.mark.parametrize("reads", [0, 1])
+def test_a_result_that_cannot_be_read_is_a_failure_of_its_run(
+  reads, launched, tmp_path, monkeypatch
+):
+  """Before or after it trained; the other runs are trained."""
+  read, left = workdir.read_result, [reads]
+
+  def fail(path):
+    if path.name == "a" and not left[0]:
+      raise PermissionError(13, "Permission denied", str(path))
+    left[0] -= path.name == "a"
+    return read(path)
+
+  monkeypatch.setattr(workdir, "read_result", fail)
+  (failure,), said, _ = launched(a=FINISH, b=FINISH)
+  log = f", see {tmp_path}/a/log.txt" if reads else ""
+  reason = f"result.json can't be read: Permission denied{log}"
+  assert failure == ("a", reason)
+  assert said[-1].startswith("[2/2] b: finished, error 12.50%")
 
 
 @pytest.mark.parametrize("name", ["sam", "optimizer", "model"])

@@ -36,7 +36,7 @@ echo "$@" >>"$RECORD/requeued"
 """
 
 FINISH = "pass"
-RESULT = '{"error_rate": 0.125}'
+RESULT = '{"error_rate": 0.125, "step": 9}'
 FAIL = "import sys; print('out of memory', file=sys.stderr); sys.exit(3)"
 STOP_ON_REQUEST = "print('saved')"
 

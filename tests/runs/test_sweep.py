@@ -131,4 +131,4 @@ def test_remote_runs_have_local_logs(bucket):
   assert run.log.parts[-4:] == ("bucket", "a", "seed=0", "log.txt")
   assert "gs:" not in run.log.parts
   assert not launch.conflict(run)
-  assert not launch.is_finished(run)
+  assert launch.find_result(run) == (None, "")
