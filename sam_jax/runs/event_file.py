@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -150,12 +149,9 @@ def _hyperparameters(
   """Return the fields that may change a result, as TensorBoard's types.
 
   A field that is None is left out: the text "None" would turn the numbers of
-  its column into texts, which sort as texts and have no range filter. sam.m is
-  the number that None stands for, the batch of a device.
+  its column into texts, which sort as texts and have no range filter.
   """
   fields = workdir.deciding_fields(config)
-  if fields["sam.m"] is None:
-    fields["sam.m"] = fields["batch_size"] // jax.device_count()
   return {
     name: value if isinstance(value, bool | int | float) else str(value)
     for name, value in fields.items()
