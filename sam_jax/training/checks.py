@@ -32,10 +32,17 @@ def errors_of(field: str, value: Any) -> Iterator[None]:
   """
   try:
     yield
+  except ConfigError:  # names its field
+    raise
   except Exception as error:  # methods and networks are programs
-    text = str(error).strip().splitlines() or [""]
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    raise ConfigError(f"config.{field} = {value!r}: {kind}{text[0]}") from error
+    cause = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+      cause = (
+        "it branches on a traced value, such as rho: use jnp.where, not `if`."
+      )
+    elif not isinstance(error, ValueError):
+      cause = f"{type(error).__name__}: {cause}"
+    raise ConfigError(f"config.{field} = {value!r}: {cause}") from error
 
 
 def check_network(config: ConfigDict, spec: DatasetSpec, network: Any) -> None:

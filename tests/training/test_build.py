@@ -59,6 +59,10 @@ def fails(rho, **kwargs):
   raise KeyError("my mistake")
 
 
+def branches(rho, **kwargs):
+  return optax.identity() if rho > 0 else optax.scale(0.0)
+
+
 def gradient_only(rho, *, has_value, sync, mask):
   """Know nothing of SAM: any transformation of optax is a method."""
   return optax.scale(rho)
@@ -177,6 +181,11 @@ def test_whole_run_with_a_method_of_ones_own(own_file, tmp_path, monkeypatch):
     ({"sam.method": "own_methods:growing_state"}, "a state like init's"),
     ({"sam.method": "own_methods:no_transformation"}, "'NoneType'"),
     ({"sam.method": "own_methods:fails"}, "KeyError: 'my mistake'"),
+    (
+      {"sam.method": "own_methods:branches"},
+      r"^config\.sam\.method = 'own_methods:branches': it branches on a traced"
+      r" value, such as rho: use jnp\.where, not `if`\.",
+    ),
     ({"model.name": "own_methods:fails"}, "model.name = 'own_methods:fails'"),
     (
       {"optimizer.name": "lion", "optimizer.options": {"b1": "abc"}},
