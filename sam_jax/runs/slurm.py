@@ -18,6 +18,7 @@ import sys
 import uuid
 from collections.abc import Callable, Sequence
 
+from sam_jax import paths
 from sam_jax.config.hints import did_you_mean
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs import files, launch, slurm_job
@@ -138,21 +139,22 @@ class Submitter:
     command = ["squeue", "--me", "--array", "--noheader", "--format=%i|%k"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-      raise ConfigError(f"squeue fails: {_one_line(done.stderr)}")
+      raise ConfigError(f"squeue fails: {' '.join(done.stderr.split())}")
     jobs = {}
     for line in done.stdout.splitlines():
       job, _, comment = line.partition("|")
       file = pathlib.Path(comment.removeprefix(_COMMENT))
       if not comment.startswith(_COMMENT) or file.parent != self._folder:
         continue
-      if not file.exists():
-        raise ConfigError(
-          f"{file} is gone, but its job {job} is queued or running: scancel"
-          f" {job}"
-        )
       _, _, index = job.partition("_")
-      run = json.loads(file.read_text())["runs"][int(index or 0)]
-      jobs[run["name"]] = job
+      try:
+        run = json.loads(file.read_text())["runs"][int(index or 0)]
+        jobs[run["name"]] = job
+      except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+          f"{file} is missing or damaged ({paths.describe_error(error)}), but"
+          f" its job {job} is queued or running: scancel {job}"
+        ) from error
     return jobs
 
   def _submit(self, runs: Sequence[PlannedRun]) -> list[str]:
@@ -179,9 +181,6 @@ class Submitter:
           slurm_job.become_training, commands, logs
         )
     except RuntimeError as error:
-      raise ConfigError(f"sbatch fails: {_one_line(error)}") from error
+      cause = paths.describe_error(error)
+      raise ConfigError(f"sbatch fails: {cause}") from error
     return [job.job_id for job in jobs]
-
-
-def _one_line(message: object) -> str:
-  return " ".join(str(message).split())

@@ -210,12 +210,18 @@ def test_what_slurm_refuses_gives_one_line(submit, record, capfd):
     submit(a=FINISH)
 
 
-def test_job_whose_runs_are_unknown_is_named(submit, record, tmp_path):
+@pytest.mark.parametrize(
+  "content", [None, b"", b"\xff", b"{}", b"[]", b'{"runs": []}', b"3"]
+)
+def test_job_whose_runs_are_unknown_is_named(content, submit, record, tmp_path):
   submit(a=FINISH)
   (record / "queue").write_text(queue_of(record / "script", 0))
   (file,) = (tmp_path / "root/slurm").glob("*.json")
   file.unlink()
-  with pytest.raises(ConfigError, match=r"scancel 12_0$"):
+  if content is not None:
+    file.write_bytes(content)
+  message = rf"^{file} is missing or damaged \(.*\), but .*scancel 12_0$"
+  with pytest.raises(ConfigError, match=message):
     submit(a=FINISH)
 
 
