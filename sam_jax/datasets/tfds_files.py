@@ -135,8 +135,9 @@ def _unusable_versions(builder: Any) -> str:
   if not found:
     return ""
   return (
-    f" Version {found} is there, which TFDS {tfds.__version__} can't use in its"
-    " place: install the TFDS that prepared it, or prepare the data set again."
+    f" Found version(s) {found} there, which TFDS {tfds.__version__} can't use"
+    " in its place: install the TFDS that prepared the data, or prepare the"
+    " data set again."
   )
 
 

@@ -110,7 +110,8 @@ def test_version_that_does_not_fit_is_named(tmp_path, version):
   with pytest.raises(catalog.DatasetError) as error:
     tfds_files.prepared_builder(CIFAR10, str(tmp_path / "data"))
   message = str(error.value)
-  assert f"/{OWN_VERSION}. Version {version} is there, which TFDS 4" in message
+  found = f"/{OWN_VERSION}. Found version(s) {version} there, which TFDS 4"
+  assert found in message
   assert "prepare the data set again. Prepare it with: python -m" in message
   assert "\n" not in message
 
