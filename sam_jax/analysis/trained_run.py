@@ -17,8 +17,12 @@ from sam_jax.analysis.objective import (
   first_examples,
   network_losses,
 )
-from sam_jax.config.fields import FIELDS
-from sam_jax.config.schema import ConfigError, default_config, flatten
+from sam_jax.config.schema import (
+  ConfigError,
+  check_values,
+  default_config,
+  flatten,
+)
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoint_errors import reading
 from sam_jax.runs.checkpoints import SavedCheckpoints
@@ -135,14 +139,7 @@ def _read_config(workdir: epath.Path) -> ConfigDict:
       " sam_jax.train wrote."
     )
   workdir_lib.check_known_fields(workdir, fields)
-  for name, value in flatten(fields):
-    try:
-      if name in FIELDS:
-        FIELDS[name].check(value)
-    except ValueError as error:
-      raise ConfigError(
-        f"{workdir / 'config.json'}: {name} = {value!r} {error}"
-      ) from error
+  check_values(dict(flatten(fields)), f"{workdir / 'config.json'}: ")
   config = ConfigDict(default_config().to_dict())
   config.update(ConfigDict(fields))
   return config

@@ -20,6 +20,7 @@ __all__ = [
   "arguments",
   "check_fields",
   "check_pretrained",
+  "check_values",
   "default_config",
   "default_fields",
   "did_you_mean",
@@ -214,7 +215,21 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
   from sam_jax.config import relations  # imports the networks, and so JAX
 
   check_fields(config)
-  for name, value in flatten(config.to_dict()):
+  check_values(dict(flatten(config.to_dict())))
+  relations.check(config, num_devices)
+
+
+def check_values(fields: Mapping[str, Any], prefix: str = "config.") -> None:
+  """Check that each value obeys the rule of its field, or that of options.
+
+  Args:
+    fields: A flat config, such as {"sam.rho": 0.05}.
+    prefix: Put before the name of a field.
+
+  Raises:
+    ConfigError: A value does not; the message has the field and its value.
+  """
+  for name, value in fields.items():
     try:
       if name in FIELDS:
         FIELDS[name].check(value)
@@ -223,8 +238,7 @@ def validate_config(config: ConfigDict, num_devices: int) -> None:
     except ValueError as error:
       text = " ".join(repr(value).split())  # that of an array has several lines
       text = text if len(text) <= 80 else f"{text[:77]}..."
-      raise ConfigError(f"config.{name} = {text} {error}") from error
-  relations.check(config, num_devices)
+      raise ConfigError(f"{prefix}{name} = {text} {error}") from error
 
 
 def check_pretrained(config: ConfigDict) -> None:
