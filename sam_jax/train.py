@@ -14,7 +14,6 @@ import sys
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from sam_jax import paths
 from sam_jax.config import cli
@@ -48,10 +47,10 @@ def main(argv: list[str]) -> None:
   cli.check_arguments(argv, *needed)
   run_logging.show_on_stderr()
   with signals.handled_by(signals.exit_at_once), watchdog.ending_together():
-    _train(_CONFIG.value)
+    _train()
 
 
-def _train(config: ConfigDict) -> None:
+def _train() -> None:
   # Imported late: wrong flags are reported without waiting for Orbax.
   import jax
 
@@ -60,6 +59,7 @@ def _train(config: ConfigDict) -> None:
   from sam_jax.training import build, loop
   from sam_jax.training.hooks import DivergedError
 
+  config = _CONFIG.value
   _cache_compiled_programs(jax, config.compilation_cache_dir)
   _join_other_processes(jax)
   if _SUMMARY.value:

@@ -114,6 +114,8 @@ def test_base_installation_is_light(installed):
   assert base == {"flax", "jax", "numpy", "optax"}
   assert set(metadata(installed).metadata.get_all("Provides-Extra")) == {
     "analysis",
+    "gcs",
+    "slurm",
     "test",
     "train",
   }

@@ -161,6 +161,23 @@ def deciding_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   return {k: v for k, v in fields.items() if k not in free}
 
 
+def check_present(workdir: epath.PathLike) -> None:
+  """Check that nobody removed a workdir under the run that trains in it.
+
+  Open logs take lines after their removal, and Orbax makes its directories
+  again: without this check, such a run would end as if nothing were missing.
+
+  Raises:
+    WorkdirLostError: Its config.json is gone.
+  """
+  file = paths.resolve(workdir) / "config.json"
+  if not file.exists():
+    raise WorkdirLostError(
+      f"{file} was removed while the run trained: its logs are lost, too. Start"
+      " it again in a new workdir."
+    )
+
+
 def write_result(workdir: epath.PathLike, result: Mapping[str, float]) -> None:
   """Mark a run as finished: write its last evaluation to `result.json`."""
   files.write_json(paths.resolve(workdir) / "result.json", dict(result))

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.logging import MetricsWriter, image_grid, log_line
-from sam_jax.runs.workdir import to_dict
+from sam_jax.runs.workdir import check_present, to_dict
 from sam_jax.training import build, input_pipeline, parallel
 from sam_jax.training.input_pipeline import Dataset
 from sam_jax.training.state import TrainState
@@ -320,5 +320,6 @@ class SaveCheckpoint:
       with self._log.paused():
         # Publish first: a run resumes with the logs up to its checkpoint.
         if run.writer:
+          check_present(run.workdir)
           run.writer.publish()
         run.checkpoints.save(state)

@@ -151,6 +151,7 @@ def train_and_evaluate(
 
     checkpoints.close()  # a run with a result has its last checkpoint, too
     if writer and evaluate.result:
+      workdir_lib.check_present(workdir)
       writer.mark_finished()
       writer.close()  # a run with a result is finished: its logs are complete
       workdir_lib.write_result(workdir, evaluate.result)

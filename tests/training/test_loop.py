@@ -156,6 +156,21 @@ def test_logs_are_published_before_every_checkpoint(tmp_path, monkeypatch):
   assert published == [(3, "train"), (8, "train")]
 
 
+@pytest.mark.parametrize("step", [STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH])
+def test_removed_files_end_the_run(step, tmp_path, monkeypatch):
+  """Before the checkpoint of the next epoch, or after the last checkpoint."""
+
+  def remove(hook, done, *_):
+    if done == step:
+      (tmp_path / "config.json").unlink()
+      (tmp_path / "metrics.jsonl").unlink()
+
+  monkeypatch.setattr(CountHook, "__call__", remove)
+  with pytest.raises(WorkdirLostError, match="was removed while"):
+    train(tmp_path)
+  assert not (tmp_path / "result.json").exists()
+
+
 def test_no_result_without_the_last_checkpoint(
   undisturbed, tmp_path, monkeypatch
 ):
