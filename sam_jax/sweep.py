@@ -18,7 +18,6 @@ sweep could not start; 130, it was interrupted.
 """
 
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -137,10 +136,7 @@ def check_choices(runs: Sequence[sweep.PlannedRun]) -> None:
 
 def print_commands(runs: Sequence[sweep.PlannedRun]) -> None:
   """Print the command of each run."""
-  # End quietly when a reader such as `head` closes the pipe.
-  signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-  for run in runs:
-    print(shlex.join(run.command))
+  cli.show("\n".join(shlex.join(run.command) for run in runs))
 
 
 def report(line: str) -> None:

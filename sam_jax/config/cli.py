@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -62,6 +61,15 @@ def refuse(message: str) -> NoReturn:
   """Report in one line why a program can't start, and exit with code 2."""
   print(f"error: {message}", file=sys.stderr)
   sys.exit(2)
+
+
+def show(text: str) -> None:
+  """Print a long text, of which a reader such as `head` may take a part."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    # Nor may the rest fail at exit, when Python flushes the stream again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_arguments(argv: Sequence[str], *required: str) -> None:
@@ -200,9 +208,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
   if flag is None:
     return rest
   if values["help_config"].value:
-    # A reader such as head may have enough before the end.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    print(help_text())
+    show(help_text())
     sys.exit()
   if isinstance(flag.value, str):
     flag.config_filename = flag.value
