@@ -21,7 +21,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from absl import flags
+from absl import flags, logging
 from etils import epath
 
 from sam_jax import paths
@@ -60,6 +60,7 @@ _EXIT_CODE_OF_INTERRUPT = 130
 
 def main(argv: list[str]) -> None:
   """Plan the runs and train them one after another."""
+  logging.set_verbosity(logging.WARNING)  # JAX logs the backends it tries
   if not _CONFIG.value:
     cli.refuse("--config is missing, see --help.")
   if not _ROOT.value:
