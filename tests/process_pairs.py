@@ -102,6 +102,15 @@ def act_at(process, step, act):
   return prepare
 
 
+def end_job(index, flags):
+  """Announce to process 1 of a longer run that its job ends.
+
+  The processes agree on a step to stop at, which takes some time.
+  """
+  flags.append("--config.num_epochs=100")
+  act_at(1, 3, send(signal.SIGUSR1))(index, flags)
+
+
 def on_second(act):
   """Let process 1 differ from process 0."""
   return lambda index, flags: act(flags) if index == 1 else None
@@ -147,7 +156,7 @@ FAULTS = {
   "killed 1": act_at(1, 3, send(signal.SIGKILL)),
   "bug in 1": act_at(1, 3, raise_bug),
   "result": lose_result,
-  "end of the job": act_at(1, 3, send(signal.SIGUSR1)),
+  "end of the job": end_job,
   "none": lambda index, flags: None,
 }
 

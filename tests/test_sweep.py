@@ -130,7 +130,7 @@ BAD_ARGUMENTS = {
   "summary of runs": (["--", "--summary"], "can't be a flag of every run"),
   "long name": (
     [f"--grid=notes={'x' * 250}"],
-    "xxx'..., of 256 bytes. Choose shorter values",
+    "xxx'..., of 256 bytes. Choose other values",
   ),
   "root": (["--root=/proc/none"], "--root=/proc/none can't be written: "),
 }
