@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -26,6 +27,7 @@ from sam_jax.training.hooks import (
   open_writer,
 )
 from sam_jax.training.start import initial_state
+from sam_jax.training.state import TrainState
 from sam_jax.training.step import train_step
 
 logger = logging.getLogger(__name__)
@@ -82,21 +84,10 @@ def train_and_evaluate(
     stack.push(functools.partial(_close, checkpoints))
     watchdog.check_regularly(checkpoints.check)
 
-    parts_of = functools.partial(
-      build.parts,
-      spec=dataset.spec,
-      steps_per_epoch=steps_per_epoch,
-      num_devices=jax.device_count(),
+    parts = build.parts(
+      config, dataset.spec, steps_per_epoch, jax.device_count()
     )
-    parts = parts_of(config)
-    # Numbers are arguments of the step: a sweep over them compiles once.
-    step_fn = parallel.map_train_step(
-      lambda state, batch, numbers: train_step(
-        state, batch, parts_of(hyperparameters.insert(config, numbers))
-      ),
-      constants=1,
-    )
-    numbers = parallel.replicate(hyperparameters.extract(config))
+    step_fn = _map_step(config, dataset)
     state = initial_state(config, dataset.spec, parts, checkpoints)
     first_step = int(state.step)
     state = parallel.replicate(state)
@@ -136,7 +127,7 @@ def train_and_evaluate(
       config, dataset, first_step, total_steps
     )
     for step, batch in batches:
-      state, metrics = step_fn(state, batch, numbers)
+      state, metrics = step_fn(state, batch)
       done = step + 1
       is_stopping = stop.is_due(done)
       for hook in hooks:
@@ -156,6 +147,29 @@ def train_and_evaluate(
       writer.close()  # a run with a result is finished: its logs are complete
       workdir_lib.write_result(workdir, evaluate.result)
     return evaluate.result
+
+
+def _map_step(
+  config: ConfigDict, dataset: input_pipeline.Dataset
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+  """Compile (state, batch) -> (state, metrics) for all devices.
+
+  Numbers of the config are arguments of the program: runs that differ only in
+  them share it, so that a sweep over them compiles once.
+  """
+
+  def step(state, batch, numbers):
+    parts = build.parts(
+      hyperparameters.insert(config, numbers),
+      dataset.spec,
+      dataset.steps_per_epoch,
+      jax.device_count(),
+    )
+    return train_step(state, batch, parts)
+
+  program = parallel.map_train_step(step, constants=1)
+  numbers = parallel.replicate(hyperparameters.extract(config))
+  return lambda state, batch: program(state, batch, numbers)
 
 
 def _close(checkpoints: Checkpoints, kind: type | None, *_: object) -> None:
