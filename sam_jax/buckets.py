@@ -8,6 +8,7 @@ import errno
 import re
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 from etils import epath
 
@@ -71,7 +72,6 @@ def check(
 
 def _access(bucket: str, prefix: str, for_checkpoints: bool) -> None:
   """List one object; do what Orbax does."""
-  from google.auth import exceptions
   from google.cloud import storage
   from google.cloud.storage import retry
 
@@ -79,15 +79,21 @@ def _access(bucket: str, prefix: str, for_checkpoints: bool) -> None:
     "retry": retry.DEFAULT_RETRY.with_timeout(_RETRY_SECONDS),
     "timeout": _RETRY_SECONDS,
   }
-  try:
-    client = storage.Client()
-  except exceptions.DefaultCredentialsError:
-    if for_checkpoints:
-      raise
-    client = storage.Client.create_anonymous_client()  # of public buckets
+  client = storage.Client() if for_checkpoints else reader()
   list(client.list_blobs(bucket, prefix=prefix, max_results=1, **limits))
   if for_checkpoints:  # Orbax asks whether the bucket has real directories
     client.get_bucket(bucket, **limits)
+
+
+def reader() -> Any:
+  """Return a client, without credentials one that reads public buckets."""
+  from google.auth import exceptions
+  from google.cloud import storage
+
+  try:
+    return storage.Client()
+  except exceptions.DefaultCredentialsError:
+    return storage.Client.create_anonymous_client()
 
 
 def describe(error: BaseException, path: epath.PathLike) -> str:

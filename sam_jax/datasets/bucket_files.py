@@ -6,6 +6,7 @@ on local files, which are copied from or to the bucket.
 """
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -102,10 +103,9 @@ def read_record(path: Any, offset: Any) -> bytes:
   data = _read(name, offset, offset + READ_BYTES)
   start = BYTES_BEFORE
   stop = start + int.from_bytes(data[:8], "little")
-  missing = stop + BYTES_AFTER - len(data)
-  if missing > 0:
-    position = offset + len(data)
-    data += _read(name, position, position + missing)
+  end = stop + BYTES_AFTER
+  if len(data) == READ_BYTES < end:  # otherwise the file ends
+    data += _read(name, offset + READ_BYTES, offset + end)
   checksum = int.from_bytes(data[stop : stop + BYTES_AFTER], "little")
   crc = google_crc32c.value(data[start:stop])
   # TFRecord files hold checksums rotated, and with a constant added.
@@ -115,11 +115,24 @@ def read_record(path: Any, offset: Any) -> bytes:
   return data[start:stop]
 
 
-def _read(name: str, start: int, stop: int) -> bytes:
-  """Read bytes of a file in a bucket, fewer at its end."""
-  import fsspec
+@functools.cache
+def _client() -> Any:
+  return buckets.reader()
 
+
+def _read(name: str, start: int, stop: int) -> bytes:
+  """Read bytes of a file in a bucket, fewer at its end.
+
+  This is Google's own client, which works in the thread that calls it. That of
+  fsspec has one thread for all files. If Python's garbage collector ended an
+  abandoned pipeline in that thread, the pipeline would wait there forever for
+  the reads that it has asked for.
+  """
+  bucket, _, file = name.removeprefix("gs://").partition("/")
   try:
-    return fsspec.filesystem("gs").cat_file(name, start, stop)
+    blob = _client().bucket(bucket).blob(file)
+    return blob.download_as_bytes(
+      start=start, end=stop - 1, raw_download=True, checksum=None
+    )
   except Exception as error:  # each client has errors of its own
     raise RuntimeError(buckets.describe(error, name)) from error

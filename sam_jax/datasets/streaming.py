@@ -206,11 +206,7 @@ class StreamingDataset:
         self.spec.check_labels(batch["label"])
         yield batch
         done += 1
-    # The frames of an error keep the pipeline. Let it end here: the garbage
-    # collector might end it in the thread that reads the bucket, and there it
-    # would wait forever for what it has asked for.
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-      error.__traceback__ = None
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
       failed = next(itertools.islice(located(), done, None))
       self._raise_for_bad_image(records, load, failed)
       raise
@@ -218,7 +214,7 @@ class StreamingDataset:
       cause = tfds_files.reason(error).removeprefix("RuntimeError: ")
       raise DatasetError(
         f"Data set {self.spec.name!r} can't be read: {cause}."
-      ) from error.with_traceback(None)
+      ) from error
 
   def _raise_for_bad_image(
     self, records: Records, load: Load, batch: tuple[np.ndarray, ...]

@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
 from etils import epath
+from fsspec.asyn import get_loop
 
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog, in_memory, tfds_files
@@ -61,6 +63,17 @@ def test_streamed_batches_equal_local_ones(bucket, aircraft):
         np.testing.assert_array_equal(found[name], expected[name])
   assert bucket.names("tfds/sam_jax_cache/records/fgvc_aircraft/train/")
   assert bucket.names("tfds/sam_jax_cache/labels/fgvc_aircraft/train/")
+
+
+def test_pipeline_may_end_in_the_thread_of_fsspec(bucket, aircraft):
+  """There the garbage collector may find one that nobody uses any more."""
+  bucket.upload(aircraft / "fgvc_aircraft", "tfds/fgvc_aircraft")
+  batches = [stream(DATA).train_batches(0)]
+  next(batches[0])
+  bucket.latency = 0.1  # so that the pipeline is reading when it ends
+  has_ended = threading.Event()
+  get_loop().call_soon_threadsafe(lambda: (batches.clear(), has_ended.set()))
+  assert has_ended.wait(30)
 
 
 def test_damaged_record_is_named(bucket, aircraft):
