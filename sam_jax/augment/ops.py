@@ -46,12 +46,29 @@ def equalize(image: jax.Array) -> jax.Array:
 def _histogram(image: jax.Array) -> jax.Array:
   """Count the levels 0 to 255 of every channel of a uint8 image [H, W, 3].
 
-  Multiplies one-hot codes of the upper and the lower four bits, because
-  scattering ones is many times slower on CPUs. Exact below 2**24 pixels:
-  bfloat16 holds the codes, float32 the counts.
-
   Returns:
     int32 [3, 256].
+  """
+  return jax.lax.platform_dependent(
+    image, cpu=_histogram_by_scattering, default=_histogram_by_products
+  )
+
+
+def _histogram_by_scattering(image: jax.Array) -> jax.Array:
+  """Add ones one after the other, in the order of the pixels."""
+  starts = 256 * jnp.arange(3)
+  index = (image.reshape(-1, 3) + starts).ravel()
+  counts = jnp.zeros(3 * 256, jnp.int32)
+  counts = counts.at[index].add(1, mode="promise_in_bounds")
+  return counts.reshape(3, 256)
+
+
+def _histogram_by_products(image: jax.Array) -> jax.Array:
+  """Multiply one-hot codes of the upper and the lower four bits.
+
+  Accelerators have units for products. On CPUs this takes 20 times as long as
+  scattering. Exact below 2**24 pixels: bfloat16 holds the codes, float32 the
+  counts.
   """
   pixels = image.reshape(-1, 3)
   digits = jnp.arange(16, dtype=jnp.uint8)

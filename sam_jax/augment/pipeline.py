@@ -5,7 +5,6 @@ batch: a step augments it in the same way on any number of devices and hosts.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -153,19 +152,19 @@ def _apply_policy(
   if augmentation.policy in ("none", "basic"):
     return images
   if augmentation.policy == "randaugment":
-    operate = functools.partial(
-      policies.randaugment,
+    return policies.randaugment(
+      images,
+      keys,
       layers=augmentation.randaugment_layers,
       magnitude=augmentation.randaugment_magnitude,
       translate_const=augmentation.full_translation,
     )
-  else:
-    operate = functools.partial(
-      policies.autoaugment,
-      policy=augmentation.autoaugment_policy,
-      translate_const=augmentation.full_translation,
-    )
-  return policies.map_images(operate, images, keys)
+  return policies.autoaugment(
+    images,
+    keys,
+    policy=augmentation.autoaugment_policy,
+    translate_const=augmentation.full_translation,
+  )
 
 
 def _apply_basic(

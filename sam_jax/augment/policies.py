@@ -54,65 +54,67 @@ _SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
 def autoaugment(
-  image: jax.Array,
-  key: jax.Array,
+  images: jax.Array,
+  keys: jax.Array,
   *,
   policy: str,
   translate_const: int = AUTOAUGMENT_TRANSLATE,
 ) -> jax.Array:
-  """Apply a random sub-policy of an AutoAugment policy.
+  """Apply to each image a random sub-policy of an AutoAugment policy.
 
   Args:
-    image: uint8 [H, W, 3].
-    key: Typed random key.
+    images: uint8 [N, H, W, 3].
+    keys: Typed random keys [N].
     policy: "cifar10", "svhn" or "imagenet".
     translate_const: Pixels of translation at level 10.
 
   Returns:
-    uint8 [H, W, 3].
+    uint8 [N, H, W, 3], the same bits on every backend.
 
   Raises:
-    ValueError: The policy is unknown, or the image not uint8 RGB.
+    ValueError: The policy is unknown, or the images are not uint8 RGB.
   """
   if policy not in AUTOAUGMENT_POLICIES:
     raise ValueError(_unknown(policy))
   choices = AUTOAUGMENT_POLICIES[policy]
   # Compile only the operations of this policy.
   names = sorted({name for choice in choices for name, *_ in choice})
-  steps = _tabulate(choices, names, translate_const, _AUTOAUGMENT_CUTOUT)
-  choice_key, key = jax.random.split(key)
-  choice = jax.random.randint(choice_key, (), 0, len(choices))
-  steps = jax.tree.map(lambda column: column[choice], steps)
-  return _apply(image, key, names, steps)
+  table = _tabulate(choices, names, translate_const, _AUTOAUGMENT_CUTOUT)
+
+  def choose(key: jax.Array) -> _Steps:
+    choice = jax.random.randint(key, (), 0, len(choices))
+    return jax.tree.map(lambda column: column[choice], table)
+
+  return _apply(images, keys, names, choose)
 
 
 def randaugment(
-  image: jax.Array,
-  key: jax.Array,
+  images: jax.Array,
+  keys: jax.Array,
   *,
   layers: int,
   magnitude: int,
   translate_const: int = RANDAUGMENT_TRANSLATE,
 ) -> jax.Array:
-  """Apply random operations of the same strength.
+  """Apply to each image random operations of the same strength.
 
   All 16 operations are equally probable, and a chosen one is always applied,
   as in the official code.
 
   Args:
-    image: uint8 [H, W, 3].
-    key: Typed random key.
+    images: uint8 [N, H, W, 3].
+    keys: Typed random keys [N].
     layers: Number of operations, 0 or more.
     magnitude: Strength of the operations, 0 or more. Above 10 Posterize keeps
       more bits and Solarize's threshold wraps to uint8.
     translate_const: Pixels of translation at magnitude 10.
 
   Returns:
-    uint8 [H, W, 3].
+    uint8 [N, H, W, 3], the same bits on every backend.
 
   Raises:
-    ValueError: `layers` or `magnitude` is negative, or the image not uint8
-      RGB.
+    ValueError: `layers` or `magnitude` is negative, or the images are not
+      uint8 RGB.
   """
   if layers < 0 or magnitude < 0:
     raise ValueError(
@@ -120,33 +122,13 @@ def randaugment(
     )
   names = list(_OPERATIONS)
   choices = [[(name, 1.0, magnitude)] for name in names]
-  steps = _tabulate(choices, names, translate_const, _RANDAUGMENT_CUTOUT)
-  choice_key, key = jax.random.split(key)
-  choice = jax.random.randint(choice_key, (layers,), 0, len(choices))
-  steps = jax.tree.map(lambda column: column[choice, 0], steps)
-  return _apply(image, key, names, steps)
+  table = _tabulate(choices, names, translate_const, _RANDAUGMENT_CUTOUT)
 
+  def choose(key: jax.Array) -> _Steps:
+    choice = jax.random.randint(key, (layers,), 0, len(choices))
+    return jax.tree.map(lambda column: column[choice, 0], table)
 
-def map_images(
-  fn: Callable[[jax.Array, jax.Array], jax.Array],
-  images: jax.Array,
-  keys: jax.Array,
-) -> jax.Array:
-  """Map a function of one image and one key over a batch.
-
-  Args:
-    fn: Function such as `autoaugment`, with its keyword arguments bound.
-    images: uint8 [N, H, W, 3].
-    keys: Typed random keys [N].
-
-  Returns:
-    uint8 [N, H, W, 3], the same bits on every backend.
-  """
-  # Take images one by one on CPUs: vmap would run every operation on every
-  # image and select, which only pays where the whole batch runs at once.
-  if jax.default_backend() == "cpu":
-    return jax.lax.map(lambda pair: fn(*pair), (images, keys))
-  return jax.vmap(fn)(images, keys)
+  return _apply(images, keys, names, choose)
 
 
 class _Steps(NamedTuple):
@@ -216,30 +198,62 @@ def level_to_argument(
 
 
 def _apply(
-  image: jax.Array, key: jax.Array, names: list[str], steps: _Steps
+  images: jax.Array,
+  keys: jax.Array,
+  names: list[str],
+  choose: Callable[[jax.Array], _Steps],
 ) -> jax.Array:
-  """Apply _Steps [S] one after the other, each with its probability."""
-  if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != jnp.uint8:
+  """Apply operations that `choose` draws for every image.
+
+  Args:
+    images: uint8 [N, H, W, 3].
+    keys: Typed random keys [N].
+    names: Names of the operations.
+    choose: Maps a key to the _Steps [S] of an image, applied one after the
+      other, each with its probability.
+
+  Returns:
+    uint8 [N, H, W, 3].
+  """
+  if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
     raise ValueError(
-      f"The image must be uint8 [H, W, 3], not {image.dtype} {image.shape}."
+      "The images must be uint8 [N, H, W, 3], not"
+      f" {images.dtype} {images.shape}."
     )
-  do_key, sign_key, row_key, column_key = jax.random.split(key, 4)
-  count = steps.operation.shape
-  is_done = jax.random.bernoulli(do_key, steps.probability)
-  is_negative = jax.random.bernoulli(sign_key, shape=count) & steps.is_signed
-  rows = jax.random.randint(row_key, count, 0, image.shape[0])
-  columns = jax.random.randint(column_key, count, 0, image.shape[1])
+  height, width = images.shape[1:3]
+
+  # Draw for the whole batch at once: small draws in a loop cost as much as the
+  # operations.
+  @jax.vmap
+  def draw(key: jax.Array) -> tuple[jax.Array, ...]:
+    choice_key, key = jax.random.split(key)
+    steps = choose(choice_key)
+    do_key, sign_key, row_key, column_key = jax.random.split(key, 4)
+    count = steps.operation.shape
+    is_done = jax.random.bernoulli(do_key, steps.probability)
+    is_negative = jax.random.bernoulli(sign_key, shape=count) & steps.is_signed
+    branch = jnp.where(is_done, steps.operation, len(names))
+    argument = jnp.where(is_negative, -steps.argument, steps.argument)
+    rows = jax.random.randint(row_key, count, 0, height)
+    columns = jax.random.randint(column_key, count, 0, width)
+    return branch, argument, rows, columns
+
   branches = [_OPERATIONS[name] for name in names]
   branches.append(lambda image, _, __: image)
-  branch = jnp.where(is_done, steps.operation, len(names))
-  argument = jnp.where(is_negative, -steps.argument, steps.argument)
 
-  # A loop compiles every operation once, however many steps there are.
-  def step(image: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
-    branch, argument, center = inputs
+  def step(image: jax.Array, drawn: tuple) -> tuple[jax.Array, None]:
+    branch, argument, *center = drawn
     return jax.lax.switch(branch, branches, image, argument, center), None
 
-  return jax.lax.scan(step, image, (branch, argument, (rows, columns)))[0]
+  def augment(image: jax.Array, drawn: tuple) -> jax.Array:
+    # A loop compiles every operation once, however many steps there are.
+    return jax.lax.scan(step, image, drawn)[0]
+
+  # Take images one by one on CPUs: vmap would run every operation on every
+  # image and select, which only pays where the whole batch runs at once.
+  if jax.default_backend() == "cpu":
+    return jax.lax.map(lambda pair: augment(*pair), (images, draw(keys)))
+  return jax.vmap(augment)(images, draw(keys))
 
 
 def _int(argument: jax.Array) -> jax.Array:

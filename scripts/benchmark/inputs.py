@@ -1,7 +1,6 @@
 """Measure images a second of the input pipeline, on host and device."""
 
 import contextlib
-import functools
 import io
 import itertools
 import pathlib
@@ -112,18 +111,23 @@ def _time_host(batches: Iterator[Any], rounds: int) -> list[float]:
 def autoaugment_flops() -> dict[str, float]:
   """Compare AutoAugment of a CIFAR image with a SAM step of WRN-28-10.
 
-  AutoAugment counts as accelerators run it: every operation on every image,
-  then a choice.
+  AutoAugment counts as TPUs run it: every operation on every image, then a
+  choice.
 
   Returns:
     MFLOP of an image of both, and their ratio.
   """
-  operate = functools.partial(policies.autoaugment, policy="cifar10")
+
+  @jax.jit
+  @jax.vmap
+  def operate(image: jax.Array, key: jax.Array) -> jax.Array:
+    return policies.autoaugment(image[None], key[None], policy="cifar10")
+
   task = TrainingTask(model="wrn28_10", batch=8)
   count = task.batch
   images = jax.ShapeDtypeStruct((count, 32, 32, 3), np.uint8)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-  policy = jax.jit(jax.vmap(operate)).lower(images, keys)
+  policy = operate.trace(images, keys).lower(lowering_platforms=("tpu",))
   parts = task.parts(RHO)
   step = task.lower_step(parts, task.state_shapes(parts))
   augment, train = (

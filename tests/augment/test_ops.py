@@ -151,10 +151,13 @@ def test_sharpness_of_images_without_interior(size):
   np.testing.assert_array_equal(ops.sharpness(image, np.float32(1.9)), image)
 
 
-def test_histogram_counts_exactly():
+@pytest.mark.parametrize(
+  "histogram", [ops._histogram_by_scattering, ops._histogram_by_products]
+)
+def test_histogram_counts_exactly(histogram):
   """300 * 300 pixels of a level, more than bfloat16 counts exactly."""
   image = np.full((300, 300, 3), 200, np.uint8)
   image[0, 0] = (0, 15, 255)
-  counts = jax.jit(ops._histogram)(image)
+  counts = jax.jit(histogram)(image)
   expected = [np.bincount(image[..., i].ravel(), minlength=256) for i in (0, 1)]
   np.testing.assert_array_equal(counts[:2], expected)

@@ -99,10 +99,10 @@ def test_translation_is_the_official_one_of_each_policy(
   config = runpy.run_path(str(file))["get_config"](variant)
   config.augment.translate_const = given
   augmentation = build.augmentation(config, build.dataset_spec(config))
-  # Return the function itself instead of mapping it over images.
-  monkeypatch.setattr(pipeline.policies, "map_images", lambda fn, *_: fn)
-  operate = pipeline._apply_policy(None, None, augmentation)
-  assert operate.keywords["translate_const"] == expected
+  for policy in ("autoaugment", "randaugment"):  # return their arguments
+    monkeypatch.setattr(pipeline.policies, policy, lambda *_, **kwargs: kwargs)
+  arguments = pipeline._apply_policy(None, None, augmentation)
+  assert arguments["translate_const"] == expected
 
 
 @pytest.mark.parametrize("flip", [True, False])

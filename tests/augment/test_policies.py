@@ -25,8 +25,7 @@ def augment(fn, images, count, seed=0):
   """Apply `fn` to `count` images, taken from `images` in turn."""
   images = np.resize(images, (count, *images.shape[1:]))
   keys = jax.random.split(jax.random.key(seed), count)
-  mapped = jax.jit(functools.partial(policies.map_images, fn))
-  return np.asarray(mapped(images, keys))
+  return np.asarray(jax.jit(fn)(images, keys))
 
 
 @pytest.fixture
@@ -185,20 +184,24 @@ def test_one_by_one_and_at_once_give_the_same_bits(golden, monkeypatch, fn):
 
 
 def test_no_layers_change_nothing():
-  image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+  images = np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)
+  keys = jax.random.split(jax.random.key(0), 2)
   output = policies.randaugment(
-    image, jax.random.key(0), layers=0, magnitude=9, translate_const=100
+    images, keys, layers=0, magnitude=9, translate_const=100
   )
-  np.testing.assert_array_equal(output, image)
+  np.testing.assert_array_equal(output, images)
 
 
 def test_errors():
-  image, key = np.zeros((4, 4, 3), np.uint8), jax.random.key(0)
+  images = np.zeros((2, 4, 4, 3), np.uint8)
+  keys = jax.random.split(jax.random.key(0), 2)
   with pytest.raises(ValueError, match=r"did you mean 'cifar10'.*svhn"):
-    policies.autoaugment(image, key, policy="cifar")
-  with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float32"):
-    policies.autoaugment(image.astype(np.float32), key, policy="svhn")
-  with pytest.raises(ValueError, match=r"not uint8 \(4, 4, 1\)"):
-    policies.autoaugment(image[..., :1], key, policy="svhn")
+    policies.autoaugment(images, keys, policy="cifar")
+  with pytest.raises(ValueError, match=r"uint8 \[N, H, W, 3\], not float32"):
+    policies.autoaugment(images.astype(np.float32), keys, policy="svhn")
+  with pytest.raises(ValueError, match=r"not uint8 \(2, 4, 4, 1\)"):
+    policies.autoaugment(images[..., :1], keys, policy="svhn")
   with pytest.raises(ValueError, match="magnitude = -1 must be 0 or more"):
-    policies.randaugment(image, key, layers=1, magnitude=-1, translate_const=10)
+    policies.randaugment(
+      images, keys, layers=1, magnitude=-1, translate_const=10
+    )
