@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax.models.classifier import LayerSettings
+from sam_jax.models.convolution import convolve
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -70,6 +71,7 @@ def conv(
     use_bias=use_bias,
     kernel_init=init,
     dtype=settings.dtype,
+    conv_general_dilated=convolve,
     name=name,
   )(x)
 

@@ -91,6 +91,9 @@ def parts(
     ascent_steps=0 if is_zero(config.sam.rho) else config.sam.ascent_steps,
     every=config.sam.every,
     num_microbatches=shards.microbatches,
+    # On CPUs, convolutions other than `models.convolution` are slow in loops.
+    unrolls_microbatches=":" in config.model.name
+    and jax.default_backend() == "cpu",
     freezes_batch_stats=batch_norm_scope(config) == "frozen",
     update_ema=update_ema,
     log_every_steps=config.log_every_steps,

@@ -71,6 +71,7 @@ class Parts:
     ascent_steps: Steps of ascent; 0 without SAM.
     every: SAM perturbs every `every`-th step.
     num_microbatches: Shards of each device.
+    unrolls_microbatches: Compile a copy of the passes for each of them.
     dropout_key: Random key of the run's dropout.
     freezes_batch_stats: Batch statistics never change.
     update_ema: (averages, values, step) -> averages; None for no averages.
@@ -86,6 +87,7 @@ class Parts:
   ascent_steps: int = 1
   every: int = 1
   num_microbatches: int = 1
+  unrolls_microbatches: bool = False
   freezes_batch_stats: bool = False
   update_ema: Callable[[Any, Any, jax.Array], Any] | None = None
   log_every_steps: int = 1
@@ -180,7 +182,12 @@ def train_step(
       **_error_rates(logits, batch),
     }
 
-  shard = _mean_over_microbatches(shard_step, batch, parts.num_microbatches)
+  shard = _mean_over_microbatches(
+    shard_step,
+    batch,
+    parts.num_microbatches,
+    unroll=parts.unrolls_microbatches,
+  )
   # The mean of running averages is the running average of means: statistics
   # travel with the gradient.
   shard = _map_floats(lambda floats: jax.lax.pmean(floats, AXIS), shard)
@@ -256,7 +263,11 @@ def _either(condition, fn):
 
 
 def _mean_over_microbatches(
-  shard_fn: Callable[[Batch, Any], Any], batch: Batch, count: int
+  shard_fn: Callable[[Batch, Any], Any],
+  batch: Batch,
+  count: int,
+  *,
+  unroll: bool,
 ) -> Any:
   """Run `shard_fn` on `count` equal parts of a batch, and average.
 
@@ -278,8 +289,7 @@ def _mean_over_microbatches(
     accumulate,
     [jnp.zeros(x.shape, x.dtype) for x in _partition(shapes)[0]],
     (parts, jnp.arange(count)),
-    # XLA runs convolutions inside a loop about 8 times slower on CPU.
-    unroll=jax.default_backend() == "cpu",
+    unroll=unroll,
   )
   means, last = (x / count for x in sums), (x[-1] for x in others)
   return jax.tree.map(lambda x: next(means if _is_float(x) else last), shapes)
