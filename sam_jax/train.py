@@ -9,13 +9,11 @@ interrupted before it trained, or by a second Ctrl-C.
 """
 
 import logging
-import os
 import sys
 from typing import Any
 
 from absl import flags
 
-from sam_jax import paths
 from sam_jax.config import cli
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs import logging as run_logging
@@ -55,12 +53,13 @@ def _train() -> None:
   import jax
 
   from sam_jax.analysis.hook import AnalysisHook
+  from sam_jax.runs import compilation
   from sam_jax.runs.workdir import WorkdirLostError
   from sam_jax.training import build, loop
   from sam_jax.training.hooks import DivergedError
 
   config = _CONFIG.value
-  _cache_compiled_programs(jax, config.compilation_cache_dir)
+  compilation.keep_compiled_programs(config.compilation_cache_dir)
   _join_other_processes(jax)
   if _SUMMARY.value:
     print(build.summary(config, jax.device_count()))
@@ -89,24 +88,6 @@ def _join_other_processes(jax: Any) -> None:
     sys.exit(f"error: the other processes can't be reached: {reason}")
   if jax.process_index() != 0:
     logging.getLogger("sam_jax").setLevel(logging.WARNING)
-
-
-def _cache_compiled_programs(jax: Any, directory: str) -> None:
-  """Let later runs of the same programs skip their compilation."""
-  if directory:
-    path = paths.resolve(directory)
-    try:
-      paths.make_directory(path)
-    except Exception as error:  # gs:// clients raise errors of their own
-      logging.getLogger("sam_jax").warning(
-        "--config.compilation_cache_dir=%s can't be written: %s. This run"
-        " compiles its programs, and later runs do so again.",
-        directory,
-        paths.describe_error(error),
-      )
-      return
-    jax.config.update("jax_compilation_cache_dir", os.fspath(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+from sam_jax.runs import compilation
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
 CACHE = pathlib.Path(
   os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
@@ -19,6 +21,7 @@ CACHE = pathlib.Path(
 QUICK_COMPILATION = (
   "--xla_backend_optimization_level=0",
   "--xla_cpu_use_fusion_emitters=false",
+  compilation.FLAG_FOR_CPUS,
 )
 
 # Initializing a backend makes XLA parse $XLA_FLAGS.
@@ -35,7 +38,11 @@ runpy.run_module("sam_jax.train", run_name="__main__", alter_sys=True)
 
 
 def xla_flags(num_devices: int) -> str:
-  """Return $XLA_FLAGS for virtual CPU devices and quick compilation."""
+  """Return $XLA_FLAGS for virtual CPU devices and quick compilation.
+
+  Commands would add the last flag themselves. All processes of the tests have
+  the same flags: they share compiled programs.
+  """
   count = f"--xla_force_host_platform_device_count={num_devices}"
   return " ".join([count, *known_flags(QUICK_COMPILATION)])
 

@@ -17,6 +17,7 @@ from sam_jax.config.field_type import ConfigError, check_option, parse_option
 from sam_jax.config.fields import FIELDS
 from sam_jax.config.hints import closest
 from sam_jax.config.schema import field_of, help_text, suggest_field, update
+from sam_jax.runs import compilation
 
 flags.disclaim_key_flags()  # --help shows --config as the program's own
 
@@ -29,6 +30,7 @@ def run(main: Callable[[list[str]], None]) -> None:
   Args:
     main: Takes the program's name and the arguments that are no flags.
   """
+  compilation.choose_xla_flags()
   app.run(lambda argv: report_errors(main, argv), flags_parser=parse_flags)
 
 

@@ -21,6 +21,7 @@ import sys
 from absl import app, flags, logging
 
 from sam_jax.config import cli
+from sam_jax.runs import compilation
 
 flags.DEFINE_string("model", "wrn28_10", "Name of the network.")
 flags.DEFINE_string("dataset", "cifar10", "Sets image shape and classes.")
@@ -81,6 +82,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def prepare_machine(name: str, cores: int, devices: int | None) -> None:
   """Set the options that JAX reads when it starts."""
+  compilation.choose_xla_flags()
   if name == "input" and cores:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
   devices = devices or (8 if name == "scale" else None)

@@ -1,0 +1,54 @@
+"""How XLA compiles the programs of a command, and where it keeps them."""
+
+import importlib.metadata
+import logging
+import os
+
+import jax
+
+from sam_jax import paths
+
+logger = logging.getLogger(__name__)
+
+# Since jaxlib 0.10, convolutions on CPUs go to a library that needs twice the
+# time of XLA's own code for the gradient of a wide network.
+FLAG_FOR_CPUS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+_JAXLIBS_THAT_KNOW_IT = ("0.10.", "0.11.", "0.12.")
+
+
+def choose_xla_flags() -> None:
+  """Choose the options of XLA that are fast on CPUs, in $XLA_FLAGS.
+
+  Call it before JAX uses a device. Accelerators ignore them, and what the user
+  has set there stays. XLA aborts a process with an option that it does not
+  know: other versions of jaxlib get none.
+  """
+  flags = os.environ.get("XLA_FLAGS", "")
+  version = importlib.metadata.version("jaxlib")
+  name = FLAG_FOR_CPUS.split("=")[0]
+  if name not in flags and version.startswith(_JAXLIBS_THAT_KNOW_IT):
+    os.environ["XLA_FLAGS"] = f"{flags} {FLAG_FOR_CPUS}".strip()
+
+
+def keep_compiled_programs(directory: str) -> None:
+  """Let later runs of the same programs skip their compilation.
+
+  Args:
+    directory: Where JAX keeps programs; "" for nowhere. One that can't be
+      written is reported, and not used.
+  """
+  if not directory:
+    return
+  path = paths.resolve(directory)
+  try:
+    paths.make_directory(path)
+  except Exception as error:  # gs:// clients raise errors of their own
+    logger.warning(
+      "--config.compilation_cache_dir=%s can't be written: %s. This run"
+      " compiles its programs, and later runs do so again.",
+      directory,
+      paths.describe_error(error),
+    )
+    return
+  jax.config.update("jax_compilation_cache_dir", os.fspath(path))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
