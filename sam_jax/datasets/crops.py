@@ -27,9 +27,23 @@ def random_crop(encoded: Any, size: int, seed: Any) -> Any:
   Returns:
     uint8 [size, size, 3].
   """
+  window = random_window(_image_shape(encoded), size, seed)
+  return _resize(_decode(encoded, window), size)
+
+
+def random_window(shape: Any, size: int, seed: Any) -> Any:
+  """Draw the window of `random_crop`.
+
+  Args:
+    shape: int32 (height, width, channels) of the image.
+    size: Side of the result in pixels.
+    seed: int [2], decides the window.
+
+  Returns:
+    int32 [4]: row, column, height, width.
+  """
   import tensorflow as tf
 
-  shape = _image_shape(encoded)
   begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
     shape,
     bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -43,8 +57,7 @@ def random_crop(encoded: Any, size: int, seed: Any) -> Any:
   window = tf.concat([begin[:2], extent[:2]], 0)
   # After too many attempts the box is the whole image: use the center instead.
   is_whole = tf.reduce_all(extent[:2] == shape[:2])
-  window = tf.where(is_whole, center_window(shape, size), window)
-  return _resize(_decode(encoded, window), size)
+  return tf.where(is_whole, center_window(shape, size), window)
 
 
 def center_crop(encoded: Any, size: int) -> Any:
@@ -154,5 +167,9 @@ def _resize(image: Any, size: int) -> Any:
 
   # The operation behind tf.compat.v1.image.resize_bicubic.
   image = tf.raw_ops.ResizeBicubic(images=image[None], size=[size, size])[0]
-  image = tf.clip_by_value(tf.round(image), 0, 255)
-  return tf.ensure_shape(tf.cast(image, tf.uint8), [size, size, 3])
+  # `tf.clip_by_value` runs two operations and takes three times as long.
+  image = tf.raw_ops.ClipByValue(
+    t=image, clip_value_min=0.0, clip_value_max=255.0
+  )
+  image = tf.cast(tf.round(image), tf.uint8)
+  return tf.ensure_shape(image, [size, size, 3])

@@ -15,11 +15,7 @@ import numpy as np
 from etils import epath
 
 from sam_jax.datasets import array_cache, bucket_files, tfds_files
-from sam_jax.datasets.bucket_files import (
-  BYTES_AFTER,
-  BYTES_BEFORE,
-  READ_BYTES,
-)
+from sam_jax.datasets.bucket_files import BYTES_AFTER, BYTES_BEFORE
 from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetError, DatasetSpec
 
 logger = logging.getLogger(__name__)
@@ -108,7 +104,7 @@ def read_record(path: Any, offset: Any, *, is_remote: bool = False) -> Any:
   records = tf.raw_ops.TFRecordDatasetV2(
     filenames=[path],
     compression_type="",
-    buffer_size=READ_BYTES,
+    buffer_size=0,  # It would hold the next record, which nothing reads.
     byte_offsets=[offset],
   )
   first = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **kind)

@@ -146,7 +146,8 @@ SUB_COMMANDS = {
   "input": SubCommand(
     _measure_input,
     ("batch", "rounds", "cores"),
-    "Medians (quartiles) of the rounds.",
+    "Medians (quartiles) of the rounds. Seconds are those of the processor,"
+    " added up over its cores; for accelerators, on the wall.",
   ),
   "loop": SubCommand(
     _measure_loop,

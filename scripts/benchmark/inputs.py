@@ -1,34 +1,30 @@
 """Measure images a second of the input pipeline, on host and device."""
 
 import contextlib
-import io
 import itertools
 import pathlib
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from sam_jax.augment import policies
 from sam_jax.config.schema import default_config
-from sam_jax.datasets.catalog import DatasetSpec, dataset_spec
-from sam_jax.datasets.in_memory import InMemoryDataset
-from sam_jax.datasets.streaming import StreamingDataset, load_streaming
-from sam_jax.datasets.tfds_files import tfds_builder
+from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.training import input_pipeline, parallel
 from sam_jax.training.input_pipeline import Dataset
-from scripts.benchmark import program_costs
-from scripts.benchmark.timing import interleave, spread
+from scripts.benchmark import (
+  input_peers,
+  input_sources,
+  program_costs,
+  timing,
+)
+from scripts.benchmark.timing import interleave, ratio, spread
 from scripts.benchmark.training_task import RHO, TrainingTask
 
-_EVAL_BATCH = 128  # never read
-# ImageNet's mean size. At this quality random texture takes its 110 kB.
-_JPEG_SIZE, _JPEG_QUALITY, _NUM_JPEGS = (400, 350), 90, 256
 # More batches than a pipeline prepares ahead at any time.
 _BATCHES_AHEAD = _BATCHES_OF_A_ROUND = 8
 
@@ -42,17 +38,24 @@ def measure_input(batch: int, rounds: int) -> list[dict[str, Any]]:
 
   Returns:
     A row for every part. The host indexes (CIFAR), or reads, decodes and crops
-    at random (ImageNet); the part of the device includes the transfer.
+    at random (ImageNet); the part of the device includes the transfer. Other
+    libraries that decode the same JPEGs follow, and the names of those that
+    are not installed.
   """
-  with tempfile.TemporaryDirectory() as directory:
-    sources: dict[str, Dataset] = {
-      "CIFAR-10": _random_cifar(batch),
-      "ImageNet": _random_imagenet(pathlib.Path(directory), batch),
+  rows = measure_source(
+    "CIFAR-10", input_sources.random_cifar(batch), batch, rounds
+  )
+  generator = np.random.default_rng(0)
+  photos = [input_sources.random_photo(generator) for _ in range(32)]
+  found, missing = input_peers.peers()
+  with tempfile.TemporaryDirectory() as name:
+    directory = pathlib.Path(name)
+    dataset = input_sources.random_imagenet(directory, photos, batch)
+    peers = {
+      peer: create(photos, batch, directory) for peer, create in found.items()
     }
-    rows: list[dict[str, Any]] = []
-    for name, dataset in sources.items():
-      rows += measure_source(name, dataset, batch, rounds)
-  return rows
+    rows += measure_source("ImageNet", dataset, batch, rounds, peers=peers)
+  return [*rows, *({"not installed, skipped": name} for name in missing)]
 
 
 def measure_source(
@@ -61,8 +64,12 @@ def measure_source(
   batch: int,
   rounds: int,
   augmentations: Sequence[str] = ("basic", "autoaugment"),
+  peers: Mapping[str, Iterator[Any]] | None = None,
 ) -> list[dict[str, Any]]:
   """Measure the parts of the input pipeline of one data set.
+
+  Seconds are those of the processor, which a busy machine leaves as they are;
+  those of accelerators are seconds on the wall.
 
   Args:
     name: Name in the rows.
@@ -70,42 +77,51 @@ def measure_source(
     batch: Images of its batches.
     rounds: Number of times to measure each part.
     augmentations: Values of `config.augment.policy`.
+    peers: Other streams of batches of the same size.
 
   Returns:
-    A row of images a second for the host, and for each policy on the devices.
+    A row of images a second for the host, with their ratio to those of each
+    peer, for each peer, and for each policy on the devices.
   """
-  batches: Any = dataset.train_batches(0)
-  with contextlib.closing(batches):
-    examples = next(batches)
-    host = _time_host(batches, rounds)
+  with contextlib.ExitStack() as stack:
+    streams: dict[str, Any] = {
+      "host": dataset.train_batches(0),
+      **(peers or {}),
+    }
+    for stream in streams.values():
+      stack.enter_context(contextlib.closing(stream))
+    examples = next(streams["host"])
+    for stream in streams.values():
+      _take(stream, _BATCHES_AHEAD)
+    takes = {part: _take_fn(stream) for part, stream in streams.items()}
+    host = interleave(takes, rounds, time.process_time)
   # The batches are closed: reading ahead would take the devices' cores.
   parts = {
     f"device, {policy}": _augment_on_devices(dataset.spec, policy, examples)
     for policy in augmentations
   }
-  seconds = {"host": host, **interleave(parts, rounds)}
+  on_cpu = jax.default_backend() == "cpu"
+  device = interleave(parts, rounds, time.process_time if on_cpu else None)
+  images = batch * _BATCHES_OF_A_ROUND
   return [
     {
       "input": name,
       "part": part,
-      "images/s": spread([batch / s for s in values]),
+      "images/s": spread([images / s for s in seconds]),
+      "host over it": ratio(seconds, host["host"]) if part in host else None,
     }
-    for part, values in seconds.items()
+    for part, seconds in {**host, **device}.items()
   ]
 
 
-def _time_host(batches: Iterator[Any], rounds: int) -> list[float]:
-  """Return the seconds of a batch in each of several rounds without a pause.
+def _take_fn(stream: Iterator[Any]) -> Callable[[], None]:
+  """Return a function that takes batches until the stream is as far ahead."""
 
-  Batches that were read ahead come first and do not count.
-  """
-  _take(batches, _BATCHES_AHEAD)
-  seconds = []
-  for _ in range(rounds):
-    started = time.perf_counter()
-    _take(batches, _BATCHES_OF_A_ROUND)
-    seconds.append((time.perf_counter() - started) / _BATCHES_OF_A_ROUND)
-  return seconds
+  def take() -> None:
+    _take(stream, _BATCHES_OF_A_ROUND)
+    timing.wait_until_idle()
+
+  return take
 
 
 def autoaugment_flops() -> dict[str, float]:
@@ -140,91 +156,21 @@ def autoaugment_flops() -> dict[str, float]:
   }
 
 
-def _random_cifar(batch: int) -> InMemoryDataset:
-  """Create random images, as many and as large as CIFAR-10's."""
-  generator = np.random.default_rng(0)
-  images = generator.integers(256, size=(50_000, 32, 32, 3), dtype=np.uint8)
-  examples = images, generator.integers(10, size=50_000, dtype=np.int32)
-  return InMemoryDataset(
-    dataset_spec("cifar10"),
-    examples,
-    examples,
-    batch_size=batch,
-    eval_batch_size=_EVAL_BATCH,
-    seed=0,
-  )
-
-
-def _random_imagenet(directory: pathlib.Path, batch: int) -> StreamingDataset:
-  """Prepare JPEGs of ImageNet's size through TFDS, from ImageNet's archives.
-
-  Its training set is a single class, with as many images as a batch needs.
-  """
-  generator = np.random.default_rng(0)
-  photos = [_photo(generator) for _ in range(32)]
-  count = max(_NUM_JPEGS, 4 * batch)
-  synset = "n01440764"
-  members = {
-    f"{synset}_{i}.JPEG": photos[i % len(photos)] for i in range(count)
-  }
-  train = {f"{synset}.tar": _tar(members)}
-  (directory / "ILSVRC2012_img_train.tar").write_bytes(_tar(train))
-  validation = {"ILSVRC2012_val_00000001.JPEG": photos[0]}
-  (directory / "ILSVRC2012_img_val.tar").write_bytes(_tar(validation))
-  import tensorflow_datasets as tfds
-
-  tfds.disable_progress_bar()
-  spec = dataset_spec("imagenet2012")
-  builder = tfds_builder(spec, str(directory / "tfds"))
-  with contextlib.redirect_stdout(None):
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(manual_dir=directory)
-    )
-  return load_streaming(
-    spec.with_image_size(224),
-    data_dir=str(directory / "tfds"),
-    validation_size=0,
-    crops_at_random=True,
-    batch_size=batch,
-    eval_batch_size=_EVAL_BATCH,
-    seed=0,
-  )
-
-
-def _photo(generator: np.random.Generator) -> bytes:
-  """Create a JPEG with detail at several scales, as in photographs."""
-  width, height = _JPEG_SIZE
-  pixels = np.zeros((height, width, 3))
-  for side in (8, 32, 128):
-    coarse = generator.integers(256, size=(side, side, 3), dtype=np.uint8)
-    layer = Image.fromarray(coarse).resize(_JPEG_SIZE, Image.Resampling.BICUBIC)
-    pixels += np.asarray(layer) / 3
-  pixels += generator.normal(0, 12, pixels.shape)
-  file = io.BytesIO()
-  image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-  image.save(file, "JPEG", quality=_JPEG_QUALITY)
-  return file.getvalue()
-
-
-def _tar(members: dict[str, bytes]) -> bytes:
-  file = io.BytesIO()
-  with tarfile.open(fileobj=file, mode="w") as archive:
-    for name, content in members.items():
-      info = tarfile.TarInfo(name)
-      info.size = len(content)
-      archive.addfile(info, io.BytesIO(content))
-  return file.getvalue()
-
-
 def _augment_on_devices(
   spec: DatasetSpec, policy: str, batch: dict[str, np.ndarray]
 ) -> Callable[[], Any]:
-  """Build a function that sends a batch to the devices and augments it."""
+  """Build a function that sends batches to the devices and augments them."""
   config = default_config()
   config.augment.policy = policy
   augment = input_pipeline.map_augmentation(config, spec)
   steps = itertools.count()
-  return lambda: augment(parallel.shard(batch), np.int32(next(steps)))
+
+  def run() -> None:
+    for _ in range(_BATCHES_OF_A_ROUND):
+      images = augment(parallel.shard(batch), np.int32(next(steps)))
+      jax.block_until_ready(images)
+
+  return run
 
 
 def _take(batches: Iterator[Any], count: int) -> None:

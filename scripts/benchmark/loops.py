@@ -13,6 +13,7 @@ from sam_jax.training import build, input_pipeline, loop, parallel
 from sam_jax.training.hooks import LogMetrics, RunContext
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import train_step
+from scripts.benchmark import timing
 from scripts.benchmark.timing import ratio, spread
 
 # Steps of the loop after every pause. They use up the batches that were
@@ -71,20 +72,6 @@ def measure_loop(
   ]
 
 
-def wait_until_idle(seconds: float = 30.0) -> None:
-  """Wait until this process computes nothing: no saves, no decoding.
-
-  Args:
-    seconds: Longest time to wait.
-  """
-  deadline = time.perf_counter() + seconds
-  while time.perf_counter() < deadline:
-    before = time.process_time()
-    time.sleep(0.1)
-    if time.process_time() - before < 0.01:
-      return
-
-
 class _AllMeasuredError(Exception):
   """All stretches are measured; the run may end."""
 
@@ -120,7 +107,7 @@ class _TimeStretches:
     elif self._count == _LEAD + self._steps:
       jax.block_until_ready(metrics)
       self.loop_seconds.append(time.perf_counter() - self._started)
-      wait_until_idle()
+      timing.wait_until_idle()
       self.bare_seconds.append(self._take_bare_steps(self._steps))
       if len(self.loop_seconds) == self._rounds:
         raise _AllMeasuredError

@@ -25,6 +25,10 @@ class FakeTime:
   def process_time(self):
     return self._cpu
 
+  def work(self, seconds):
+    """Take time of the processor."""
+    self._cpu += seconds
+
   def sleep(self, seconds):
     self._cpu += min(seconds, max(0.0, self.busy_until - self.now))
     self.now += seconds

@@ -29,3 +29,17 @@ def test_alternatives_are_timed_there_and_back(monkeypatch):
 def test_spread_is_the_median_with_quartiles():
   values = [5.0, 1.0, 2.0, 4.0, 3.0]
   assert timing.spread(values) == pytest.approx((3.0, 2.0, 4.0))
+
+
+def test_work_in_the_background_is_waited_for(monkeypatch):
+  clock = FakeTime(tick=0.01, busy_until=0.4)
+  monkeypatch.setattr(timing, "time", clock)
+  timing.wait_until_idle()
+  assert 0.4 < clock.now < 1.0
+
+
+def test_work_that_does_not_end_is_not_waited_for(monkeypatch):
+  clock = FakeTime(tick=0.01, busy_until=1e9)
+  monkeypatch.setattr(timing, "time", clock)
+  timing.wait_until_idle(seconds=2.0)
+  assert 2.0 < clock.now < 3.0
