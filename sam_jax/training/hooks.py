@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.logging import MetricsWriter, image_grid, log_line
-from sam_jax.runs.workdir import check_present, to_dict
-from sam_jax.training import build, input_pipeline, parallel
+from sam_jax.runs.workdir import check_present, to_dict, write_result
+from sam_jax.training import build, parallel
 from sam_jax.training.input_pipeline import Dataset
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import Parts, eval_step
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 # (steps done, state, metrics of the last step, no step follows)
 Hook = Callable[[int, TrainState, dict[str, jax.Array], bool], None]
+
+# (state, split) -> means over every example of the split, by metric
+Means = Callable[[TrainState, str], dict[str, float]]
 
 # Steps that the host may run ahead of the devices: enough to keep them busy,
 # few enough to answer a preemption at once.
@@ -51,7 +54,7 @@ class RunContext:
   dataset: Dataset
   parts: Parts
   checkpoints: Checkpoints
-  writer: MetricsWriter | None  # of process 0
+  writer: MetricsWriter | None = None  # of process 0, once the logs are open
   first_step: int = 0  # at which this process starts or resumes
 
   @property
@@ -96,21 +99,45 @@ class RunContext:
     epoch = step / self.dataset.steps_per_epoch
     log_line(step, self.total_steps, epoch, prefix, values, **line)
 
+  def log_stop(self, step: int) -> None:
+    """Log that the run stops on request, with a checkpoint."""
+    logger.info(
+      "Stopped at step %d of %d; the same command resumes from here.",
+      step,
+      self.total_steps,
+    )
+
+  def finish(self, result: dict[str, float] | None) -> None:
+    """Complete the checkpoints and the logs of a run that did all its steps.
+
+    Args:
+      result: The last evaluation; None if an earlier process made it.
+    """
+    self.checkpoints.close()  # a run with a result has its last one, too
+    if self.writer and result:
+      check_present(self.workdir)
+      self.writer.mark_finished()
+      self.writer.close()  # a run with a result has complete logs
+      write_result(self.workdir, result)
+
 
 def open_writer(
   config: ConfigDict,
   workdir: epath.Path,
-  dataset: Dataset,
   first_step: int,
+  images: np.ndarray | None,
 ) -> MetricsWriter | None:
   """Open the logs; a new run starts with its config and some images.
+
+  Args:
+    config: Config of the run.
+    workdir: Directory of the run.
+    first_step: Step at which this process starts or resumes.
+    images: uint8 [N, H, W, C], augmented; None if the run resumes.
 
   Returns:
     The writer, or None on other processes than the first.
   """
-  images = None
-  if first_step == 0:  # a program that all hosts must run
-    images = input_pipeline.preview_images(config, dataset)
   if jax.process_index() != 0:
     return None
   writer = MetricsWriter(workdir, first_step)
@@ -129,11 +156,20 @@ class LogMetrics:
   the host started it. Waiting for every step would leave the devices idle.
   """
 
-  def __init__(self, run: RunContext):
+  def __init__(self, run: RunContext, stopwatch: "Stopwatch | None" = None):
+    """Prepare the log lines of a run.
+
+    Args:
+      run: The run.
+      stopwatch: Shared by the runs that train together; None for a new one.
+    """
     self._run = run
     self._in_flight: collections.deque[Any] = collections.deque()
     self._latest: tuple[int, Any] | None = None
-    self._throughput = Throughput(run.config.batch_size, run.total_steps)
+    self._stopwatch = stopwatch or Stopwatch()
+    self._throughput = Throughput(
+      run.config.batch_size, run.total_steps, self._stopwatch
+    )
 
   def __call__(
     self, step: int, state: TrainState, metrics: Any, is_last: bool
@@ -144,7 +180,7 @@ class LogMetrics:
     self._in_flight.append(self._latest)
     if not self._throughput.is_running:  # the first step, which is compiled
       self._finish_all()
-      self._throughput.resume(step)
+      self._throughput.start(step)
     while len(self._in_flight) > _RUN_AHEAD:
       self._finish_oldest()
     if is_last:
@@ -156,7 +192,7 @@ class LogMetrics:
     self._finish_all()
     if self._latest:
       self._check_finite(*self._latest)
-    with self._throughput.paused():
+    with self._stopwatch.paused():
       yield
 
   def _finish_all(self) -> None:
@@ -197,78 +233,90 @@ class LogMetrics:
     )
 
 
-class Throughput:
-  """Images per second and remaining time, counting only training."""
+class Stopwatch:
+  """Counts the seconds of training, without pauses for other work."""
 
-  def __init__(
-    self,
-    batch_size: int,
-    total_steps: int,
-    clock: Callable[[], float] = time.monotonic,
-  ):
-    self._batch_size, self._total_steps = batch_size, total_steps
+  def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock = clock
     self._since: float | None = None  # None: not running
-    self._seconds_before_pause = 0.0
-    self._first_step = 0
-    self._last = (0.0, 0)  # seconds and step of the last reading
+    self._seconds_before = 0.0
 
-  @property
-  def is_running(self) -> bool:
-    """Return True after `resume`."""
-    return self._since is not None
-
-  def resume(self, step: int) -> None:
-    """Start to count at a step that is done."""
-    self._since = self._clock()
-    self._first_step, self._last = step, (0.0, step)
+  def start(self) -> None:
+    """Start to count, unless it counts already."""
+    if self._since is None:
+      self._since = self._clock()
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
     """Do not count the time in the context."""
-    self._seconds_before_pause = self._elapsed()
-    self._since, was_running = None, self.is_running
+    was_running, self._seconds_before = self._since is not None, self.seconds
+    self._since = None
     try:
       yield
     finally:
       if was_running:
-        self._since = self._clock()
+        self.start()
+
+  @property
+  def seconds(self) -> float:
+    """Return the seconds that were counted."""
+    if self._since is None:
+      return self._seconds_before
+    return self._seconds_before + self._clock() - self._since
+
+
+class Throughput:
+  """Images per second and remaining time, counting only training."""
+
+  def __init__(self, batch_size: int, total_steps: int, stopwatch: Stopwatch):
+    self._batch_size, self._total_steps = batch_size, total_steps
+    self._stopwatch = stopwatch
+    self._first: tuple[float, int] | None = None  # seconds and step
+    self._last = (0.0, 0)  # of the last reading
+
+  @property
+  def is_running(self) -> bool:
+    """Return True after `start`."""
+    return self._first is not None
+
+  def start(self, step: int) -> None:
+    """Start to count at a step that is done."""
+    self._stopwatch.start()
+    self._first = self._last = self._stopwatch.seconds, step
 
   def read(self, step: int) -> tuple[float, float]:
-    """Read the clock when a step is done.
+    """Read the stopwatch when a step is done.
 
     Returns:
       Images per second since the last reading, and an estimate of the seconds
       that remain; NaN until a step has been measured.
     """
-    seconds, (last_seconds, last_step) = self._elapsed(), self._last
+    seconds, (last_seconds, last_step) = self._stopwatch.seconds, self._last
     self._last = seconds, step
-    if step <= last_step or seconds <= last_seconds:
+    if not self._first or step <= last_step or seconds <= last_seconds:
       return math.nan, math.nan
+    first_seconds, first_step = self._first
     images = self._batch_size * (step - last_step)
-    seconds_per_step = seconds / (step - self._first_step)
+    seconds_per_step = (seconds - first_seconds) / (step - first_step)
     seconds_left = seconds_per_step * (self._total_steps - step)
     return images / (seconds - last_seconds), seconds_left
-
-  def _elapsed(self) -> float:
-    if self._since is None:
-      return self._seconds_before_pause
-    return self._seconds_before_pause + self._clock() - self._since
 
 
 class Evaluate:
   """Evaluates on the test set and, if configured, on the training set."""
 
-  def __init__(self, run: RunContext, log: LogMetrics):
+  def __init__(
+    self, run: RunContext, log: LogMetrics, means: Means | None = None
+  ):
+    """Prepare the evaluations of a run.
+
+    Args:
+      run: The run.
+      log: Its log lines.
+      means: Evaluates a state; None compiles the program of this run.
+    """
     self._run, self._log = run, log
-    self._eval_step = parallel.map_eval_step(
-      lambda variables, batch: eval_step(
-        variables,
-        batch,
-        run.parts.model,
-        build.preprocess_fn(run.dataset.spec),
-      )
-    )
+    self._means = means or _compile_means(run)
     self.result: dict[str, float] | None = None  # the last one of the test set
 
   def __call__(
@@ -283,23 +331,45 @@ class Evaluate:
 
   def _evaluate(self, step: int, state: TrainState) -> None:
     """Evaluate and log what no earlier process has logged."""
-    run, variables = self._run, state.eval_variables()
+    run = self._run
     if step == run.total_steps or not run.is_logged(step, "test"):
-      values = self._mean(variables, "test")
+      values = self._means(state, "test")
       run.write(step, "test", values)
       self.result = {"step": step, **values}
     if run.config.eval_on_train and not run.is_logged(step, "clean_train"):
-      run.write(step, "clean_train", self._mean(variables, "train"))
+      run.write(step, "clean_train", self._means(state, "train"))
 
-  def _mean(self, variables: Any, split: str) -> dict[str, float]:
-    """Return means over every example of a split."""
-    sums = [
-      self._eval_step(variables, parallel.shard(batch))
-      for batch in self._run.dataset.eval_batches(split)
-    ]
-    totals = jax.tree.map(lambda *x: math.fsum(x), *jax.device_get(sums))
-    count = totals.pop("count")
-    return {name: total / count for name, total in totals.items()}
+
+def _compile_means(run: RunContext) -> Means:
+  """Compile the evaluation of one run."""
+  preprocess = build.preprocess_fn(run.dataset.spec)
+  program = parallel.map_eval_step(
+    lambda variables, batch: eval_step(
+      variables, batch, run.parts.model, preprocess
+    )
+  )
+
+  def means(state: TrainState, split: str) -> dict[str, float]:
+    variables = state.eval_variables()
+    return means_of_sums(
+      [
+        program(variables, parallel.shard(batch))
+        for batch in run.dataset.eval_batches(split)
+      ]
+    )
+
+  return means
+
+
+def means_of_sums(sums: Sequence[dict[str, Any]]) -> dict[str, float]:
+  """Return means over all examples from what `eval_step` returns for batches.
+
+  Args:
+    sums: float32 scalars by metric for each batch, on the devices or not.
+  """
+  totals = jax.tree.map(lambda *x: math.fsum(x), *jax.device_get(sums))
+  count = totals.pop("count")
+  return {name: total / count for name, total in totals.items()}
 
 
 class SaveCheckpoint:

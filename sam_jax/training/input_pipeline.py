@@ -1,7 +1,7 @@
 """The data of a run, from the config to augmented batches on the devices."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from sam_jax.training import build, parallel
 from sam_jax.training.step import random_stream
 
 Dataset = InMemoryDataset | StreamingDataset
+Batch = tuple[int, Any]  # the step, and its arrays on the devices
 
 _PREPARED_AHEAD = 2  # batches that wait on the devices
 
@@ -69,20 +70,27 @@ def create_dataset_on_all_hosts(config: ConfigDict) -> Dataset:
 
 def train_batches(
   config: ConfigDict, dataset: Dataset, first_step: int, total_steps: int
-) -> Iterator[tuple[int, Any]]:
-  """Yield (step, augmented batch on the devices), prepared two steps ahead.
+) -> Iterator[Batch]:
+  """Return (step, augmented batch on the devices), prepared two steps ahead.
 
-  Yields:
+  Returns:
     The step, from `first_step` to `total_steps` - 1, and its `image` float32
     [devices, n, H, W, C] and `target` float32 [devices, n, classes].
   """
   augment = map_augmentation(config, dataset.spec)
-  ready: collections.deque[tuple[int, Any]] = collections.deque()
   batches = dataset.train_batches(first_step)
-  for step in range(first_step, total_steps):
-    batch = parallel.shard(next(batches))
+  return prepare_ahead(
     # A NumPy scalar: creating a jnp scalar would dispatch a separate program.
-    ready.append((step, augment(batch, np.int32(step))))
+    (step, augment(parallel.shard(next(batches)), np.int32(step)))
+    for step in range(first_step, total_steps)
+  )
+
+
+def prepare_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+  """Yield batches, each after the next ones were asked for."""
+  ready: collections.deque[Batch] = collections.deque()
+  for batch in batches:
+    ready.append(batch)
     if len(ready) > _PREPARED_AHEAD:
       yield ready.popleft()
   yield from ready
@@ -95,6 +103,27 @@ def map_augmentation(
 
   Returns:
     (batch on the devices, step) -> augmented batch on the devices.
+  """
+  program = parallel.map_over_devices(
+    augment_fn(config, spec), in_axes=(0, None, None), out_axes=0
+  )
+  # An argument: runs with other seeds share the program.
+  key = parallel.replicate(augmentation_key(config))
+  return lambda batch, step: program(batch, step, key)
+
+
+def augmentation_key(config: ConfigDict) -> jax.Array:
+  """Return the random key of the augmentation, uint32 [2]."""
+  return jax.random.key_data(random_stream(config.seed, "augment"))
+
+
+def augment_fn(
+  config: ConfigDict, spec: DatasetSpec
+) -> Callable[[Any, Any, Any], Any]:
+  """Build the augmentation of one device.
+
+  Returns:
+    (batch, step, random key uint32 [2]) -> augmented batch.
   """
   augmentation = build.augmentation(config, spec)
 
@@ -113,22 +142,30 @@ def map_augmentation(
     rest = {k: v for k, v in batch.items() if k not in ("image", "label")}
     return {"image": images, "target": targets, **rest}
 
-  program = parallel.map_over_devices(
-    augment, in_axes=(0, None, None), out_axes=0
-  )
-  # An argument: runs with other seeds share the program.
-  key = jax.random.key_data(random_stream(config.seed, "augment"))
-  key = parallel.replicate(key)
-  return lambda batch, step: program(batch, step, key)
+  return augment
 
 
-def preview_images(
-  config: ConfigDict, dataset: Dataset, count: int = 64
-) -> np.ndarray:
-  """Return augmented images of the first step, uint8 [count, H, W, C].
+def preview_images(config: ConfigDict, dataset: Dataset) -> np.ndarray:
+  """Return augmented images of the first step, see `to_pixels`.
 
   All hosts must call it: they run the program together.
   """
   _, batch = next(train_batches(config, dataset, 0, 1))
-  images = np.concatenate(jax.device_get(batch["image"]))[:count]
-  return pipeline.denormalize(images, dataset.spec.mean, dataset.spec.std)
+  return to_pixels(batch["image"], dataset.spec)
+
+
+def to_pixels(
+  images: jax.Array, spec: DatasetSpec, count: int = 64
+) -> np.ndarray:
+  """Return the first images of a batch as people see them.
+
+  Args:
+    images: float32 [devices, n, H, W, C], normalized.
+    spec: The data set.
+    count: Number of images.
+
+  Returns:
+    uint8 [count, H, W, C].
+  """
+  first = np.concatenate(jax.device_get(images))[:count]
+  return pipeline.denormalize(first, spec.mean, spec.std)

@@ -1,36 +1,94 @@
-"""The state that training starts or resumes with."""
+"""What a run needs before its first step: its parts, and its state."""
 
+import contextlib
+import functools
 import logging
+from collections.abc import Iterator
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax.config.schema import ConfigError
-from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.config.schema import ConfigError, check_pretrained
 from sam_jax.models.pretrained import load_pretrained
-from sam_jax.runs import trained_weights
+from sam_jax.runs import distributed, trained_weights, watchdog
+from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.training import build, input_pipeline
+from sam_jax.training.hooks import DivergedError, RunContext
 from sam_jax.training.state import TrainState
-from sam_jax.training.step import Parts, create_state
 
 logger = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def open_run(
+  config: ConfigDict, workdir: epath.PathLike
+) -> Iterator[RunContext]:
+  """Check a config, claim its workdir, and load its data.
+
+  Args:
+    config: A config, see `sam_jax.config.schema`.
+    workdir: Directory of the run.
+
+  Yields:
+    The run, without logs; its checkpoints are complete after the context.
+
+  Raises:
+    ConfigError, DatasetError: The run can't start; one line says why.
+    WorkdirLostError: The workdir was removed, or the disk is full.
+  """
+  distributed.check_same(config, workdir)
+  config = trained_weights.pin(config, workdir)
+  config = build.validate(config, jax.device_count())
+  with contextlib.ExitStack() as stack:
+    path = stack.enter_context(workdir_lib.claim(workdir, config))
+    if not workdir_lib.has_begun(path):
+      check_pretrained(config)
+    dataset = input_pipeline.create_dataset_on_all_hosts(config)
+    checkpoints = Checkpoints(
+      path / "checkpoints",
+      [e * dataset.steps_per_epoch for e in config.keep_checkpoints_at_epochs],
+    )
+    stack.push(functools.partial(_close, checkpoints))
+    watchdog.check_regularly(checkpoints.check)
+    parts = build.parts(
+      config, dataset.spec, dataset.steps_per_epoch, jax.device_count()
+    )
+    yield RunContext(config, path, dataset, parts, checkpoints)
+
+
+def _close(checkpoints: Checkpoints, kind: type | None, *_: object) -> None:
+  """Complete the checkpoints at the end of a context.
+
+  Args:
+    checkpoints: The checkpoints of the run.
+    kind: Type of the exception that ends the context, if one does. Divergence
+      happens in all processes. Another failure happens in one of several: then
+      the others no longer take part, and waiting for them would not end.
+  """
+  has_failed_alone = jax.process_count() > 1 and kind is not DivergedError
+  if kind is None or not has_failed_alone:
+    checkpoints.close()
+
+
 def initial_state(
-  config: ConfigDict,
-  spec: DatasetSpec,
-  parts: Parts,
-  checkpoints: Checkpoints,
+  config: ConfigDict, fresh: TrainState, checkpoints: Checkpoints
 ) -> TrainState:
   """Return the state of the newest checkpoint, or a fresh one.
+
+  Args:
+    config: Config of the run.
+    fresh: Its state at step 0, with random parameters.
+    checkpoints: Its checkpoints.
 
   Raises:
     ConfigError: The pretrained parameters are not those of the network, or
       can't be read.
     WorkdirLostError: The disk or the network fails.
   """
-  state = create_state(parts, spec.image_shape, config.seed)
-  restored = checkpoints.restore_latest(state)
+  state = fresh
+  restored = checkpoints.restore_latest(fresh)
   if restored is not None:
     logger.info("Resuming from the checkpoint at step %d.", restored.step)
     return restored

@@ -132,7 +132,8 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
   dataset = toy_dataset(config)
   parts = build.parts(config, SPEC, dataset.steps_per_epoch, 8)
   checkpoints = Checkpoints(tmp_path / "none")
-  state = jax.device_get(initial_state(config, SPEC, parts, checkpoints))
+  fresh = step_lib.create_state(parts, SPEC.image_shape, config.seed)
+  state = jax.device_get(initial_state(config, fresh, checkpoints))
   checkpoints.close()
   official = read_checkpoint(CHECKPOINT)
   stem = official.params["Stem_0/conv2d/kernel"]

@@ -9,7 +9,12 @@ import pytest
 
 from sam_jax.config.schema import default_config
 from sam_jax.training import hooks
-from sam_jax.training.hooks import DivergedError, LogMetrics, Throughput
+from sam_jax.training.hooks import (
+  DivergedError,
+  LogMetrics,
+  Stopwatch,
+  Throughput,
+)
 
 
 class Clock:
@@ -29,9 +34,10 @@ def test_throughput_is_that_of_training_alone():
   """
   clock = Clock()
   total = 5 * 78
-  throughput = Throughput(128, total, clock)
+  stopwatch = Stopwatch(clock)
+  throughput = Throughput(128, total, stopwatch)
   clock.time += 60  # compilation
-  throughput.resume(1)
+  throughput.start(1)
   for step in range(2, total + 1):
     clock.time += 0.32
     if step % 50 == 0:
@@ -39,16 +45,17 @@ def test_throughput_is_that_of_training_alone():
       assert rate == pytest.approx(400)
       assert seconds_left == pytest.approx(0.32 * (total - step))
     if step % 78 == 0:
-      with throughput.paused():
+      with stopwatch.paused():
         clock.time += 20
 
 
 def test_throughput_is_unknown_before_there_is_a_step():
   clock = Clock()
-  throughput = Throughput(128, 10, clock)
-  with throughput.paused():  # before the first step
+  stopwatch = Stopwatch(clock)
+  throughput = Throughput(128, 10, stopwatch)
+  with stopwatch.paused():  # before the first step
     clock.time += 5
-  throughput.resume(1)
+  throughput.start(1)
   assert all(map(math.isnan, throughput.read(1)))
   clock.time += 2
   assert throughput.read(3) == (128, 7)  # two steps in 2 s; 7 are left
