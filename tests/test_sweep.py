@@ -76,6 +76,32 @@ def test_shards_have_all_runs_once_and_a_dry_run_writes_nothing(
   assert not list(tmp_path.iterdir())
 
 
+def test_runs_together_have_one_command(sweep, tmp_path):
+  code, said, _ = sweep(
+    "--config=configs/digits.py:sam",
+    *("--dry_run", "--together=8", f"--root={tmp_path}"),
+    *("--grid=sam.rho=0,0.1,0.2", "--grid=seed=0,1"),
+  )
+  assert code == 0
+  commands = [shlex.split(line) for line in said.splitlines()]
+  assert [len(command) for command in commands] == [3 + 2, 3 + 4]
+  assert shlex.split(commands[1][-1].removeprefix("--run=")) == [
+    f"--workdir={tmp_path}/sam.rho=0.2,seed=1",
+    "--config=configs/digits.py:sam",
+    *("--config.sam.rho=0.2", "--config.seed=1"),
+  ]
+
+
+def test_several_processes_are_refused_together(sweep, tmp_path, monkeypatch):
+  for name, value in TASK.items():
+    monkeypatch.setenv(name, value)
+  code, _, error = sweep(
+    "--config=configs/digits.py", f"--root={tmp_path}", "--together=2"
+  )
+  assert code == 2
+  assert error.startswith("error: --together=2 must be left out, or --shard")
+
+
 def test_tilde_is_the_home_directory(planned, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   (workdir,) = planned(
@@ -131,6 +157,19 @@ BAD_ARGUMENTS = {
   "long name": (
     [f"--grid=notes={'x' * 250}"],
     "xxx'..., of 256 bytes. Choose other values",
+  ),
+  "together": (["--together=0"], "--together=0"),
+  "together in jobs": (
+    ["--together=2", "--launcher=slurm", "--slurm=time=5"],
+    "--together=2 must be left out: --launcher=slurm trains each run in a job",
+  ),
+  "together on several hosts": (
+    ["--together=2", "--", "--coordinator_address=auto"],
+    "--together=2 must be left out: --coordinator_address=auto is for runs of",
+  ),
+  "together from a stream": (
+    ["--together=2", "--", "--config.dataset.name=imagenet2012"],
+    "config.dataset.name = 'imagenet2012' can't be used with --together",
   ),
   "root": (["--root=/proc/none"], "--root=/proc/none can't be written: "),
 }

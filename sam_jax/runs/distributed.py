@@ -98,7 +98,7 @@ def initialize(
       "Training on several processes needs --coordinator_address,"
       f" --num_processes and --process_id; missing: {', '.join(missing)}."
     )
-  elif _is_cluster(os.environ):
+  elif is_cluster(os.environ):
     is_pod = _TPU_HOSTS_VARIABLE in os.environ
     _find_other_processes(_JOIN_SECONDS_OF_PODS if is_pod else _JOIN_SECONDS)
   elif jax.process_count() > 1:
@@ -379,7 +379,7 @@ def _answers(address: str | None) -> bool:
   return True
 
 
-def _is_cluster(environment: Mapping[str, str]) -> bool:
+def is_cluster(environment: Mapping[str, str]) -> bool:
   """Return True if the environment announces several processes."""
   sizes = [environment.get(name, "1") for name in _SIZE_VARIABLES]
   hosts = environment.get(_TPU_HOSTS_VARIABLE, "")

@@ -1,4 +1,4 @@
-"""Train the planned runs of a sweep one after another, in processes."""
+"""Train the planned runs of a sweep, one process after another."""
 
 import os
 import shlex
@@ -6,12 +6,12 @@ import signal
 import subprocess
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from sam_jax import paths
 from sam_jax.config.schema import ConfigError, flatten
-from sam_jax.runs import distributed, signals, workdir
+from sam_jax.runs import distributed, groups, signals, workdir
 from sam_jax.runs.sweep import PlannedRun
 
 
@@ -100,6 +100,7 @@ def train_all(
   environment: dict[str, str],
   interruptions: Interruptions,
   report: Callable[[str], None],
+  together: int = 1,
 ) -> list[Failure]:
   """Train the runs that are not finished, until interrupted.
 
@@ -108,30 +109,44 @@ def train_all(
     environment: Environment variables of their processes.
     interruptions: Inside its context.
     report: Shows a line to the user.
+    together: Most runs of a process, see `groups.in_groups`.
 
   Returns:
     The runs that were tried and are not finished.
   """
   failures = []
-  for number, run in enumerate(runs, start=1):
-    label = f"[{number}/{len(runs)}] {run.name}"
-    start = time.monotonic()
-    error, reason = find_result(run)
-    if reason := reason or conflict(run):
-      report(f"{label}: {reason}")
-      failures.append(Failure(run.name, reason))
-    elif error is not None:
-      report(f"{label}: finished before")
-    else:
-      report(f"{label}: training")
-      error, reason = train(run, environment, interruptions)
-      seconds = time.monotonic() - start
-      outcome = reason or f"finished, error {error:.2%}"
-      report(f"{label}: {outcome} ({seconds:.0f} s)")
-      if reason:
-        failures.append(Failure(run.name, f"{reason}, see {run.log}"))
+  labels = {
+    run.name: f"[{number}/{len(runs)}] {run.name}"
+    for number, run in enumerate(runs, start=1)
+  }
+
+  def unfinished() -> Iterator[PlannedRun]:
+    for run in runs:
+      if interruptions.happened:
+        return
+      error, reason = find_result(run)
+      if reason := reason or conflict(run):
+        report(f"{labels[run.name]}: {reason}")
+        failures.append(Failure(run.name, reason))
+      elif error is not None:
+        report(f"{labels[run.name]}: finished before")
+      else:
+        yield run
+
+  for group in groups.in_groups(unfinished(), together):
     if interruptions.happened:
       break
+    start = time.monotonic()
+    for run in group:
+      others = f" together with {len(group) - 1} more" if group[1:] else ""
+      report(f"{labels[run.name]}: training{others}")
+    outcomes = train(group, environment, interruptions)
+    seconds = time.monotonic() - start
+    for run, (error, reason) in zip(group, outcomes, strict=True):
+      outcome = reason or f"finished, error {error:.2%}"
+      report(f"{labels[run.name]}: {outcome} ({seconds:.0f} s)")
+      if reason:
+        failures.append(Failure(run.name, f"{reason}, see {group[0].log}"))
   return failures
 
 
@@ -174,36 +189,51 @@ def conflict(run: PlannedRun) -> str:
 
 
 def train(
-  run: PlannedRun, environment: dict[str, str], interruptions: Interruptions
-) -> tuple[float | None, str]:
-  """Train a run and append its output to its log.
+  runs: Sequence[PlannedRun],
+  environment: dict[str, str],
+  interruptions: Interruptions,
+) -> list[tuple[float | None, str]]:
+  """Train runs in one process, whose output goes to the log of the first.
 
   Args:
-    run: Run to train.
-    environment: Environment variables of its process.
+    runs: One run, or several that can train together.
+    environment: Environment variables of the process.
     interruptions: Inside its context.
 
   Returns:
-    Its error rate, and ""; or None, and why the run is not finished.
+    For each run its error rate, and ""; or None, and why it is not finished.
   """
-  run.log.parent.mkdir(parents=True, exist_ok=True)
-  with run.log.open("a") as log:
-    log.write(f"$ {shlex.join(run.command)}\n")
+  first, *others = runs
+  for run in runs:
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+  for run in others:
+    with run.log.open("a") as log:
+      log.write(f"Training together with {first.name}: see {first.log}\n")
+  command = groups.command_of(runs)
+  with first.log.open("a") as log:
+    log.write(f"$ {shlex.join(command)}\n")
     log.flush()
     # In its own session the run does not receive the terminal's Ctrl-C, which
     # `interruptions` passes on once.
     process = subprocess.Popen(
-      run.command,
+      command,
       env=environment,
       stdout=log,
       stderr=log,
       start_new_session=True,
     )
     code = interruptions.wait(process)
+  return [_outcome(run, code, interruptions.happened) for run in runs]
+
+
+def _outcome(
+  run: PlannedRun, code: int, is_interrupted: bool
+) -> tuple[float | None, str]:
+  """Return the error rate of a run whose process ended, or what happened."""
   error, reason = find_result(run)
   if error is not None:
     return error, ""
-  if interruptions.happened:
+  if is_interrupted:
     return None, "interrupted"
   if code:
     return None, f"failed with exit code {code}"

@@ -1,9 +1,11 @@
 """Logs of a run: TensorBoard events, metrics.jsonl and console lines."""
 
+import contextlib
+import contextvars
 import logging
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from absl import flags
@@ -16,6 +18,8 @@ from sam_jax.runs.metrics_file import MetricsFile
 from sam_jax.runs.staged_logs import StagedLogs
 
 logger = logging.getLogger(__name__)
+
+_run = contextvars.ContextVar("run", default="")  # before each line
 
 # Scalars of a console line in their order: name, label, format.
 _CONSOLE = (
@@ -176,6 +180,21 @@ def image_grid(images: np.ndarray, columns: int = 8) -> np.ndarray:
   return grid[:-1, :-1]
 
 
+@contextlib.contextmanager
+def lines_of(run: str) -> Iterator[None]:
+  """Put the name of a run before the lines that this context logs."""
+  token = _run.set(f"[{run}]  ")
+  try:
+    yield
+  finally:
+    _run.reset(token)
+
+
+def _name_run(record: logging.LogRecord) -> bool:
+  record.run = _run.get()
+  return True
+
+
 def show_on_stderr() -> None:
   """Show log lines of this package on stderr; only warnings of other packages.
 
@@ -184,8 +203,9 @@ def show_on_stderr() -> None:
   if not flags.FLAGS["verbosity"].present:
     absl_logging.set_verbosity(absl_logging.WARNING)
   handler = logging.StreamHandler()
+  handler.addFilter(_name_run)
   handler.setFormatter(
-    logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.Formatter("%(asctime)s  %(run)s%(message)s", datefmt="%H:%M:%S")
   )
   package = logging.getLogger("sam_jax")
   package.setLevel(logging.INFO)

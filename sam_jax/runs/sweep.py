@@ -28,7 +28,7 @@ _FILE = "sweep.json"
 
 # Flags of sam_jax.train that a sweep sets, and the others.
 _FLAGS_OF_SWEEPS = ("config", "summary", "workdir")
-_FLAGS_OF_RUNS = ("coordinator_address", "num_processes", "process_id")
+FLAGS_OF_PROCESSES = ("coordinator_address", "num_processes", "process_id")
 
 _MAX_NAME_BYTES = 255  # of a directory, in most file systems
 
@@ -97,8 +97,8 @@ def _check_flag(argument: str) -> None:
     raise ConfigError(
       f"{argument} can't be a flag of every run: the sweep decides it."
     )
-  if name not in {*_FLAGS_OF_RUNS, *_flags_of_logging()}:
-    hint = closest(name, _FLAGS_OF_RUNS)
+  if name not in {*FLAGS_OF_PROCESSES, *_flags_of_logging()}:
+    hint = closest(name, FLAGS_OF_PROCESSES)
     remedy = f" Did you mean --{hint}?" if hint else ""
     raise ConfigError(f"Unknown flag --{name} after --.{remedy}")
 
