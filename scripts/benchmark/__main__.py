@@ -3,13 +3,15 @@
 python -m scripts.benchmark step --model=wrn16_4 --batch=32
 
 Sub-commands:
-  step     Steps of SGD, SAM and optax.contrib.sam: time, FLOP/s, memory.
+  step     Steps of SGD, SAM and optax.contrib.sam, in our training step and in a
+           bare loop: time, FLOP/s, memory.
   m        The SAM step against m.
   input    Images a second of the input pipeline, on --cores.
   loop     The training loop over the bare step, of a --config.
   scale    Communication of a step on 1, 2, 4... --devices.
   startup  Launch to first step of a --config, without and with a cache.
   compile  Time to compile the steps of SGD and SAM, which are not run.
+  torch    Steps of a wide ResNet on a CPU against PyTorch's.
 
 Alternatives are timed in turn, round by round. Numbers are medians with
 quartiles, and a ratio is that of measurements of the same round.

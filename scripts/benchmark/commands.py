@@ -1,6 +1,8 @@
 """The sub-commands: the benchmark, the flags and the table of each."""
 
 import dataclasses
+import importlib.metadata
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +87,21 @@ def _measure_m(options: flags.FlagValues) -> Result:
   return facts, steps.measure_m(task, ms, rounds)
 
 
+def _measure_torch(options: flags.FlagValues) -> Result:
+  try:
+    from scripts.benchmark import torch_steps
+  except ImportError as error:
+    cli.refuse(f"`torch` needs PyTorch ({error}): pip install torch.")
+  if not re.fullmatch(r"wrn\d+_\d+", options.model):
+    cli.refuse(f"`torch` compares wide ResNets, not --model={options.model}.")
+  if jax.default_backend() != "cpu":
+    cli.refuse("`torch` compares CPUs. Set JAX_PLATFORMS=cpu.")
+  task, rounds = dataclasses.replace(_task(options), devices=1), options.rounds
+  facts = {**dataclasses.asdict(task), "rounds": rounds}
+  facts["PyTorch"] = importlib.metadata.version("torch")
+  return facts, torch_steps.measure_torch(task, rounds)
+
+
 def _measure_input(options: flags.FlagValues) -> Result:
   batch, rounds = options.batch or 128, options.rounds
   rows = inputs.measure_input(batch, rounds)
@@ -167,5 +184,10 @@ SUB_COMMANDS = {
     _measure_compilation,
     _NETWORK,
     "Batch is that of a device; compiled without a cache.",
+  ),
+  "torch": SubCommand(
+    _measure_torch,
+    ("model", "dataset", "batch", "rounds"),
+    f"{_SPREADS} Both use all cores.",
   ),
 }

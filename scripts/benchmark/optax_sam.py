@@ -1,4 +1,4 @@
-"""`optax.contrib.sam` in place of our SAM, in the same training step."""
+"""`optax.contrib.sam` in our training step, and in a loop without our code."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sam_jax.sam import sharpness_aware
-from sam_jax.training.step import Parts
+from sam_jax.sam import mean_across, sharpness_aware
+from sam_jax.training.parallel import AXIS
+from sam_jax.training.state import TrainState
+from sam_jax.training.step import Batch, Parts
 
 TrainStep = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -58,6 +60,67 @@ def with_optax_transparent(parts: Parts, rho: float) -> Parts:
     sharpness=sharpness_aware(0.0),  # as in the step of SGD
     optimizer=optax.contrib.sam(parts.optimizer, _ascent(rho), sync_period=2),
   )
+
+
+def for_bare_step(parts: Parts, rho: float) -> Parts:
+  """Replace the optimizer with all of SAM, for `bare_step`.
+
+  Args:
+    parts: The parts of a step of SAM.
+    rho: Radius of the neighborhood.
+  """
+  optax_sam = optax.contrib.sam(
+    optax.chain(mean_across(AXIS), parts.optimizer),
+    _ascent(rho),
+    sync_period=2,
+    opaque_mode=True,
+  )
+  return dataclasses.replace(
+    parts, sharpness=sharpness_aware(0.0), optimizer=optax_sam
+  )
+
+
+def bare_step(
+  state: TrainState, batch: Batch, parts: Parts
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Take a step as a user of optax writes it: nothing is measured or logged.
+
+  Args:
+    state: A state made with `for_bare_step`.
+    batch: This device's `image` and `target`, as in `train_step`.
+    parts: The parts that `for_bare_step` returned.
+
+  Returns:
+    The new state, and the loss.
+  """
+
+  def loss_fn(params):
+    logits, updated = parts.model.apply(
+      {"params": params, "batch_stats": state.batch_stats},
+      batch["image"],
+      train=True,
+      rngs={"dropout": parts.dropout_key},
+      mutable=["batch_stats"],
+    )
+    objective, _ = parts.loss_fn(params, logits, batch["target"])
+    return objective, updated.get("batch_stats", {})
+
+  value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+  (loss, batch_stats), gradient = value_and_grad(state.params)
+  updates, opt_state = parts.optimizer.update(
+    gradient,
+    state.opt_state,
+    state.params,
+    grad_fn=lambda params, _: value_and_grad(params)[1],
+  )
+  params = optax.apply_updates(state.params, updates)
+  new_state = state.replace(
+    step=state.step + 1,
+    params=params,
+    batch_stats=jax.lax.pmean(batch_stats, AXIS),
+    opt_state=opt_state,
+  )
+  return new_state, {"loss": jax.lax.pmean(loss, AXIS)}
 
 
 def in_several_calls(step: TrainStep, calls: int) -> TrainStep:

@@ -5,12 +5,12 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from sam_jax.training.state import TrainState
-from sam_jax.training.step import Parts
+from sam_jax.training.step import Parts, train_step
 from scripts.benchmark import optax_sam, program_costs
 from scripts.benchmark.compilation import cache_at
 from scripts.benchmark.timing import interleave, ratio, spread
@@ -19,6 +19,20 @@ from scripts.benchmark.training_task import RHO, TrainingTask
 # Largest difference between updates of the same numerics, relative to their
 # length. In float32 on a CPU up to 3e-6 was seen; other products round more.
 _TOLERANCE, _TOLERANCE_OF_ROUGH_PRODUCTS = 1e-4, 0.02
+
+
+class Alternative(NamedTuple):
+  """A training step to compare.
+
+  Attributes:
+    parts: Its parts.
+    calls: Calls that make up one step of SAM.
+    train_step: (state, batch, parts) -> (state, metrics).
+  """
+
+  parts: Parts
+  calls: int = 1
+  train_step: Callable[..., Any] = train_step
 
 
 class DifferentResultsError(Exception):
@@ -71,14 +85,19 @@ def measure_steps(task: TrainingTask, rounds: int) -> list[dict[str, Any]]:
   """
   sam = task.parts(RHO)
   alternatives = {
-    "SGD": (task.parts(0.0), 1),
-    "SAM": (sam, 1),
-    "optax opaque": (optax_sam.with_optax_opaque(sam, RHO), 1),
-    "optax transparent": (optax_sam.with_optax_transparent(sam, RHO), 2),
+    "SGD": Alternative(task.parts(0.0)),
+    "SAM": Alternative(sam),
+    "optax opaque": Alternative(optax_sam.with_optax_opaque(sam, RHO)),
+    "optax transparent": Alternative(
+      optax_sam.with_optax_transparent(sam, RHO), calls=2
+    ),
+    "bare optax": Alternative(
+      optax_sam.for_bare_step(sam, RHO), train_step=optax_sam.bare_step
+    ),
   }
   steps = {
-    name: _compile_twice(task, parts, calls)
-    for name, (parts, calls) in alternatives.items()
+    name: _compile_twice(task, alternative)
+    for name, alternative in alternatives.items()
   }
   numerics = compare_updates(steps, tolerance(task.dtype))
   products = program_costs.matrix_products(task.dtype)
@@ -118,7 +137,7 @@ def measure_m(
     ConfigError: An m does not divide the batch of a device.
   """
   parts = {m: task.parts(RHO, m) for m in ms}
-  steps = {m: compile_cold(task, p) for m, p in parts.items()}
+  steps = {m: compile_cold(task, Alternative(p)) for m, p in parts.items()}
   copy = program_costs.size_in_bytes(steps[ms[0]].state.params)
   seconds = interleave(steps, rounds)
   return [
@@ -140,36 +159,35 @@ def tolerance(dtype: str) -> float:
   return _TOLERANCE if is_exact else _TOLERANCE_OF_ROUGH_PRODUCTS
 
 
-def compile_cold(
-  task: TrainingTask, parts: Parts, calls: int = 1
-) -> CompiledStep:
+def compile_cold(task: TrainingTask, alternative: Alternative) -> CompiledStep:
   """Compile a step without a cache, and create its state and batch."""
-  state = task.create_state(parts)
+  state = task.create_state(alternative.parts)
   with cache_at(None):
-    compiled, seconds = _compile(task, parts, state, calls)
+    compiled, seconds = _compile(task, alternative, state)
   batch = task.create_batch()
-  return CompiledStep(compiled, state, batch, seconds, calls=calls)
+  return CompiledStep(compiled, state, batch, seconds, calls=alternative.calls)
 
 
 def _compile_twice(
-  task: TrainingTask, parts: Parts, calls: int
+  task: TrainingTask, alternative: Alternative
 ) -> CompiledStep:
   """Compile with an empty cache, and again with the cache that this left."""
-  state = task.create_state(parts)
+  state = task.create_state(alternative.parts)
   with tempfile.TemporaryDirectory() as directory, cache_at(directory):
-    _, cold = _compile(task, parts, state, calls)
+    _, cold = _compile(task, alternative, state)
     jax.clear_caches()
-    compiled, cached = _compile(task, parts, state, calls)
+    compiled, cached = _compile(task, alternative, state)
   batch = task.create_batch()
-  return CompiledStep(compiled, state, batch, cold, cached, calls)
+  return CompiledStep(compiled, state, batch, cold, cached, alternative.calls)
 
 
 def _compile(
-  task: TrainingTask, parts: Parts, state: TrainState, calls: int
+  task: TrainingTask, alternative: Alternative, state: TrainState
 ) -> tuple[Any, float]:
   """Return the program, and the seconds to trace and compile it."""
+  parts, calls, train_step = alternative
   started = time.perf_counter()
-  compiled = task.lower_step(parts, state, calls).compile()
+  compiled = task.lower_step(parts, state, calls, train_step).compile()
   return compiled, time.perf_counter() - started
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,7 +80,11 @@ class TrainingTask:
     return jax.block_until_ready(parallel.shard(batch, self._devices))
 
   def lower_step(
-    self, parts: Parts, state: TrainState, calls: int = 1
+    self,
+    parts: Parts,
+    state: TrainState,
+    calls: int = 1,
+    train_step: Callable[..., Any] = step_lib.train_step,
   ) -> jax.stages.Lowered:
     """Trace a training step.
 
@@ -86,9 +92,10 @@ class TrainingTask:
       parts: The parts of the step.
       state: The state, or its shapes.
       calls: Calls that make up one step of SAM.
+      train_step: (state, batch, parts) -> (state, metrics).
     """
     step: optax_sam.TrainStep
-    step = functools.partial(step_lib.train_step, parts=parts)
+    step = functools.partial(train_step, parts=parts)
     if calls > 1:
       step = optax_sam.in_several_calls(step, calls)
     spec, leading = self._spec, (self.devices, self.batch)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import jax
 import pytest
@@ -127,3 +128,12 @@ def test_bad_arguments_give_one_line(arguments, message, capsys):
   (line,) = capsys.readouterr().err.strip().splitlines()
   assert line.startswith("error: ")
   assert message in line
+
+
+def test_comparison_with_pytorch_needs_it(monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  with pytest.raises(SystemExit, match="2"):
+    benchmark("torch", "--model=wrn10_1")
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert line.startswith("error: `torch` needs PyTorch (")
+  assert line.endswith("): pip install torch.")
