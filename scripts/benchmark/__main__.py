@@ -3,8 +3,8 @@
 python -m scripts.benchmark step --model=wrn16_4 --batch=32
 
 Sub-commands:
-  step     Steps of SGD, SAM and optax.contrib.sam, in our training step and in a
-           bare loop: time, FLOP/s, memory.
+  step     Steps of SGD, SAM and optax.contrib.sam, in our training step and
+           in a bare loop: time, FLOP/s, memory.
   m        The SAM step against m.
   input    Images a second of the input pipeline, on --cores.
   loop     The training loop over the bare step, of a --config.
