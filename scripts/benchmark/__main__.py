@@ -10,6 +10,7 @@ Sub-commands:
   loop     The training loop over the bare step, of a --config.
   scale    Communication of a step on 1, 2, 4... --devices.
   startup  Launch to first step of a --config, without and with a cache.
+  hessian  A Hessian-vector product over a gradient.
   compile  Time to compile the steps of SGD and SAM, which are not run.
   torch    Steps of a wide ResNet on a CPU against PyTorch's.
 

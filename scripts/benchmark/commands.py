@@ -10,7 +10,14 @@ import jax
 from absl import flags
 
 from sam_jax.config import cli
-from scripts.benchmark import compilation, inputs, loops, startup, steps
+from scripts.benchmark import (
+  compilation,
+  hessian_products,
+  inputs,
+  loops,
+  startup,
+  steps,
+)
 from scripts.benchmark.training_task import TrainingTask
 
 Rows = list[dict[str, Any]]
@@ -127,6 +134,12 @@ def _measure_startup(options: flags.FlagValues) -> Result:
   return facts, startup.measure_startup(options.config, options.rounds)
 
 
+def _measure_hessian(options: flags.FlagValues) -> Result:
+  task, rounds = _task(options), options.rounds
+  facts = {**dataclasses.asdict(task), "rounds": rounds}
+  return facts, hessian_products.measure_hessian_product(task, rounds)
+
+
 def _measure_compilation(options: flags.FlagValues) -> Result:
   task = _task(options)
   facts = {**dataclasses.asdict(task), "m": task.batch}
@@ -179,6 +192,11 @@ SUB_COMMANDS = {
   ),
   "startup": SubCommand(
     _measure_startup, ("config", "rounds", "devices"), _SPREADS
+  ),
+  "hessian": SubCommand(
+    _measure_hessian,
+    (*_NETWORK, "rounds"),
+    f"{_SPREADS} Seconds of a CPU are added up over its cores.",
   ),
   "compile": SubCommand(
     _measure_compilation,
