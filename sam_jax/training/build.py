@@ -91,9 +91,7 @@ def parts(
     ascent_steps=0 if is_zero(config.sam.rho) else config.sam.ascent_steps,
     every=config.sam.every,
     num_microbatches=shards.microbatches,
-    # On CPUs, convolutions other than `models.convolution` are slow in loops.
-    unrolls_microbatches=":" in config.model.name
-    and jax.default_backend() == "cpu",
+    unrolls_microbatches=is_slow_in_loops(config),
     freezes_batch_stats=batch_norm_scope(config) == "frozen",
     update_ema=update_ema,
     log_every_steps=config.log_every_steps,
@@ -217,6 +215,15 @@ def optimizer(
   """
   with errors_of("optimizer.name", config.optimizer.name):
     return optimizer_lib.create_optimizer(config.optimizer, learning_rate)
+
+
+def is_slow_in_loops(config: ConfigDict) -> bool:
+  """Return True if passes of the network should not be the body of a loop.
+
+  On CPUs, gradients of convolutions other than `models.convolution` are slow
+  there.
+  """
+  return ":" in config.model.name and jax.default_backend() == "cpu"
 
 
 def batch_norm_scope(config: ConfigDict) -> str:

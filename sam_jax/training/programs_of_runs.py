@@ -35,7 +35,10 @@ class Programs:
     self._config, self._dataset = run.config, run.dataset
     self._model = run.parts.model
     self.step = parallel.map_train_step(
-      functools.partial(over_runs, step_of(run)), constants=1
+      functools.partial(
+        over_runs, step_of(run), unroll=build.is_slow_in_loops(run.config)
+      ),
+      constants=1,
     )
     self._create_state = jax.jit(self._create_state_of)
     self._augment = parallel.map_over_devices(

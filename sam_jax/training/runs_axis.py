@@ -10,15 +10,22 @@ import numpy as np
 from sam_jax.training.state import TrainState
 
 
-def over_runs(fn: Callable[..., Any], *trees: Any) -> Any:
+def over_runs(fn: Callable[..., Any], *trees: Any, unroll: bool = False) -> Any:
   """Apply a function of one run to trees with leaves [runs, ...].
 
   An accelerator does each operation for all runs at once: runs that are too
   small for it fill it together. On CPUs the runs take turns, which is as fast
   and leaves every run the bits that it has alone.
+
+  Args:
+    fn: A function of one run.
+    *trees: Its arguments, leaves [runs, ...].
+    unroll: On CPUs, compile a copy of the function for every run.
   """
   if jax.default_backend() == "cpu":
-    return jax.lax.map(lambda each: fn(*each), trees)
+    return jax.lax.scan(
+      lambda _, each: (None, fn(*each)), None, trees, unroll=unroll
+    )[1]
   return jax.vmap(fn)(*trees)
 
 
