@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from sam_jax.config.schema import default_config
-from sam_jax.runs import launch, workdir
+from sam_jax.runs import groups, launch, workdir
 from sam_jax.runs.sweep import PlannedRun
 
 FINISH = """
@@ -91,6 +91,37 @@ def test_finished_runs_are_skipped_and_others_resume(launched, tmp_path):
   assert (tmp_path / "a/log.txt").read_text() == log
   resumed = (tmp_path / "b/log.txt").read_text()
   assert resumed.index("out of memory") < resumed.index("training")
+
+
+def test_runs_of_a_group_share_a_process_and_its_log(tmp_path, monkeypatch):
+  finish_first = FINISH + "sys.exit(1)"
+  commands = []
+
+  def command_of(runs):
+    commands.append([run.name for run in runs])
+    first = str(runs[0].workdir)
+    return [sys.executable, "-c", finish_first, first]
+
+  monkeypatch.setattr(groups, "command_of", command_of)
+  runs, said = [make_run(tmp_path / name, "") for name in "abc"], []
+  with launch.Interruptions(said.append) as interruptions:
+    failures = launch.train_all(
+      runs, dict(os.environ), interruptions, said.append, together=2
+    )
+  assert commands == [["a", "b"], ["c"]]
+  assert failures == [
+    ("b", f"failed with exit code 1, see {tmp_path}/a/log.txt")
+  ]
+  assert without_seconds(said) == [
+    "[1/3] a: training together with 1 more",
+    "[2/3] b: training together with 1 more",
+    "[1/3] a: finished, error 12.50%",
+    "[2/3] b: failed with exit code 1",
+    "[3/3] c: training",
+    "[3/3] c: finished, error 12.50%",
+  ]
+  pointer = (tmp_path / "b/log.txt").read_text()
+  assert pointer == f"Training together with a: see {tmp_path}/a/log.txt\n"
 
 
 def test_another_config_is_refused_without_a_log(launched, tmp_path):

@@ -31,6 +31,7 @@ from sam_jax.training import (
 )
 from sam_jax.training.hooks import DivergedError, Stopwatch, Throughput
 from tests import tiny
+from tests.in_process import run_script
 from tests.processes import read_metrics
 from tests.training.test_hooks import Clock
 
@@ -306,6 +307,40 @@ def test_accelerators_train_all_runs_at_once(alone, tmp_path, monkeypatch):
   for name in RUNS:
     found, expected = content(tmp_path / name), content(alone / name)
     assert_close(found, expected)
+
+
+def command(capsys, *runs):
+  """Return exit code and errors of the command for flags of runs."""
+  common = "--config=configs/digits.py:sam --config.compilation_cache_dir="
+  common += " --config.batch_size=16 --config.sam.m=16 --config.num_epochs=1"
+  with pytest.raises(SystemExit) as end:
+    run_script("train_together", *(f"--run={common} {run}" for run in runs))
+  return end.value.code, capsys.readouterr().err
+
+
+def test_command_trains_runs_and_fails_as_they_do(tmp_path, capsys):
+  a, b = f"--workdir={tmp_path}/a", f"--workdir={tmp_path}/b"
+  code, _ = command(capsys, a, f"{b} --config.optimizer.learning_rate=1e30")
+  assert code == 1
+  assert json.loads((tmp_path / "a/result.json").read_text())["step"] == 4
+  assert not (tmp_path / "b/result.json").exists()
+  assert command(capsys, a)[0] == 0
+  assert command(capsys, f"{a} --config.seed=1")[0] == 2  # another config
+
+
+def test_command_refuses_what_one_program_cannot_train(tmp_path, capsys):
+  a, b = f"--workdir={tmp_path}/a", f"--workdir={tmp_path}/b"
+  for runs, message in (
+    ((a, f"{b} --config.sam.rho=0"), "These runs need several programs: "),
+    ((a, f"{b} --config.sam.roh=1"), "Unknown field --config.sam.roh"),
+    ((a, ""), "must have --workdir, --config and fields"),
+    ((), "--run is missing, see --help."),
+  ):
+    code, error = command(capsys, *runs)
+    (line,) = error.splitlines()
+    assert (code, line[:7]) == (2, "error: ")
+    assert message in line
+  assert not list(tmp_path.iterdir())
 
 
 def test_lines_on_the_console_name_their_run(tmp_path, capsys):
