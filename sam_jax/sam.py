@@ -49,6 +49,13 @@ import jax.numpy as jnp
 import optax
 
 from sam_jax import arguments, masks
+from sam_jax.reductions import (
+  difference,
+  divide,
+  norm,
+  power_sum,
+  vdot,
+)
 
 # None: no devices; an axis name: all of them; (axis name, axis_index_groups).
 Sync = None | str | tuple[str, Sequence[Sequence[int]]]
@@ -147,8 +154,8 @@ def sharpness_aware(
     return SharpnessAwareState(jnp.zeros((), jnp.int32), zero, zero, zero, nan)
 
   def plain_update(grads, state):
-    norm = _norm(grads)
-    scalars = (norm, 0 * norm, 0 * norm + 1, jnp.nan * norm)
+    length = norm(grads)
+    scalars = (length, 0 * length, 0 * length + 1, jnp.nan * length)
     return grads, SharpnessAwareState(state.count, *scalars)
 
   def sam_update(grads, state, params, rho_t, grad_fn):
@@ -159,17 +166,18 @@ def sharpness_aware(
     u, sam_grads = None, grads
     for step in range(ascent_steps):
       ascent_grads = _mean(sam_grads, sync)
-      perturbed, eps, u = perturb(ascent_grads, params, u)
+      perturbed, u = perturb(ascent_grads, params, u)
+      eps = difference(perturbed, params)
       # Behind this barrier XLA may reuse the memory of g and eps: SAM takes one
       # parameter-sized buffer more than SGD.
       perturbed, radius, length = jax.lax.optimization_barrier(
-        (perturbed, _norm(eps, p), _norm(eps))
+        (perturbed, norm(eps, p), norm(eps))
       )
       value, sam_grads = arguments.split(
         grad_fn(perturbed, step), params, has_value
       )
-    inner = _vdot(optax.tree.sub(perturbed, params), sam_grads)
-    cosine = _divide(inner, length * _norm(sam_grads))
+    inner = vdot(difference(perturbed, params), sam_grads)
+    cosine = divide(inner, length * norm(sam_grads))
     if second_order:
       sam_grads = _through_perturbation(
         lambda g, w: perturb(g, w)[0],
@@ -178,9 +186,9 @@ def sharpness_aware(
       )
     if surrogate_gap:
       sam_grads = _close_gap(sam_grads, grads, surrogate_gap)
-    norm = _norm(grads)
-    value = jnp.asarray(value if has_value else jnp.nan * norm, jnp.float32)
-    scalars = (norm, radius, cosine, value)
+    length = norm(grads)
+    value = jnp.asarray(value if has_value else jnp.nan * length, jnp.float32)
+    scalars = (length, radius, cosine, value)
     return sam_grads, SharpnessAwareState(state.count, *scalars)
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra_args):
@@ -262,25 +270,23 @@ def dual_vector(gradient: Any, p: float) -> Any:
     gradient is zero or not finite.
   """
   g = optax.tree.cast(gradient, jnp.float32)
-  size = _norm(g, 2 if p == 2 else math.inf)
+  size = norm(g, 2 if p == 2 else math.inf)
   is_usable = (size > 0) & jnp.isfinite(size)
   # |g| / max|g| is in [0, 1]: no power of it overflows, whatever q.
-  r = optax.tree.scale(
-    jnp.where(is_usable, 1 / jnp.where(is_usable, size, 1), 0), g
-  )
+  scale = divide(jnp.float32(1), jnp.where(is_usable, size, 0))
+  r = optax.tree.scale(scale, g)
   if p == 2:
     v = r
   elif p == math.inf:
     v = jax.tree.map(jnp.sign, g)
   elif p == 1:
     top = jax.tree.map(lambda g: jnp.sign(g) * (jnp.abs(g) == size), g)
-    v = optax.tree.scale(1 / jnp.maximum(_norm(top, 1), 1), top)
+    v = optax.tree.scale(1 / jnp.maximum(norm(top, 1), 1), top)
   else:
     q = p / (p - 1)
-    total = _sum(jax.tree.map(lambda r: jnp.abs(r) ** q, r))
-    length = jnp.where(is_usable, total, 1) ** (1 / p)
+    length = jnp.where(is_usable, power_sum(r, q), 1) ** (1 / p)
     v = jax.tree.map(lambda r: jnp.sign(r) * jnp.abs(r) ** (q - 1) / length, r)
-  return jax.tree.map(lambda v: jnp.where(is_usable, v, 0), v)
+  return jax.tree.map(lambda v: jnp.where(scale > 0, v, 0), v)
 
 
 class _Ball(NamedTuple):
@@ -299,25 +305,18 @@ class _Ball(NamedTuple):
     )
 
   def move(self, params, step, rho, u):
-    """Take a step from u = eps / T; return w + eps, eps and the new u."""
+    """Take a step from u = eps / T; return w + eps and the new u."""
     if u is None:
       u = step
     else:  # scale radially back into the ball
       u = optax.tree.add(u, step)
-      norm = _norm(u, self.p)
-      u = optax.tree.scale(jnp.where(norm > rho, _divide(rho, norm), 1), u)
+      length = norm(u, self.p)
+      u = optax.tree.scale(divide(rho, jnp.maximum(length, rho)), u)
     eps, mask = optax.tree.mul(self._t(params), u), self._mask(params)
     perturbed = jax.tree.map(
       lambda w, e, m: (w + e).astype(w.dtype) if m else w, params, eps, mask
     )
-    # Report the rounded distance that bfloat16 parameters really move by.
-    eps = jax.tree.map(
-      lambda w, v, e, m: (
-        (v - w).astype(jnp.float32) if m and arguments.is_narrow(w) else e
-      ),
-      *(params, perturbed, eps, mask),
-    )
-    return perturbed, eps, u
+    return perturbed, u
 
   def _t(self, params):
     is_scaled = masks.weights if self.adaptive is True else self.adaptive
@@ -344,7 +343,7 @@ def _through_perturbation(move, grad_fn, params, ascent_grads, sam_grads):
 
 def _close_gap(sam_grads, grads, alpha):
   """Subtract alpha times the part of `grads` orthogonal to `sam_grads`."""
-  along = _divide(_vdot(grads, sam_grads), _norm(sam_grads) ** 2)
+  along = divide(vdot(grads, sam_grads), norm(sam_grads) ** 2)
   return jax.tree.map(
     lambda s, g: s - alpha * (g - along.astype(s.dtype) * s), sam_grads, grads
   )
@@ -357,34 +356,3 @@ def _mean(grads, sync: Sync):
   axis_name, groups = (sync, None) if isinstance(sync, str) else sync
   arguments.check_local(grads, axis_name, groups)
   return jax.lax.pmean(grads, axis_name, axis_index_groups=groups)
-
-
-def _sum(tree):
-  return sum(jnp.sum(x, dtype=jnp.float32) for x in jax.tree.leaves(tree))
-
-
-def _vdot(a, b):
-  # A dot product of optax.tree.vdot would need a copy of each argument.
-  return _sum(
-    jax.tree.map(
-      lambda x, y: x.astype(jnp.float32) * y.astype(jnp.float32), a, b
-    )
-  )
-
-
-def _norm(tree, p=2):
-  """p-norm of a tree in float32, with a finite derivative at 0 for p = 2."""
-  leaves = [jnp.abs(x.astype(jnp.float32)) for x in jax.tree.leaves(tree)]
-  leaves = leaves or [jnp.zeros(())]
-  if p == 2:
-    total = _sum([x**2 for x in leaves])
-    return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
-  largest = jnp.max(jnp.stack([jnp.max(x, initial=0) for x in leaves]))
-  if p == math.inf:
-    return largest
-  return largest * _sum([_divide(x, largest) ** p for x in leaves]) ** (1 / p)
-
-
-def _divide(a, b):
-  """a / b, and 0 where b is 0."""
-  return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))

@@ -13,6 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from sam_jax import masks
+from sam_jax.reductions import norm
 from sam_jax.training.hyperparameters import is_zero
 
 # The exponential schedule ends at this fraction of the initial learning rate,
@@ -99,7 +100,7 @@ def create_optimizer(
   """
   parts = []
   if not is_zero(config.gradient_clipping):
-    parts.append(optax.clip_by_global_norm(config.gradient_clipping))
+    parts.append(clip_by_global_norm(config.gradient_clipping))
   decays = config.weight_decay_kind == "decoupled"
   decays &= not is_zero(config.weight_decay)
   mask = None if config.weight_decay_on_norm else masks.kernels
@@ -129,6 +130,26 @@ def create_optimizer(
     parts.append(optax.add_decayed_weights(config.weight_decay, mask))
   parts.append(optax.scale_by_learning_rate(learning_rate))
   return optax.chain(*parts)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Scale updates down to a global norm, as `optax.clip_by_global_norm`.
+
+  The transformation of optax divides and selects every value, which XLA
+  compiles and stores separately; a factor is part of what comes after it.
+
+  Args:
+    max_norm: The largest global norm that stays as it is.
+  """
+
+  def clip(updates, params):
+    del params
+    length = norm(updates)
+    # Not finite where the norm is not: the comparison is false for nan.
+    factor = max_norm / jnp.where(length < max_norm, max_norm, length)
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
+
+  return optax.stateless(clip)
 
 
 def _call(factory: Any, fields: dict[str, Any], options: dict[str, Any]) -> Any:

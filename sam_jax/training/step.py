@@ -15,6 +15,7 @@ import optax
 from flax import linen as nn
 
 from sam_jax.arguments import is_traced
+from sam_jax.reductions import norm
 from sam_jax.sam import is_sam_step
 from sam_jax.training import losses
 from sam_jax.training.parallel import AXIS
@@ -322,8 +323,8 @@ def _accumulate(state, shard, params, parts) -> Metrics:
   values = {
     "loss": shard["loss"],
     "error_rate": shard["error_rate"],
-    "sam_gradient_norm": optax.tree.norm(shard["gradient"]),
-    "param_norm": optax.tree.norm(params),
+    "sam_gradient_norm": norm(shard["gradient"]),
+    "param_norm": norm(params),
     "learning_rate": parts.learning_rate(state.step),
     **_perturbation_metrics(shard),
     **_noise_metrics(shard),
