@@ -5,20 +5,23 @@ import os
 import pathlib
 import signal
 
-from tests import bucket as bucket_lib
-from tests import processes
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = processes.xla_flags(8)
+os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is imported
+# Keep every program that tests compile, between sessions too.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import numpy as np
 import pytest
 
-# Tests compile the same programs again and again: keep them between runs.
+from tests import bucket as bucket_lib
+from tests import processes
+
+os.environ["XLA_FLAGS"] = processes.xla_flags(8)  # read at the first use of it
 jax.config.update("jax_compilation_cache_dir", str(processes.CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# The kernel allows a process 65,530 memory mappings by default.
+MANY_MAPPINGS = 20_000
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -39,16 +42,27 @@ def ignored_signals_reset_in_children():
     signal.signal(number, signal.SIG_IGN)
 
 
+def pytest_collection_finish():
+  """Exclude the modules that are loaded now from garbage collections.
+
+  Tracing creates so many objects that Python often searches all of them.
+  """
+  gc.collect()
+  gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def programs_of_this_file_only():
-  """Free the compiled programs of a file of tests when it ends.
+def few_memory_mappings():
+  """Free compiled programs after a file of tests when they have become many.
 
   Each holds dozens of memory mappings, and a process that reaches the kernel's
-  limit (65,530 by default) dies of a segmentation fault.
+  limit dies of a segmentation fault.
   """
   yield
-  jax.clear_caches()
-  gc.collect()
+  maps = pathlib.Path("/proc/self/maps")  # only Linux has it
+  if not maps.exists() or maps.read_bytes().count(b"\n") > MANY_MAPPINGS:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -51,4 +51,6 @@ def keep_compiled_programs(directory: str) -> None:
     )
     return
   jax.config.update("jax_compilation_cache_dir", os.fspath(path))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  # JAX keeps programs that take a second; keep a lower limit of the user.
+  option = "jax_persistent_cache_min_compile_time_secs"
+  jax.config.update(option, min(0.5, getattr(jax.config, option)))
