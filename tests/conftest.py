@@ -42,6 +42,11 @@ def ignored_signals_reset_in_children():
     signal.signal(number, signal.SIG_IGN)
 
 
+def pytest_collection_modifyitems(items):
+  """Start with the long tests, or one worker would wait for another's."""
+  items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish():
   """Exclude the modules that are loaded now from garbage collections.
 

@@ -196,6 +196,7 @@ def test_shards_on_the_hosts_of_a_pod_are_refused(sweep, tmp_path, monkeypatch):
   assert error.startswith("error: --shard must be left out: the hosts of a TPU")
 
 
+@pytest.mark.long
 def test_failed_interrupted_resumed_and_finished_runs(
   sweep, tmp_path, data_dir, monkeypatch
 ):

@@ -40,6 +40,7 @@ SMALL = (
 STEPS = 4 * 11
 
 
+@pytest.mark.long
 def test_killed_run_ends_as_an_undisturbed_one(start, tmp_path):
   """Kill a run twice, the second time in a save, and ask it to stop once.
 
@@ -162,6 +163,7 @@ def test_a_thread_trains_without_signal_handlers():
     assert pool.submit(listen).result() == (before, False)
 
 
+@pytest.mark.long
 def test_divergence_is_named_and_leaves_the_checkpoint_before_it(
   start, tmp_path
 ):

@@ -122,6 +122,7 @@ def test_run_that_is_killed_equals_a_local_one(
   assert not [r for r in bucket.requests if "rewriteTo" in r or "moveTo" in r]
 
 
+@pytest.mark.long
 def test_process_that_is_killed_resumes_to_the_same_bits(
   bucket, start, tmp_path
 ):

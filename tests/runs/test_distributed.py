@@ -65,6 +65,7 @@ def start_two(start):
   return start_both
 
 
+@pytest.mark.long
 def test_two_processes_train_fail_and_resume_together(
   start, start_two, tmp_path
 ):

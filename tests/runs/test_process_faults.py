@@ -12,6 +12,8 @@ from sam_jax.runs.workdir import WorkdirLostError
 from tests import process_pairs
 from tests.processes import REPOSITORY
 
+pytestmark = pytest.mark.long
+
 # Exit codes, and what the line of each process contains; None: no line.
 _FULL = "can no longer be written"
 OUTCOMES = {
