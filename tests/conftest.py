@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import shutil
 import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is imported
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests import bucket as bucket_lib
-from tests import processes
+from tests import kept, processes
 
 os.environ["XLA_FLAGS"] = processes.xla_flags(8)  # read at the first use of it
 jax.config.update("jax_compilation_cache_dir", str(processes.CACHE))
@@ -40,11 +41,6 @@ def ignored_signals_reset_in_children():
   yield
   for number in ignored:
     signal.signal(number, signal.SIG_IGN)
-
-
-def pytest_collection_modifyitems(items):
-  """Start with the long tests, or one worker would wait for another's."""
-  items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish():
@@ -100,14 +96,25 @@ def bucket(bucket_server, tmp_path, monkeypatch):
   assert not list(tmp_path.glob("gs:*"))  # made from a path in the bucket
 
 
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+  """Return a data directory with the digits, which a run would prepare.
+
+  That takes TensorFlow and seconds: copy what an earlier session kept.
+  """
+  directory = tmp_path_factory.mktemp("digits") / "tfds"
+  shutil.copytree(kept.digits(), directory)
+  return directory
+
+
 @pytest.fixture
-def start(tmp_path, data_dir):
+def start(tmp_path, digits_dir):
   """Start training processes in the test's own directory."""
   started = []
 
   def start_process(*flags, workdir="run", devices=1):
     process = processes.start_training(
-      tmp_path / workdir, data_dir, *flags, devices=devices
+      tmp_path / workdir, digits_dir, *flags, devices=devices
     )
     started.append(process)
     return process

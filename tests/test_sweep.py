@@ -198,7 +198,7 @@ def test_shards_on_the_hosts_of_a_pod_are_refused(sweep, tmp_path, monkeypatch):
 
 @pytest.mark.long
 def test_failed_interrupted_resumed_and_finished_runs(
-  sweep, tmp_path, data_dir, monkeypatch
+  sweep, tmp_path, digits_dir, monkeypatch
 ):
   one_device = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
   cache = os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
@@ -212,7 +212,7 @@ def test_failed_interrupted_resumed_and_finished_runs(
     *("--config.num_epochs=20", "--config.log_every_steps=1"),
     *("--config.batch_size=32", "--config.dataset.validation_size=1346"),
     "--config.eval_every_epochs=10",
-    f"--config.dataset.data_dir={data_dir}",
+    f"--config.dataset.data_dir={digits_dir}",
     f"--config.compilation_cache_dir={cache}",
   ]
   failing, other, good = (

@@ -227,13 +227,13 @@ BAD_CONFIGS = [
 
 
 @pytest.fixture
-def config(data_dir):
+def config(digits_dir):
   """A small config."""
   config = default_config()
   config.update_from_flattened_dict(
     {
       "dataset.name": "digits",
-      "dataset.data_dir": str(data_dir),
+      "dataset.data_dir": str(digits_dir),
       "model.name": "wrn10_1",
       "batch_size": 128,
     }

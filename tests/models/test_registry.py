@@ -22,6 +22,7 @@ from sam_jax.models import (
   synchronizes_batch_norm,
 )
 from sam_jax.models.plain_cnn import PlainCNN
+from tests import kept
 from tests.models.golden_models import GOLDEN, flattened, official_shapes
 
 COUNTS = json.loads((GOLDEN / "param_counts.json").read_text())
@@ -30,7 +31,15 @@ SHAPES = sorted(path.stem for path in (GOLDEN / "shapes").glob("*.json"))
 
 @functools.cache
 def variable_shapes(name, classes):
-  """Return parameters and batch statistics, name -> shape, uncomputed."""
+  """Return parameters and batch statistics, name -> shape, uncomputed.
+
+  Tracing large networks takes a minute: this is kept while their code is.
+  """
+  trace = functools.partial(trace_shapes, name, classes)
+  return kept.shapes(f"{name}_{classes}", "sam_jax/models", trace)
+
+
+def trace_shapes(name, classes):
   model = create_model(name, classes)
   variables = jax.eval_shape(
     lambda x: model.init({"params": jax.random.key(0)}, x, train=False),

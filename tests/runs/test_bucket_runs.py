@@ -124,9 +124,10 @@ def test_run_that_is_killed_equals_a_local_one(
 
 @pytest.mark.long
 def test_process_that_is_killed_resumes_to_the_same_bits(
-  bucket, start, tmp_path
+  bucket, start, digits_dir, tmp_path
 ):
   """The network, the data and the signals are real: it takes three starts."""
+  bucket.upload(digits_dir, "tfds")
   flags = (*SMALL, "--config.num_epochs=2", "--config.eval_on_train=False")
   code, said = finish(start(*flags, workdir="undisturbed"))
   assert code == 0, said
