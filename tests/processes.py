@@ -11,6 +11,7 @@ import sys
 import time
 
 from sam_jax.runs import compilation
+from tests import process_server
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 CACHE = pathlib.Path(
@@ -26,15 +27,6 @@ QUICK_COMPILATION = (
 
 # Initializing a backend makes XLA parse $XLA_FLAGS.
 INITIALIZE = "import jax; jax.devices()"
-
-# `python -m sam_jax.train`, except that a lost process is noticed sooner.
-TRAIN = """
-import runpy, sys
-from sam_jax.runs import distributed
-distributed._HEARTBEAT_SECONDS = 8
-sys.argv[0] = "train"
-runpy.run_module("sam_jax.train", run_name="__main__", alter_sys=True)
-"""
 
 
 def xla_flags(num_devices: int) -> str:
@@ -85,20 +77,21 @@ def unknown_flags(flags: list[str]) -> set[str]:
   return set(refused[1].split())
 
 
+@functools.cache
+def training_server():
+  """Return the server of this process; the first call starts it."""
+  return process_server.Server()
+
+
 def start_training(workdir, data_dir, *flags, devices=1):
   """Start `sam_jax.train` on virtual CPU devices."""
-  return subprocess.Popen(
+  return training_server().start(
     [
-      *(sys.executable, "-c", TRAIN),
       *(f"--workdir={workdir}", *flags),
       f"--config.dataset.data_dir={data_dir}",
       f"--config.compilation_cache_dir={CACHE}",
     ],
-    cwd=REPOSITORY,
-    env=os.environ | {"XLA_FLAGS": xla_flags(devices)},
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
+    os.environ | {"XLA_FLAGS": xla_flags(devices)},
   )
 
 
