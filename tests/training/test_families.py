@@ -1,4 +1,4 @@
-"""A SAM step of every family of networks, on eight devices."""
+"""A SAM step of every family of networks, on two devices."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ import pytest
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
+from sam_jax.models import resnet
 from sam_jax.models.pretrained import read_checkpoint
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.training import build, input_pipeline, loop, parallel
@@ -44,25 +45,28 @@ def make_config(name, dtype="float32"):
   return config
 
 
-def take_step(config):
-  """Returns the states before and after one step, and its metrics."""
-  parts = build.parts(config, SPEC, 4, 8)
+@functools.cache
+def take_step(name, dtype="float32"):
+  """Return the states before and after one step, and its metrics."""
+  parts = build.parts(make_config(name, dtype), SPEC, 4, 2)
   before = jax.device_get(step_lib.create_state(parts, SPEC.image_shape, 0))
   step = parallel.map_train_step(
-    functools.partial(step_lib.train_step, parts=parts)
+    functools.partial(step_lib.train_step, parts=parts), jax.devices()[:2]
   )
   random = np.random.default_rng(0)
   batch = {
-    "image": random.normal(size=(8, 2, *SPEC.image_shape)).astype(np.float32),
-    "target": np.eye(10, dtype=np.float32)[random.integers(10, size=(8, 2))],
+    "image": random.normal(size=(2, 8, *SPEC.image_shape)).astype(np.float32),
+    "target": np.eye(10, dtype=np.float32)[random.integers(10, size=(2, 8))],
   }
   after, metrics = jax.device_get(step(before, batch))
   return before, after, metrics
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_sam_step_of_every_family(name):
-  before, after, metrics = take_step(make_config(name))
+def test_sam_step_of_every_family(name, monkeypatch):
+  # Two of its four stages have every kind of layer, and 3% of the parameters.
+  monkeypatch.setitem(resnet._RESNETS, 18, ((1, 1), False))
+  before, after, metrics = take_step(name)
   assert metrics["diverged_at"] == -1
   assert metrics["perturbation_norm"] == pytest.approx(0.05, rel=1e-4)
   moved = jax.tree.map(
@@ -76,8 +80,8 @@ def test_sam_step_of_every_family(name):
 
 
 def test_bfloat16_keeps_everything_but_activations_in_float32():
-  _, after, metrics = take_step(make_config("wrn10_1", dtype="bfloat16"))
-  _, _, exact_metrics = take_step(make_config("wrn10_1"))
+  _, after, metrics = take_step("wrn10_1", "bfloat16")
+  _, _, exact_metrics = take_step("wrn10_1")
   dtypes = {
     x.dtype
     for x in jax.tree.leaves(after)
