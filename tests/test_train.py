@@ -28,7 +28,7 @@ SMALL = (
   "--config.dataset.validation_size=1090",
   "--config.sam.m=16",
   "--config.model.dropout_rate=0.1",
-  "--config.num_epochs=4",
+  "--config.num_epochs=2",
   "--config.log_every_steps=3",
   "--config.checkpoint_every_epochs=0.4",
   "--config.eval_on_train=True",
@@ -37,7 +37,7 @@ SMALL = (
   "--config.augment.policy=basic",
   "--config.augment.mixup_alpha=1.0",
 )
-STEPS = 4 * 11
+STEPS = 2 * 11
 
 
 @pytest.mark.long
@@ -49,7 +49,7 @@ def test_killed_run_ends_as_an_undisturbed_one(start, tmp_path):
   code, said = finish(start(*SMALL, workdir="undisturbed"))
   assert code == 0, said
   killed = start(*SMALL, workdir="killed")
-  wait_for_step(tmp_path / "killed", 17)  # neither of a checkpoint nor a line
+  wait_for_step(tmp_path / "killed", 7)  # neither of a checkpoint nor a line
   kill(killed)
   killed = start(*SMALL, workdir="killed")
   wait_for_new_checkpoint(tmp_path / "killed/checkpoints")

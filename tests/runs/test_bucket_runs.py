@@ -44,7 +44,7 @@ def tiny_run(monkeypatch):
 
   def train(path, **fields):
     config = tiny.create_config()
-    config.num_epochs, config.log_every_steps = 4, 1
+    config.num_epochs, config.log_every_steps = 2, 1
     config.keep_checkpoints_at_epochs = (1,)
     config.update(fields)
     return loop.train_and_evaluate(config, path)
@@ -98,7 +98,7 @@ def checksum(directory, step):
 def test_run_that_is_killed_equals_a_local_one(
   bucket, tiny_run, tmp_path, monkeypatch
 ):
-  result = tiny_run(tmp_path / "local")
+  result = tiny_run(tmp_path / "local", num_epochs=4)
   save = hooks.SaveCheckpoint.__call__
 
   def save_and_die(self, done, *arguments):
@@ -108,16 +108,16 @@ def test_run_that_is_killed_equals_a_local_one(
 
   with monkeypatch.context() as patch, pytest.raises(Killed):
     patch.setattr(hooks.SaveCheckpoint, "__call__", save_and_die)
-    tiny_run(RUN)
+    tiny_run(RUN, num_epochs=4)
   # A checkpoint was being written, and the owner of the lock did not say bye.
   bucket.write("runs/a/checkpoints/13/_CHECKPOINT_METADATA", b"{}")
   bucket.write("runs/a/.lock", f"process 4194305 on {HOST} (0)".encode())
-  assert tiny_run(RUN) == result
+  assert tiny_run(RUN, num_epochs=4) == result
 
   check_equal(bucket, tmp_path / "local", tmp_path)
   steps = {name.split("/")[3] for name in bucket.names("runs/a/checkpoints/")}
   assert {int(step) for step in steps if step} == {4, 12, 16}
-  assert tiny_run(RUN) is None  # finished
+  assert tiny_run(RUN, num_epochs=4) is None  # finished
   # Nothing is renamed, which would copy it and delete it.
   assert not [r for r in bucket.requests if "rewriteTo" in r or "moveTo" in r]
 
@@ -128,7 +128,7 @@ def test_process_that_is_killed_resumes_to_the_same_bits(
 ):
   """The network, the data and the signals are real: it takes three starts."""
   bucket.upload(digits_dir, "tfds")
-  flags = (*SMALL, "--config.num_epochs=2", "--config.eval_on_train=False")
+  flags = (*SMALL, "--config.eval_on_train=False")
   code, said = finish(start(*flags, workdir="undisturbed"))
   assert code == 0, said
   arguments = (RUN, f"{ROOT}/tfds", *flags)
@@ -176,10 +176,10 @@ def test_commands_read_a_run_in_the_bucket(bucket, tiny_run, tmp_path, capsys):
   assert set(bucket.objects) - set(before) == {"labels/a.npy"}
 
   run_script(
-    *("analyze", "sharpness", f"--workdir={RUN}@12", f"--output={tmp_path}"),
+    *("analyze", "sharpness", f"--workdir={RUN}@4", f"--output={tmp_path}"),
     *("--num_examples=16", "--batch_size=16", "--rho=0.05", "--m=16"),
   )
-  assert "step 12" in capsys.readouterr().out
+  assert "step 4" in capsys.readouterr().out
   cache = json.loads(bucket.read("runs/a/analysis/sharpness.json"))
   assert all(entry["result"] is not None for entry in cache["results"])
   assert (tmp_path / "sharpness.png").exists()
