@@ -10,4 +10,6 @@ VENV="${VENV:-.venv}"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
-"$VENV/bin/python" -m pytest --numprocesses=2 --dist=worksteal "$@"
+# Pytest compiles asserts to code of its own; this would do so in each session.
+unset PYTHONDONTWRITEBYTECODE
+"$VENV/bin/python" -m pytest --numprocesses=2 --dist=worksteal --durations=10 "$@"

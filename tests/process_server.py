@@ -134,7 +134,7 @@ def main():
   os.environ.clear()
   os.environ.update(environment)
   sys.argv = ["train", *arguments]
-  distributed._HEARTBEAT_SECONDS = 8  # a lost process is noticed sooner
+  distributed._HEARTBEAT_SECONDS = 20  # a lost process is noticed sooner
   runpy.run_module(TRAIN, run_name="__main__", alter_sys=True)
 
 
