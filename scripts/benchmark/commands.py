@@ -141,9 +141,15 @@ def _measure_hessian(options: flags.FlagValues) -> Result:
 
 
 def _measure_compilation(options: flags.FlagValues) -> Result:
-  task = _task(options)
-  facts = {**dataclasses.asdict(task), "m": task.batch}
-  return facts, compilation.measure_compilation(task)
+  models = compilation.FAMILIES
+  if options["model"].present:
+    models = (options.model,)
+  rows = []
+  for model in models:
+    task = dataclasses.replace(_task(options), model=model)
+    rows += compilation.measure_compilation(task)
+  facts = {**dataclasses.asdict(_task(options)), "model": ", ".join(models)}
+  return facts, rows
 
 
 def _describe_run(options: flags.FlagValues) -> dict[str, Any]:
@@ -201,7 +207,8 @@ SUB_COMMANDS = {
   "compile": SubCommand(
     _measure_compilation,
     _NETWORK,
-    "Batch is that of a device; compiled without a cache.",
+    "Batch is that of a device; compiled without a cache. CPU seconds are those"
+    " of all cores; kernels are what XLA generates code for.",
   ),
   "torch": SubCommand(
     _measure_torch,

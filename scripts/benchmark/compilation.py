@@ -13,6 +13,15 @@ from sam_jax.training.step import Parts
 from scripts.benchmark import optax_sam, program_costs
 from scripts.benchmark.training_task import RHO, TrainingTask
 
+# One network of each family; PyramidNet-272 takes minutes.
+FAMILIES = (
+  "wrn28_10",
+  "shake_shake_26_2x96d",
+  "pyramidnet110",
+  "resnet50",
+  "efficientnet_b0",
+)
+
 _CACHE_OPTIONS = (
   "jax_compilation_cache_dir",
   "jax_persistent_cache_min_compile_time_secs",
@@ -38,8 +47,9 @@ def measure_compilation(task: TrainingTask) -> list[dict[str, Any]]:
   """Compile the steps of SGD and SAM without a cache.
 
   Returns:
-    A row of each: seconds to trace and to compile, FLOPs of a device, and
-    temporary memory in copies of the parameters.
+    A row of each: seconds to trace and to compile, with the seconds of all CPU
+    cores; kernels; FLOPs of a device; and temporary memory in copies of the
+    parameters.
 
   Raises:
     ConfigError: The task names something unknown.
@@ -51,14 +61,17 @@ def measure_compilation(task: TrainingTask) -> list[dict[str, Any]]:
     with cache_at(None):
       started = time.perf_counter()
       lowered = task.lower_step(parts, state)
-      traced = time.perf_counter()
+      traced, traced_cpu = time.perf_counter(), time.process_time()
       compiled = lowered.compile()
-      ended = time.perf_counter()
+      ended, ended_cpu = time.perf_counter(), time.process_time()
     rows.append(
       {
+        "network": task.model,
         "step": name,
         "trace s": traced - started,
         "compile s": ended - traced,
+        "compile CPU s": ended_cpu - traced_cpu,
+        "kernels": program_costs.kernels(compiled),
         **_costs(compiled, state.params),
       }
     )

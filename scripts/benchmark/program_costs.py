@@ -10,6 +10,7 @@ _COLLECTIVE = re.compile(
   r"= (?P<shapes>\(.*?\)|\S+) (?P<kind>all-reduce|all-gather|all-to-all"
   r"|reduce-scatter|collective-permute)(?:-start)?\("
 )
+_KERNEL = re.compile(r"kind=k(?!Custom)\w+")
 _SHAPE = re.compile(r"\b[a-z]+(?P<bits>\d+)\w*\[(?P<sizes>[\d,]*)\]")
 # Groups of one device: {{0},{1}} or [2,1]<=[2], and in StableHLO 2x1.
 _ALONE = re.compile(r"replica_groups=(\{\{\d+\}|\[\d+,1\])")
@@ -67,6 +68,14 @@ def temporary_bytes(compiled: jax.stages.Compiled) -> int:
   """Return the memory of one device in addition to arguments and results."""
   analysis: Any = compiled.memory_analysis()
   return analysis.temp_size_in_bytes
+
+
+def kernels(compiled: jax.stages.Compiled) -> int:
+  """Count the fusions that XLA generates code for: compile time follows it.
+
+  Calls of a library are fusions of another kind. A loop's body counts once.
+  """
+  return len(_KERNEL.findall(compiled.as_text() or ""))
 
 
 def size_in_bytes(tree: Any) -> int:

@@ -10,6 +10,7 @@ from tests.benchmark.fakes import TASK
 def test_compilation_is_timed_without_a_cache():
   sgd, sam = compilation.measure_compilation(TASK)
   assert sam["GFLOP"] == pytest.approx(2 * sgd["GFLOP"], rel=0.1)
+  assert sam["kernels"] > sgd["kernels"] > 0
   assert jax.config.jax_enable_compilation_cache
 
 
