@@ -15,7 +15,7 @@ from sam_jax.training.input_pipeline import Batch
 from sam_jax.training.loop import step_of
 from sam_jax.training.runs_axis import over_runs, stack
 from sam_jax.training.state import TrainState
-from sam_jax.training.step import create_state, eval_step
+from sam_jax.training.step import create_state, eval_step, quick_compilation
 
 
 class Programs:
@@ -40,7 +40,9 @@ class Programs:
       ),
       constants=1,
     )
-    self._create_state = jax.jit(self._create_state_of)
+    self._create_state = jax.jit(
+      self._create_state_of, compiler_options=quick_compilation()
+    )
     self._augment = parallel.map_over_devices(
       self._augment_all, in_axes=(0, None, None), out_axes=0
     )

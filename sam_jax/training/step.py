@@ -121,14 +121,15 @@ def create_state(
     )
 
   key = random_stream(seed, "init")
-  return jax.jit(init, compiler_options=_options_of_init(key))(key)
+  options = {} if is_traced(key) else quick_compilation()
+  return jax.jit(init, compiler_options=options)(key)
 
 
-def _options_of_init(key: jax.Array) -> dict[str, int]:
-  """Compile quickly what runs once: on CPUs LLVM takes most of the time."""
+def quick_compilation() -> dict[str, int]:
+  """Return options for programs that run once: on CPUs LLVM takes long."""
   option = "xla_backend_optimization_level"
   is_chosen = option in os.environ.get("XLA_FLAGS", "")
-  if is_chosen or is_traced(key) or jax.default_backend() != "cpu":
+  if is_chosen or jax.default_backend() != "cpu":
     return {}
   return {option: 1}
 

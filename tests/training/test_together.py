@@ -34,6 +34,7 @@ from tests import tiny
 from tests.in_process import run_script
 from tests.processes import read_metrics
 from tests.training.test_hooks import Clock
+from tests.training.test_loop import CountHook
 
 STEPS_PER_EPOCH, TOTAL = 4, 8
 RUNS = {
@@ -86,13 +87,14 @@ def tiny_network_on_one_device():
 
 def train_alone(root, name, **fields):
   config = make_config(**RUNS.get(name, {}) | fields)
-  return loop.train_and_evaluate(config, root / name)
+  return loop.train_and_evaluate(config, root / name, [CountHook])
 
 
 def train_together(root, runs=RUNS):
   """Train runs; return the errors of those that failed."""
   return together.train_and_evaluate(
-    [(make_config(**fields), root / name) for name, fields in runs.items()]
+    [(make_config(**fields), root / name) for name, fields in runs.items()],
+    [CountHook],
   )
 
 
