@@ -140,4 +140,5 @@ def test_no_other_file_maps_functions_onto_devices():
   assert names == [
     "sam_jax/training/parallel.py",
     "tests/test_sam.py",  # compares pmap with shard_map and vmap
+    "tests/training/test_together.py",  # maps to one device
   ]
