@@ -129,9 +129,7 @@ def quick_compilation() -> dict[str, int]:
   """Return options for programs that run once: on CPUs LLVM takes long."""
   option = "xla_backend_optimization_level"
   is_chosen = option in os.environ.get("XLA_FLAGS", "")
-  if is_chosen or jax.default_backend() != "cpu":
-    return {}
-  return {option: 1}
+  return {} if is_chosen or jax.default_backend() != "cpu" else {option: 1}
 
 
 def train_step(
