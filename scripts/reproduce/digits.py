@@ -9,7 +9,7 @@ from sam_jax.datasets.in_memory import load_in_memory
 from sam_jax.datasets.labels import corrupt_labels
 
 NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 512, 285, 1000
-NUM_CLASSES = 10
+NUM_CLASSES, IMAGE_SIZE = 10, 64
 
 
 class Examples(NamedTuple):

@@ -1,4 +1,4 @@
-"""Train many small networks side by side with `sharpness_aware`."""
+"""Train many small networks with `sharpness_aware`, on all devices."""
 
 import dataclasses
 import functools
@@ -14,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 
 from sam_jax import masks
 from sam_jax.sam import sharpness_aware
-from scripts.reproduce.digits import NUM_CLASSES, Examples
+from sam_jax.training import parallel
+from scripts.reproduce.digits import IMAGE_SIZE, NUM_CLASSES, Examples
 
 BATCH = 64
 
@@ -91,7 +92,7 @@ def example_losses(width: int) -> ExampleLosses:
 def train(
   algorithm: Algorithm, grid: Sequence[Hyperparameters], examples: Examples
 ) -> Any:
-  """Train a network for every hyperparameter and seed, side by side.
+  """Train a network for every hyperparameter and seed.
 
   Args:
     algorithm: The algorithm.
@@ -102,16 +103,43 @@ def train(
   Returns:
     Parameters, leaves [G, S, ...].
   """
-  columns = {
-    field.name: np.array([getattr(h, field.name) for h in grid], np.float32)
-    for field in dataclasses.fields(Hyperparameters)
-  }
   num_seeds, count = examples.labels.shape
   orders = np.stack(
     [_orders(seed, count, algorithm.num_epochs) for seed in range(num_seeds)]
   )
-  seeds = np.arange(num_seeds)
-  return _train_fn(algorithm)(columns, seeds, orders, examples)
+  start = _initial_params(algorithm.width, num_seeds)
+  num_devices = jax.local_device_count()
+  num_networks = len(grid) * num_seeds
+  # All devices need the same number of networks: repeat the first ones.
+  padded = -(-num_networks // num_devices) * num_devices
+  places, seeds = np.divmod(np.arange(padded) % num_networks, num_seeds)
+  numbers = {
+    field.name: np.array([getattr(h, field.name) for h in grid], np.float32)
+    for field in dataclasses.fields(Hyperparameters)
+  }
+  numbers = {name: column[places] for name, column in numbers.items()}
+  params = _train_fn(algorithm)(
+    *parallel.shard((numbers, seeds)), start, orders, examples
+  )
+  return jax.tree.map(
+    lambda x: np.reshape(x, (padded, *x.shape[2:]))[:num_networks].reshape(
+      len(grid), num_seeds, *x.shape[2:]
+    ),
+    params,
+  )
+
+
+def _initial_params(width: int, num_seeds: int) -> Any:
+  """Return the initial parameters of every seed, leaves [S, ...].
+
+  Operations run one by one: they compile faster than as a single program.
+  """
+  images = np.zeros((1, IMAGE_SIZE), np.float32)
+  params = [
+    MLP(width).init(jax.random.key(seed), images)["params"]
+    for seed in range(num_seeds)
+  ]
+  return jax.tree.map(lambda *x: np.stack(x), *params)
 
 
 def _orders(seed: int, count: int, num_epochs: int) -> np.ndarray:
@@ -123,17 +151,31 @@ def _orders(seed: int, count: int, num_epochs: int) -> np.ndarray:
 
 @functools.cache
 def _train_fn(algorithm: Algorithm) -> Callable[..., Any]:
-  """Map the training over hyperparameters [G] and seeds [S], and compile it."""
-  over_seeds = jax.vmap(
-    functools.partial(_train_one, algorithm), in_axes=(None, 0, 0, 0)
+  """Compile the training of every device's networks, one after the other.
+
+  A network and its batch fit the cache of a core. Many networks in one
+  operation (`jax.vmap`) do not: on CPUs they take twice as long with m = 16,
+  and 3.7 times as long with m = 4.
+  """
+
+  def train_networks(numbers, seeds, start, orders, examples):
+    def train_network(network):
+      numbers, seed = network
+      of_seed = jax.tree.map(lambda x: x[seed], (start, orders, examples))
+      return _train_one(algorithm, numbers, seed, *of_seed)
+
+    return jax.lax.map(train_network, (numbers, seeds))
+
+  return parallel.map_over_devices(
+    train_networks, in_axes=(0, 0, None, None, None), out_axes=0
   )
-  return jax.jit(jax.vmap(over_seeds, in_axes=(0, None, None, None)))
 
 
 def _train_one(
   algorithm: Algorithm,
   hyperparameters: Mapping[str, Any],
   seed: jax.Array,
+  params: Any,
   orders: jax.Array,
   examples: Examples,
 ) -> Any:
@@ -186,10 +228,9 @@ def _train_one(
     updates, opt_state = optimizer.update(mean, opt_state, params)
     return (optax.apply_updates(params, updates), opt_state), None
 
-  key = jax.random.key(seed)
-  params = MLP(algorithm.width).init(key, examples.images[:1])["params"]
+  key = jax.random.fold_in(jax.random.key(seed), 1)
+  keys = jax.random.split(key, len(orders))
   start = params, optimizer.init(params)
-  keys = jax.random.split(jax.random.fold_in(key, 1), len(orders))
   (params, _), _ = jax.lax.scan(step, start, (orders, keys))
   return params
 
