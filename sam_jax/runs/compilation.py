@@ -20,10 +20,13 @@ def choose_xla_flags() -> None:
   """Choose the options of XLA that are fast on CPUs, in $XLA_FLAGS.
 
   Call it before JAX uses a device. Accelerators ignore them, and what the user
-  has set there stays. XLA aborts a process with an option that it does not
-  know: other versions of jaxlib get none.
+  has set there stays: options, or the path of a file of options. XLA aborts a
+  process with an option that it does not know: other versions of jaxlib get
+  none.
   """
   flags = os.environ.get("XLA_FLAGS", "")
+  if flags.strip() and not flags.lstrip().startswith("-"):
+    return
   version = importlib.metadata.version("jaxlib")
   name = FLAG_FOR_CPUS.split("=")[0]
   if name not in flags and version.startswith(_JAXLIBS_THAT_KNOW_IT):

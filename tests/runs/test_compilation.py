@@ -26,8 +26,14 @@ def test_flag_joins_those_of_the_user(monkeypatch, before):
   assert flags == [*(before or "").split(), compilation.FLAG_FOR_CPUS]
 
 
-def test_choice_of_the_user_stays(monkeypatch):
-  choice = "--xla_cpu_experimental_ynn_fusion_type=-dot"
+@pytest.mark.parametrize(
+  "choice",
+  [
+    "--xla_cpu_experimental_ynn_fusion_type=-dot",
+    "/home/me/flags.txt",  # XLA reads the options from this file
+  ],
+)
+def test_choice_of_the_user_stays(monkeypatch, choice):
   monkeypatch.setenv("XLA_FLAGS", choice)
   compilation.choose_xla_flags()
   assert os.environ["XLA_FLAGS"] == choice
