@@ -10,6 +10,7 @@ is the id of a process that has started, or an id and the status of its end.
 import contextlib
 import json
 import os
+import pathlib
 import runpy
 import select
 import signal
@@ -30,6 +31,7 @@ class Server:
   def __init__(self):
     self._process = subprocess.Popen(
       [sys.executable, "-m", "tests.process_server"],
+      cwd=pathlib.Path(__file__).parent.parent,  # whatever the test is in
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       bufsize=0,
