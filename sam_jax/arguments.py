@@ -23,6 +23,15 @@ def is_narrow(x: jax.Array) -> bool:
   return jnp.finfo(x.dtype).bits < 32
 
 
+def is_sharded(x: jax.Array) -> bool:
+  """Return True if the type of `x` names axes of a mesh: its axes are explicit.
+
+  JAX refuses some operations on such arrays, as it can't know the sharding of
+  their result.
+  """
+  return any(axis is not None for axis in jax.typeof(x).sharding.spec)
+
+
 def names(path: Sequence[Any]) -> tuple[str, ...]:
   """Return the keys of a leaf's path as words, such as ("Dense_0", "bias")."""
   if path and path[-1] == jax.tree_util.GetAttrKey("value"):

@@ -6,40 +6,67 @@ were most of a training step's compile time. Here the vectors of a tree are
 joined into one before they are summed.
 """
 
+import itertools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from sam_jax.arguments import is_sharded
 
-def join_vectors(tree: Any) -> list[jax.Array]:
-  """Return the leaves as float32, with all vectors joined into the last one.
 
-  Trees with leaves of the same shapes give lists of the same shapes.
+def join_vectors(*trees: Any) -> list[list[jax.Array]]:
+  """Return the leaves as float32, with vectors joined into the last one.
+
+  Vectors whose type holds a sharding are not joined: JAX refuses to.
+
+  Args:
+    *trees: Trees with leaves of the same shapes.
+
+  Returns:
+    For each tree a list of arrays; the lists have the same shapes.
   """
-  leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(tree)]
-  vectors = [x for x in leaves if x.ndim == 1]
-  others = [x for x in leaves if x.ndim != 1]
-  return [*others, jnp.concatenate(vectors)] if vectors else others
+  leaves = [
+    [x.astype(jnp.float32) for x in jax.tree.leaves(tree)] for tree in trees
+  ]
+  is_joined = [
+    all(x.ndim == 1 and not is_sharded(x) for x in row)
+    for row in zip(*leaves, strict=True)
+  ]
+  if not any(is_joined):
+    return leaves
+  return [
+    [
+      *itertools.compress(own, (not joined for joined in is_joined)),
+      jnp.concatenate(list(itertools.compress(own, is_joined))),
+    ]
+    for own in leaves
+  ]
 
 
 def difference(a: Any, b: Any) -> list[jax.Array]:
-  """Return the leaves of a - b for `norm` and `vdot`, with vectors joined."""
-  pairs = zip(join_vectors(a), join_vectors(b), strict=True)
+  """Return the leaves of a - b for `norm`, with vectors joined."""
+  pairs = zip(*join_vectors(a, b), strict=True)
   return [x - y for x, y in pairs]
 
 
 def vdot(a: Any, b: Any) -> jax.Array:
   """Return the sum of products of two trees with leaves of the same shapes."""
   # A dot product of optax.tree.vdot would need a copy of each argument.
-  pairs = zip(join_vectors(a), join_vectors(b), strict=True)
+  pairs = zip(*join_vectors(a, b), strict=True)
   return _sum([x * y for x, y in pairs])
+
+
+def vdot_of_difference(a: Any, b: Any, c: Any) -> jax.Array:
+  """Return the sum of products of a - b and c, see `vdot`."""
+  triples = zip(*join_vectors(a, b, c), strict=True)
+  return _sum([(x - y) * z for x, y, z in triples])
 
 
 def norm(tree: Any, p: float = 2) -> jax.Array:
   """Return the p-norm of a tree, with a finite derivative at 0 for p = 2."""
-  leaves = [jnp.abs(x) for x in join_vectors(tree)] or [jnp.zeros(())]
+  leaves = [jnp.abs(x) for x in join_vectors(tree)[0]] or [jnp.zeros(())]
   if p == 2:
     total = _sum([x**2 for x in leaves])
     return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
@@ -51,7 +78,7 @@ def norm(tree: Any, p: float = 2) -> jax.Array:
 
 def power_sum(tree: Any, p: float) -> jax.Array:
   """Return the sum of |x|^p over a tree."""
-  return _sum([jnp.abs(x) ** p for x in join_vectors(tree)])
+  return _sum([jnp.abs(x) ** p for x in join_vectors(tree)[0]])
 
 
 def divide(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -55,6 +55,7 @@ from sam_jax.reductions import (
   norm,
   power_sum,
   vdot,
+  vdot_of_difference,
 )
 
 # None: no devices; an axis name: all of them; (axis name, axis_index_groups).
@@ -176,7 +177,7 @@ def sharpness_aware(
       value, sam_grads = arguments.split(
         grad_fn(perturbed, step), params, has_value
       )
-    inner = vdot(difference(perturbed, params), sam_grads)
+    inner = vdot_of_difference(perturbed, params, sam_grads)
     cosine = divide(inner, length * norm(sam_grads))
     if second_order:
       sam_grads = _through_perturbation(

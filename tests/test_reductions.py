@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from sam_jax import reductions
 from sam_jax.sam import sam
@@ -35,6 +37,9 @@ def test_product_and_difference_pair_the_same_leaves():
   a = leaves()
   b = [x + i for i, x in enumerate(leaves())]
   assert reductions.vdot(a, b) == pytest.approx(flat(a) @ flat(b), rel=1e-6)
+  found = reductions.vdot_of_difference(b, a, a)
+  expected = (flat(b) - flat(a)) @ flat(a)
+  assert found == pytest.approx(expected, rel=1e-5)
   distance = reductions.norm(reductions.difference(b, a))
   expected = np.linalg.norm(flat(b) - flat(a))
   assert distance == pytest.approx(expected, rel=1e-6)
@@ -44,6 +49,33 @@ def test_norm_of_nothing_is_zero_and_has_a_slope_of_zero():
   assert reductions.norm([]) == reductions.norm([jnp.zeros(0)]) == 0
   gradient = jax.grad(reductions.norm)([jnp.zeros(3), jnp.zeros((2, 2))])
   assert not np.any(flat(gradient))
+
+
+@pytest.mark.parametrize("type_of_axis", ["Auto", "Explicit"])
+def test_vectors_may_be_sharded_in_different_ways(type_of_axis):
+  mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType[type_of_axis],))
+  leaves = [
+    jax.device_put(jnp.arange(1.0, 1 + size), NamedSharding(mesh, spec))
+    for size, spec in ((4, P("x")), (6, P("x")), (3, P()), (5, P()))
+  ]
+
+  @jax.jit
+  def reduce(a, b):
+    return (
+      *(reductions.norm(a, p) for p in (2, 3, np.inf)),
+      reductions.norm(reductions.difference(a, b)),
+      reductions.vdot(a, b),
+      reductions.vdot_of_difference(a, b, b),
+    )
+
+  replicated = jax.device_put(leaves, NamedSharding(mesh, P()))
+  with jax.set_mesh(mesh):
+    for b in (leaves, replicated):
+      found = reduce(leaves, [2 * x for x in b])
+      one = flat(leaves)
+      norms = [np.linalg.norm(one, p) for p in (2, 3, np.inf, 2)]
+      expected = [*norms, 2 * one @ one, -2 * one @ one]
+      np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("limit", [0.1, 100.0])

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from sam_jax.arguments import is_sharded
+
 Array = jax.Array
 
 _NHWC_HWIO = ("NHWC", "HWIO", "NHWC")
@@ -49,7 +51,8 @@ def convolve(
     [N, h, w, groups * O].
   """
   is_dilated = (*lhs_dilation, *rhs_dilation) != (1, 1, 1, 1)
-  if jax.default_backend() != "cpu" or is_dilated:
+  has_form = not (is_dilated or is_sharded(x) or is_sharded(kernel))
+  if jax.default_backend() != "cpu" or not has_form or x.size == 0:
     return lax.conv_general_dilated(
       *(x, kernel, strides, padding, lhs_dilation, rhs_dilation),
       dimension_numbers=dimension_numbers,
@@ -61,7 +64,22 @@ def convolve(
       x.shape[1:3], kernel.shape[:2], strides, padding
     )
   pads = tuple((before, after) for before, after in padding)
+  x, kernel = _vary_alike(x, kernel)
   return _convolve(x, kernel, strides, pads, feature_group_count)
+
+
+def _vary_alike(*arrays):
+  """Let arrays vary over the same devices in `shard_map(check_vma=True)`.
+
+  A tangent has the type of its argument. The transposes below need the type of
+  the result, which varies wherever one of the arguments does.
+  """
+  axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+  missing = [tuple(frozenset().union(*axes) - own) for own in axes]
+  return [
+    lax.pcast(x, names, to="varying") if names else x
+    for x, names in zip(arrays, missing, strict=True)
+  ]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))

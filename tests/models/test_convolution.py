@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from sam_jax.models.convolution import convolve
 
@@ -95,3 +97,38 @@ def test_gradients_have_the_layout_that_is_fast_inside_loops(groups):
   expected = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
   assert layouts(convolve) == [expected] * 3
   assert set(layouts(_of_jax)) > {expected}
+
+
+def _gradients(x, kernel):
+  def loss(x, kernel):
+    return jnp.sum(jnp.sin(convolve(x, kernel, (2, 2), "SAME")))
+
+  return jax.grad(loss, (0, 1))(x, kernel)
+
+
+@pytest.mark.parametrize("type_of_axis", ["Auto", "Explicit"])
+def test_images_on_several_devices_have_the_same_gradients(type_of_axis):
+  generator = np.random.default_rng(0)
+  shapes = (4, 6, 6, 3), (3, 3, 3, 5)
+  x, kernel = (generator.standard_normal(s, np.float32) for s in shapes)
+  expected = _gradients(x, kernel)
+  mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType[type_of_axis],))
+  x = jax.device_put(x, NamedSharding(mesh, P("x")))
+  kernel = jax.device_put(kernel, NamedSharding(mesh, P()))
+  specs = (P("x"), P())
+  # The types of its arguments say that images vary, and the kernel does not.
+  typed = jax.shard_map(
+    _gradients, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=True
+  )
+  for mapped in (typed, _gradients):
+    with jax.set_mesh(mesh):
+      found = jax.jit(mapped)(x, kernel)
+    for a, b in zip(found, expected, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_images_have_gradients_of_zero():
+  x, kernel = jnp.zeros((0, 6, 6, 3)), jnp.ones((3, 3, 3, 5))
+  of_x, of_kernel = _gradients(x, kernel)
+  assert of_x.shape == x.shape
+  assert not np.any(of_kernel) and of_kernel.shape == kernel.shape
