@@ -141,7 +141,7 @@ def _measure_hessian(options: flags.FlagValues) -> Result:
 
 
 def _measure_compilation(options: flags.FlagValues) -> Result:
-  models = compilation.FAMILIES
+  models: tuple[str, ...] = compilation.FAMILIES
   if options["model"].present:
     models = (options.model,)
   rows = []
