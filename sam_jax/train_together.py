@@ -36,11 +36,19 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(text: str) -> tuple[ConfigDict, str]:
-  """Return the config and the workdir of a run."""
+  """Return the config and the workdir of a run.
+
+  Raises:
+    ConfigError: A flag is missing or wrong.
+  """
   values = flags.FlagValues()
   config = cli.define_config(values)
   workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
-  rest = cli.parse(values, ["", *shlex.split(text)])[1:]
+  try:
+    arguments = shlex.split(text)
+  except ValueError as error:  # such as a quotation without an end
+    raise ConfigError(f"--run={text} can't be split: {error}.") from error
+  rest = cli.parse(values, ["", *arguments])[1:]
   if rest or not workdir.value or not config.value:
     raise ConfigError(f"--run={text} must have --workdir, --config and fields.")
   return config.value, workdir.value

@@ -1,4 +1,4 @@
-"""How XLA compiles the programs of a command, and where it keeps them."""
+"""Choose how XLA compiles the programs of a command, and keep them."""
 
 import importlib.metadata
 import logging

@@ -19,7 +19,7 @@ from sam_jax.training.step import create_state, eval_step, quick_compilation
 
 
 class Programs:
-  """What the devices do for runs whose configs differ in numbers alone.
+  """The programs of runs whose configs differ only in numbers.
 
   Attributes:
     step: (state, batch, numbers) -> (state, metrics), leaves [runs, ...] except

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: its parts, and its state."""
+"""Prepare a run for its first step: its parts, and its state."""
 
 import contextlib
 import functools

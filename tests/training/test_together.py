@@ -336,6 +336,7 @@ def test_command_refuses_what_one_program_cannot_train(tmp_path, capsys):
     ((a, f"{b} --config.sam.rho=0"), "These runs need several programs: "),
     ((a, f"{b} --config.sam.roh=1"), "Unknown field --config.sam.roh"),
     ((a, ""), "must have --workdir, --config and fields"),
+    ((a, "--workdir='b"), "can't be split: No closing quotation"),
     ((), "--run is missing, see --help."),
   ):
     code, error = command(capsys, *runs)
