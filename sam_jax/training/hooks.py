@@ -240,6 +240,7 @@ class Stopwatch:
     self._clock = clock
     self._since: float | None = None  # None: not running
     self._seconds_before = 0.0
+    self._laps: dict[int, float] = {}
 
   def start(self) -> None:
     """Start to count, unless it counts already."""
@@ -264,6 +265,10 @@ class Stopwatch:
       return self._seconds_before
     return self._seconds_before + self._clock() - self._since
 
+  def lap(self, step: int) -> float:
+    """Return the seconds at which a run first reported that a step is done."""
+    return self._laps.setdefault(step, self.seconds)
+
 
 class Throughput:
   """Images per second and remaining time, counting only training."""
@@ -282,7 +287,7 @@ class Throughput:
   def start(self, step: int) -> None:
     """Start to count at a step that is done."""
     self._stopwatch.start()
-    self._first = self._last = self._stopwatch.seconds, step
+    self._first = self._last = self._stopwatch.lap(step), step
 
   def read(self, step: int) -> tuple[float, float]:
     """Read the stopwatch when a step is done.
@@ -291,7 +296,7 @@ class Throughput:
       Images per second since the last reading, and an estimate of the seconds
       that remain; NaN until a step has been measured.
     """
-    seconds, (last_seconds, last_step) = self._stopwatch.seconds, self._last
+    seconds, (last_seconds, last_step) = self._stopwatch.lap(step), self._last
     self._last = seconds, step
     if not self._first or step <= last_step or seconds <= last_seconds:
       return math.nan, math.nan
