@@ -22,7 +22,7 @@ import time
 import jax
 
 import sam_jax.analysis.hook  # noqa: F401
-from sam_jax.runs import distributed, watchdog, workdir
+from sam_jax.runs import distributed, watchdog
 from sam_jax.training import build, hooks, input_pipeline, loop  # noqa: F401
 from tests import processes, tiny
 
@@ -122,7 +122,7 @@ def lose_result(index, flags):
   def fail(*_):
     raise OSError(28, "No space left on device", "/some/result.json")
 
-  workdir.write_result = fail
+  hooks.write_result = fail
 
 
 def other_jax(flags):

@@ -86,7 +86,7 @@ def test_flags_of_runs_are_those_of_training(tmp_path):
     before = set(flags.FLAGS)
     runpy.run_module("sam_jax.train")
     names = set(flags.FLAGS) - before - {"help_config"}
-  own = {*sweep._FLAGS_OF_SWEEPS, *sweep._FLAGS_OF_RUNS}
+  own = {*sweep._FLAGS_OF_SWEEPS, *sweep.FLAGS_OF_PROCESSES}
   assert names == own
   extra = ["--num_processes=1", "--verbosity=1", "--noconfig.model.remat"]
   (run,) = plan(tmp_path, "seed=0", extra=extra)
