@@ -45,6 +45,15 @@ def test_product_and_difference_pair_the_same_leaves():
   assert distance == pytest.approx(expected, rel=1e-6)
 
 
+def test_vectors_are_joined_on_cpus_alone(monkeypatch):
+  def shapes():
+    return [x.shape for x in reductions.join_vectors(leaves())[0]]
+
+  assert shapes() == [(3, 4), (), (2, 2, 2), (12,)]
+  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+  assert shapes() == [x.shape for x in leaves()]
+
+
 def test_norm_of_nothing_is_zero_and_has_a_slope_of_zero():
   assert reductions.norm([]) == reductions.norm([jnp.zeros(0)]) == 0
   gradient = jax.grad(reductions.norm)([jnp.zeros(3), jnp.zeros((2, 2))])
