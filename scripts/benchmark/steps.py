@@ -17,9 +17,9 @@ from scripts.benchmark.timing import interleave, ratio, spread
 from scripts.benchmark.training_task import RHO, TrainingTask
 
 # Largest difference between updates of the same numerics, relative to their
-# length. In float32 on a CPU it is 2e-6, but 3e-3 where rounding moves a value
-# to the other side of a ReLU; other products round more.
-_TOLERANCE, _TOLERANCE_OF_ROUGH_PRODUCTS = 0.01, 0.02
+# length. In float32 on a CPU up to 3e-6 was seen where rounding moves no value
+# across the kink of a ReLU; other products round more.
+_TOLERANCE, _TOLERANCE_OF_ROUGH_PRODUCTS = 1e-4, 0.02
 
 
 class Alternative(NamedTuple):

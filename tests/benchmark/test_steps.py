@@ -70,7 +70,7 @@ def test_different_results_are_reported():
     "update differs by": pytest.approx(0.5),
     "numerics": "different",
   }
-  for opaque in (1.02, math.nan):
+  for opaque in (1.001, math.nan):
     with pytest.raises(steps.DifferentResultsError, match="opaque"):
       compare(opaque, 1.0)
 
