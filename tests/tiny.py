@@ -36,7 +36,7 @@ def create_config():
   return config
 
 
-def create_dataset(config, **place):
+def create_dataset(config, seed=0, **place):
   """Stand in for `input_pipeline.create_dataset`: random digits."""
   random = np.random.default_rng(0)
   images = random.integers(256, size=(64, 8, 8, 1), dtype=np.uint8)
@@ -46,6 +46,6 @@ def create_dataset(config, **place):
     *(dataset_spec("digits"), examples, examples),
     batch_size=size,
     eval_batch_size=config.eval_batch_size or size,
-    seed=0,
+    seed=seed,
     **place,
   )

@@ -30,7 +30,6 @@ from sam_jax.training.hooks import (
   LogMetrics,
   RunContext,
   SaveCheckpoint,
-  Stopwatch,
   open_writer,
 )
 from sam_jax.training.loop import ExtraHook
@@ -38,6 +37,7 @@ from sam_jax.training.programs_of_runs import Programs
 from sam_jax.training.runs_axis import StepOfRuns, stack
 from sam_jax.training.start import initial_state, open_run
 from sam_jax.training.state import TrainState
+from sam_jax.training.throughput import Stopwatch
 
 logger = logging.getLogger(__name__)
 

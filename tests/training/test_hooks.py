@@ -9,12 +9,8 @@ import pytest
 
 from sam_jax.config.schema import default_config
 from sam_jax.training import hooks
-from sam_jax.training.hooks import (
-  DivergedError,
-  LogMetrics,
-  Stopwatch,
-  Throughput,
-)
+from sam_jax.training.hooks import DivergedError, LogMetrics
+from sam_jax.training.throughput import Stopwatch, Throughput
 
 
 class Clock:

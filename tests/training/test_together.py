@@ -14,8 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import (
 )
 
 from sam_jax.config import schema
-from sam_jax.datasets.catalog import dataset_spec
-from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.runs import logging as run_logging
 from sam_jax.runs import preemption
 from sam_jax.runs.checkpoints import Checkpoints, SavedCheckpoints
@@ -29,7 +27,8 @@ from sam_jax.training import (
   programs_of_runs,
   together,
 )
-from sam_jax.training.hooks import DivergedError, Stopwatch, Throughput
+from sam_jax.training.hooks import DivergedError
+from sam_jax.training.throughput import Stopwatch, Throughput
 from tests import tiny
 from tests.in_process import run_script
 from tests.processes import read_metrics
@@ -56,16 +55,7 @@ def make_config(**fields):
 
 def create_dataset(config):
   """Return random digits in the order of the seed."""
-  random = np.random.default_rng(0)
-  images = random.integers(256, size=(64, 8, 8, 1), dtype=np.uint8)
-  examples = images, random.integers(10, size=64, dtype=np.int32)
-  size = config.batch_size
-  return InMemoryDataset(
-    *(dataset_spec("digits"), examples, examples),
-    batch_size=size,
-    eval_batch_size=size,
-    seed=config.seed,
-  )
+  return tiny.create_dataset(config, seed=config.seed)
 
 
 @pytest.fixture(scope="module", autouse=True)
