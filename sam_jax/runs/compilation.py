@@ -19,18 +19,31 @@ _JAXLIBS_THAT_KNOW_IT = ("0.10.", "0.11.", "0.12.")
 def choose_xla_flags() -> None:
   """Choose the options of XLA that are fast on CPUs, in $XLA_FLAGS.
 
-  Call it before JAX uses a device. Accelerators ignore them, and what the user
-  has set there stays: options, or the path of a file of options. XLA aborts a
-  process with an option that it does not know: other versions of jaxlib get
-  none.
+  Call it before JAX uses a device. XLA aborts a process with an option that it
+  does not know: other versions of jaxlib get none.
+  """
+  if importlib.metadata.version("jaxlib").startswith(_JAXLIBS_THAT_KNOW_IT):
+    add_xla_flag(FLAG_FOR_CPUS)
+
+
+def add_xla_flag(flag: str) -> None:
+  """Add an option to $XLA_FLAGS, where the choice of the user stays.
+
+  Args:
+    flag: The option, --name=value. Nothing changes if the variable has it
+      already, with any value, or is the path of a file of options.
   """
   flags = os.environ.get("XLA_FLAGS", "")
-  if flags.strip() and not flags.lstrip().startswith("-"):
-    return
-  version = importlib.metadata.version("jaxlib")
-  name = FLAG_FOR_CPUS.split("=")[0]
-  if name not in flags and version.startswith(_JAXLIBS_THAT_KNOW_IT):
-    os.environ["XLA_FLAGS"] = f"{flags} {FLAG_FOR_CPUS}".strip()
+  is_file = flags.strip() and not flags.lstrip().startswith("-")
+  if not is_file and flag.split("=")[0] not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+
+
+def quick_compilation() -> dict[str, int]:
+  """Return options for programs that run once: on CPUs LLVM takes long."""
+  option = "xla_backend_optimization_level"
+  is_chosen = option in os.environ.get("XLA_FLAGS", "")
+  return {} if is_chosen or jax.default_backend() != "cpu" else {option: 1}
 
 
 def keep_compiled_programs(directory: str) -> None:

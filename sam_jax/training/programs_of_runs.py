@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from sam_jax.runs.compilation import quick_compilation
 from sam_jax.training import build, hyperparameters, input_pipeline, parallel
 from sam_jax.training.hooks import RunContext, means_of_sums
 from sam_jax.training.input_pipeline import Batch
 from sam_jax.training.loop import step_of
 from sam_jax.training.runs_axis import over_runs, stack
 from sam_jax.training.state import TrainState
-from sam_jax.training.step import create_state, eval_step, quick_compilation
+from sam_jax.training.step import create_state, eval_step
 
 
 class Programs:

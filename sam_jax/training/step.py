@@ -5,7 +5,6 @@ Both are pure functions against the axis name `AXIS`: `jax.pmap`,
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from flax import linen as nn
 
 from sam_jax.arguments import is_traced
 from sam_jax.reductions import norm
+from sam_jax.runs.compilation import quick_compilation
 from sam_jax.sam import is_sam_step
 from sam_jax.training import losses
 from sam_jax.training.parallel import AXIS
@@ -123,13 +123,6 @@ def create_state(
   key = random_stream(seed, "init")
   options = {} if is_traced(key) else quick_compilation()
   return jax.jit(init, compiler_options=options)(key)
-
-
-def quick_compilation() -> dict[str, int]:
-  """Return options for programs that run once: on CPUs LLVM takes long."""
-  option = "xla_backend_optimization_level"
-  is_chosen = option in os.environ.get("XLA_FLAGS", "")
-  return {} if is_chosen or jax.default_backend() != "cpu" else {option: 1}
 
 
 def train_step(

@@ -17,6 +17,7 @@ from absl import flags, logging
 from etils import epath
 
 from sam_jax.config import cli
+from sam_jax.runs import compilation
 
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 _OUTPUT = flags.DEFINE_string(
@@ -43,7 +44,10 @@ def main(argv: list[str]) -> None:
   """Run the experiments and write the document."""
   cli.check_arguments(argv)
   logging.set_verbosity(logging.WARNING)
-  _use_all_cores()
+  # A training takes one core: its operations are too small to share.
+  compilation.add_xla_flag(
+    f"--xla_force_host_platform_device_count={os.cpu_count()}"
+  )
   # Imported late: a mistyped flag is reported without waiting for JAX.
   from sam_jax.analysis.result_cache import ResultCache
   from sam_jax.config.hints import did_you_mean
@@ -68,17 +72,6 @@ def main(argv: list[str]) -> None:
       print(f"  {claim.statement}: {claim.verdict}", file=sys.stderr)
   write_document(output, figures, sections, networks)
   print(f"Written: {output}")
-
-
-def _use_all_cores() -> None:
-  """Make every CPU core a device of JAX, before JAX starts.
-
-  A training takes one core: its operations are too small to share.
-  """
-  flags_of_xla = os.environ.get("XLA_FLAGS", "")
-  name = "--xla_force_host_platform_device_count"
-  if name not in flags_of_xla:
-    os.environ["XLA_FLAGS"] = f"{flags_of_xla} {name}={os.cpu_count()}"
 
 
 def _outputs() -> tuple[epath.Path, epath.Path]:
