@@ -35,7 +35,8 @@ def restored(monkeypatch):
   model = Tiny()
   pixels = (images / 255 - dataset.spec.mean[0]) / dataset.spec.std[0]
   variables = model.init(jax.random.key(0), pixels, train=False)
-  run = trained_run.TrainedRun(None, None, 0, dataset, model, variables)
+  run = trained_run.TrainedRun(None, None, 0, dataset.spec, model, variables)
+  monkeypatch.setattr(trained_run, "create_dataset", lambda config: dataset)
   monkeypatch.setattr(trained_run, "load_run", lambda workdir: run)
   return model.apply(variables, pixels, train=False).argmax(-1)
 

@@ -52,9 +52,10 @@ def real(tmp_path, monkeypatch):
 def run(real, finished_run, monkeypatch):
   """Return the directory of a run below `SPELLED`, at `SPELLED`/run."""
   from sam_jax.analysis import trained_run
+  from sam_jax.evaluation import data
 
   monkeypatch.setattr(build, "model", tiny.create_model)
-  for module in (input_pipeline, trained_run):
+  for module in (input_pipeline, trained_run, data):
     monkeypatch.setattr(module, "create_dataset", tiny.create_dataset)
   shutil.copytree(finished_run, real / "run")
   return real / "run"
@@ -101,6 +102,16 @@ def test_relabel_and_label_file(run, real):
   run_script("relabel", f"--workdir={SPELLED}/run", f"--output={SPELLED}/l.npy")
   labels = read_labels(f"{SPELLED}/l.npy", 64, 10)
   np.testing.assert_array_equal(labels, np.load(real / "l.npy"))
+
+
+def test_evaluate(run, real):
+  flags = f"--workdir={SPELLED}/run@4", "--export=safetensors"
+  run_script("evaluate", *flags, f"--output={SPELLED}/results")
+  assert (real / "results/evaluation.json").exists()
+  run_script("evaluate", *flags)
+  evaluation = run / "evaluation"
+  assert (evaluation / "digits_test_4/predictions.csv").exists()
+  assert (evaluation / "export_4/network.safetensors").exists()
 
 
 def test_analyze(run, real):

@@ -1,7 +1,8 @@
-"""From the directory of a run to its network and its data."""
+"""From the directory of a run to its network, its predictions and its data."""
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,23 +24,33 @@ from sam_jax.config.schema import (
   default_config,
   flatten,
 )
+from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.datasets.class_names import class_names
+from sam_jax.datasets.stored_form import as_stored
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoint_errors import reading
 from sam_jax.runs.checkpoints import SavedCheckpoints
-from sam_jax.training import build, parallel
-from sam_jax.training.input_pipeline import Dataset, create_dataset
-from sam_jax.training.step import create_state
+from sam_jax.training import build, losses, parallel
+from sam_jax.training.input_pipeline import (
+  Dataset,
+  create_dataset,
+  prepare_ahead,
+)
+from sam_jax.training.state import TrainState
+from sam_jax.training.step import Parts, create_state
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
   """The network of a run at one of its checkpoints.
 
+  The data set is loaded when it is first used: predictions need no data.
+
   Attributes:
     workdir: Directory of the run.
     config: Its config, complete.
     step: Training steps before the checkpoint.
-    dataset: Its data set.
+    spec: Its data set as the network sees it: classes, shape, normalization.
     model: Its network.
     variables: `params` and `batch_stats`, NumPy arrays; running averages of the
       parameters if the run has them.
@@ -48,7 +59,7 @@ class TrainedRun:
   workdir: epath.Path
   config: ConfigDict
   step: int
-  dataset: Dataset
+  spec: DatasetSpec
   model: nn.Module
   variables: dict[str, Any]
 
@@ -58,9 +69,34 @@ class TrainedRun:
     return self.variables["params"]
 
   @functools.cached_property
+  def dataset(self) -> Dataset:
+    """The data set of the run, as it trained on it."""
+    return create_dataset(self.config)
+
+  @functools.cached_property
+  def class_names(self) -> tuple[str, ...]:
+    """Names of the classes, in the order of the logits."""
+    return class_names(self.spec, self.config.dataset.data_dir)
+
+  @property
+  def preprocess(self) -> Callable[[jax.Array], jax.Array]:
+    """The preprocessing of evaluation, see `build.preprocess_fn`."""
+    return build.preprocess_fn(self.spec)
+
+  @functools.cached_property
+  def _programs(self) -> dict[Callable[..., Any], Any]:
+    """Compiled programs by the function that they apply to the logits."""
+    return {}
+
+  @functools.cached_property
+  def _on_devices(self) -> dict[str, Any]:
+    """A copy of the variables on every device."""
+    return parallel.replicate(self.variables)
+
+  @functools.cached_property
   def variable_losses(self) -> ExampleLosses:
     """The losses of examples as a function of parameters and statistics."""
-    return network_losses(self.model, build.preprocess_fn(self.dataset.spec))
+    return network_losses(self.model, self.preprocess)
 
   def example_losses(self, params: Any, batch: dict[str, Any]) -> jax.Array:
     """Return the losses of examples, with the run's batch statistics.
@@ -80,15 +116,139 @@ class TrainedRun:
     """Return the first examples of a split, see `objective.first_examples`."""
     return first_examples(self.dataset, split, limit)
 
+  def logits(self, variables: Any, images: jax.Array) -> jax.Array:
+    """Return the logits of images in evaluation mode, a function for `jit`.
 
-def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
+    Args:
+      variables: Like `self.variables`.
+      images: uint8 [n, h, w, C], as they are stored, see `as_stored`.
+
+    Returns:
+      float32 [n, classes].
+    """
+    images = self.preprocess(images)
+    logits: Any = self.model.apply(variables, images, train=False)
+    return jnp.asarray(logits, jnp.float32)
+
+  def predict(
+    self, images: np.ndarray, batch_size: int | None = None
+  ) -> np.ndarray:
+    """Return the probabilities of the classes, one row for each image.
+
+    Images are cropped and resized as the data set is for its evaluation.
+
+    Args:
+      images: uint8 [N, H, W, C] of any height and width; C is that of the data
+        set, 3 for color.
+      batch_size: Images at a time, over all devices; None: as in evaluation.
+
+    Returns:
+      float32 [N, classes], in the order of `class_names`.
+
+    Raises:
+      ValueError: The images are no such array.
+    """
+    images = as_stored(images, self.spec)
+    size = min(batch_size or self.eval_batch_size, max(len(images), 1))
+    starts = range(0, len(images), size)
+    batches = ({"image": images[i : i + size]} for i in starts)
+    rows = [out["probabilities"] for _, out in self._apply(_predict, batches)]
+    empty = np.zeros((0, self.spec.num_classes), np.float32)
+    return np.concatenate([empty, *rows])
+
+  @property
+  def eval_batch_size(self) -> int:
+    """Examples of an evaluation step of the run."""
+    return self.config.eval_batch_size or self.config.batch_size
+
+  def outcomes(
+    self, dataset: Dataset, split: str
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Yield what the network makes of the examples of a split, in order.
+
+    Args:
+      dataset: A data set with the shape and the classes of `spec`.
+      split: "test" or "train", without augmentation and with clean labels.
+
+    Yields:
+      Arrays [n] for each batch, without its padding: `label` int32,
+      `prediction` int32, `confidence` float32 (the largest probability), `nll`
+      float32 (cross-entropy) and `is_in_top_5` bool.
+    """
+    for batch, found in self._apply(_examine, dataset.eval_batches(split)):
+      is_real = batch["mask"] > 0
+      found = {"label": batch["label"], **found}
+      yield {name: array[is_real] for name, array in found.items()}
+
+  def _apply(
+    self, fn: Callable[..., dict[str, jax.Array]], batches: Iterator[Any]
+  ) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+    """Yield batches with the result of (logits, batch) -> arrays [n, ...].
+
+    Batches are padded: their size need not divide by the devices.
+    """
+    program = self._program(fn)
+    results = (
+      (batch, program(self._on_devices, parallel.shard(_padded(batch))))
+      for batch in batches
+    )
+    for batch, result in prepare_ahead(results):
+      found = jax.tree.map(np.concatenate, jax.device_get(result))
+      size = len(batch["image"])
+      yield batch, {name: array[:size] for name, array in found.items()}
+
+  def _program(self, fn: Callable[..., dict[str, jax.Array]]) -> Any:
+    """Compile (variables, batch) -> fn(logits, batch) for all devices, once."""
+    if fn not in self._programs:
+
+      def of_device(variables, batch):
+        return fn(self.logits(variables, batch["image"]), batch)
+
+      self._programs[fn] = parallel.map_over_devices(
+        of_device, in_axes=(None, 0), out_axes=0
+      )
+    return self._programs[fn]
+
+
+def _padded(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Append zeros to arrays [n, ...] until the local devices divide them."""
+  count = jax.local_device_count()
+  return {
+    name: np.pad(x, [(0, -len(x) % count)] + [(0, 0)] * (x.ndim - 1))
+    for name, x in batch.items()
+  }
+
+
+def _predict(logits: jax.Array, batch: Any) -> dict[str, jax.Array]:
+  del batch
+  return {"probabilities": jax.nn.softmax(logits)}
+
+
+def _examine(logits: jax.Array, batch: Any) -> dict[str, jax.Array]:
+  """Compare logits [n, classes] with labels; see `TrainedRun.outcomes`."""
+  labels, num_classes = batch["label"], logits.shape[-1]
+  targets = jax.nn.one_hot(labels, num_classes)
+  misses = losses.top_k_error(logits, labels, min(5, num_classes))
+  return {
+    "prediction": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+    "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
+    "nll": losses.cross_entropy(logits, targets),
+    "is_in_top_5": misses == 0,
+  }
+
+
+def load_run(
+  workdir: epath.PathLike, step: int | None = None, *, use_ema: bool = True
+) -> TrainedRun:
   """Load a checkpoint of a run, finished or not.
 
   Nothing in the directory changes: the run may still be training.
 
   Args:
-    workdir: Directory that `sam_jax.train` wrote.
+    workdir: Directory that `sam_jax.train` wrote, local or gs://.
     step: Step of a checkpoint that was kept; None for the newest.
+    use_ema: Take the running averages of the parameters if the run has them, as
+      its evaluation does.
 
   Raises:
     ConfigError: There is no run, it has no such checkpoint, or this code can't
@@ -107,26 +267,31 @@ def load_run(workdir: epath.PathLike, step: int | None = None) -> TrainedRun:
       f"--workdir={workdir} has no checkpoint of step {step}. Kept:"
       f" {', '.join(map(str, steps))}."
     )
-  dataset = create_dataset(config)
-  # Evaluation does not use m, and every m fits one device.
-  parts = build.parts(
-    config, dataset.spec, dataset.steps_per_epoch, num_devices=1
-  )
-  template = create_state(parts, dataset.spec.image_shape, config.seed)
+  spec = build.dataset_spec(config)
+  # Evaluation does not use m, and every m fits one device. The structure of the
+  # state does not depend on the length of an epoch.
+  parts = build.parts(config, spec, steps_per_epoch=1, num_devices=1)
+  template = empty_state(parts, spec)
   if step is None:
     state = checkpoints.restore_latest(template)
   else:
     state = checkpoints.restore(template, step)
   if state is None:
     raise _no_checkpoints(workdir)
+  if not use_ema:
+    state = state.replace(ema={})
+  variables = state.eval_variables()
   return TrainedRun(
-    workdir,
-    config,
-    int(state.step),
-    dataset,
-    parts.model,
-    state.eval_variables(),
+    workdir, config, int(state.step), spec, parts.model, variables
   )
+
+
+def empty_state(parts: Parts, spec: DatasetSpec) -> TrainState:
+  """Return a state of zeros, without compiling the initialization."""
+  shapes = jax.eval_shape(
+    lambda key: create_state(parts, spec.image_shape, key), jax.random.key(0)
+  )
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
 def _read_config(workdir: epath.Path) -> ConfigDict:
@@ -159,24 +324,8 @@ def predicted_labels(run: TrainedRun) -> np.ndarray:
   Returns:
     int32 [N], in the order of the training set.
   """
-  preprocess = build.preprocess_fn(run.dataset.spec)
-
-  def predict(variables, images):
-    logits = run.model.apply(variables, preprocess(images), train=False)
-    return jnp.argmax(jnp.asarray(logits), axis=-1)
-
-  predict = parallel.map_over_devices(predict, in_axes=(None, 0), out_axes=0)
-  variables = parallel.replicate(run.variables)
-  labels = []
-  for batch in run.dataset.eval_batches("train"):
-    images, mask = batch["image"], batch["mask"]
-    # The run may have had other devices, whose number divides the batch.
-    padding = -len(images) % jax.local_device_count()
-    padded = np.pad(images, [(0, padding)] + [(0, 0)] * (images.ndim - 1))
-    shards = parallel.shard(padded)
-    predicted = np.concatenate(jax.device_get(predict(variables, shards)))
-    labels.append(predicted[: len(mask)][mask > 0])
-  return np.concatenate(labels).astype(np.int32)
+  batches = run.outcomes(run.dataset, "train")
+  return np.concatenate([batch["prediction"] for batch in batches])
 
 
 def clean_labels(run: TrainedRun) -> np.ndarray:

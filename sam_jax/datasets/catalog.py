@@ -42,8 +42,8 @@ class DatasetSpec:
     noisy_label_columns: Other features with labels, in addition to "label".
     noisy_labels: True if training labels may be wrong; batches then carry the
       clean labels too. The function that loads the data set sets this field.
-    resized: True if `image_shape` is not the shape of the stored images: the
-      device resizes images in memory. `with_image_size` sets this field.
+    stored_shape: Shape of images in memory if `image_shape` is another one, to
+      which the device resizes them. `with_image_size` sets this field.
   """
 
   name: str
@@ -63,7 +63,7 @@ class DatasetSpec:
   label_column: str = CLEAN_LABEL
   noisy_label_columns: tuple[str, ...] = ()
   noisy_labels: bool = False
-  resized: bool = False
+  stored_shape: tuple[int, int, int] | None = None
 
   @property
   def directory(self) -> str:
@@ -79,7 +79,13 @@ class DatasetSpec:
   def with_image_size(self, size: int) -> "DatasetSpec":
     """Return the same data set with square images of another size."""
     shape = (size, size, self.image_shape[-1])
-    return dataclasses.replace(self, image_shape=shape, resized=True)
+    stored = None if self.storage == STREAM else self.shape_in_memory
+    return dataclasses.replace(self, image_shape=shape, stored_shape=stored)
+
+  @property
+  def shape_in_memory(self) -> tuple[int, int, int]:
+    """Shape of the images that the host holds, (height, width, channels)."""
+    return self.stored_shape or self.image_shape
 
   def with_label_column(self, column: str) -> "DatasetSpec":
     """Return the same data set, trained on the labels of another column.
@@ -113,8 +119,7 @@ class DatasetSpec:
       height, width, channels = self.image_shape[0], self.image_shape[0], 3
     elif None in (height, width, channels):
       raise self.mismatch("storage", "images of different shapes")
-    sizes_fit = self.resized or (height, width) == self.image_shape[:2]
-    if not sizes_fit or channels != self.image_shape[2]:
+    if (height, width, channels) != self.shape_in_memory:
       raise self.mismatch("image_shape", f"{(height, width, channels)}")
 
   def check_labels(self, labels: np.ndarray) -> None:

@@ -13,7 +13,7 @@ _ASPECT_RATIO = (3 / 4, 4 / 3)
 _MIN_COVERED = 0.1
 _ATTEMPTS = 10
 # Evaluation sees size of each size + 32 pixels of the shorter side.
-_BORDER = 32
+BORDER = 32
 
 
 def random_crop(encoded: Any, size: int, seed: Any) -> Any:
@@ -87,7 +87,7 @@ def center_window(shape: Any, size: int) -> Any:
   import tensorflow as tf
 
   shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
-  side = tf.cast(size / (size + _BORDER) * shorter, tf.int32)
+  side = tf.cast(size / (size + BORDER) * shorter, tf.int32)
   side = tf.maximum(side, 1)
   row = (shape[0] - side + 1) // 2
   column = (shape[1] - side + 1) // 2

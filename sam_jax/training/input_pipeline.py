@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from sam_jax.training.step import random_stream
 
 Dataset = InMemoryDataset | StreamingDataset
 Batch = tuple[int, Any]  # the step, and its arrays on the devices
+T = TypeVar("T")
 
 _PREPARED_AHEAD = 2  # batches that wait on the devices
 
@@ -86,9 +87,9 @@ def train_batches(
   )
 
 
-def prepare_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+def prepare_ahead(batches: Iterable[T]) -> Iterator[T]:
   """Yield batches, each after the next ones were asked for."""
-  ready: collections.deque[Batch] = collections.deque()
+  ready: collections.deque[T] = collections.deque()
   for batch in batches:
     ready.append(batch)
     if len(ready) > _PREPARED_AHEAD:

@@ -16,6 +16,7 @@ from sam_jax.analysis import trained_run
 from sam_jax.config import cli
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.labels import read_labels
+from sam_jax.evaluation import data
 from sam_jax.models import pretrained
 from sam_jax.reports import run_records
 from sam_jax.runs import launch, sweep
@@ -39,7 +40,7 @@ class Killed(BaseException):
 def tiny_run(monkeypatch):
   """Train a tiny network; a workdir is all that it needs."""
   monkeypatch.setattr(build, "model", tiny.create_model)
-  for module in (input_pipeline, trained_run):
+  for module in (input_pipeline, trained_run, data):
     monkeypatch.setattr(module, "create_dataset", tiny.create_dataset)
 
   def train(path, **fields):
@@ -174,6 +175,10 @@ def test_commands_read_a_run_in_the_bucket(bucket, tiny_run, tmp_path, capsys):
   loaded = trained_run.load_run(RUN)
   np.testing.assert_array_equal(labels, trained_run.predicted_labels(loaded))
   assert set(bucket.objects) - set(before) == {"labels/a.npy"}
+  run_script("evaluate", f"--workdir={RUN}", f"--output={tmp_path}/evaluation")
+  run_script("evaluate", f"--workdir={RUN}")
+  local = (tmp_path / "evaluation/evaluation.json").read_bytes()
+  assert bucket.read("runs/a/evaluation/digits_test_8/evaluation.json") == local
 
   run_script(
     *("analyze", "sharpness", f"--workdir={RUN}@4", f"--output={tmp_path}"),

@@ -1,0 +1,161 @@
+"""Evaluate a trained network, write its predictions, and export it.
+
+python -m sam_jax.evaluate --workdir=runs/a
+python -m sam_jax.evaluate --workdir=runs/a@3900 --split=train
+python -m sam_jax.evaluate --workdir=runs/a --split=none
+  --export=safetensors,stablehlo
+
+Prints the error, the negative log-likelihood, the expected calibration error, a
+table of the classes and the confusion matrix. Writes them with all predictions
+to RUN/evaluation/DATA_SPLIT_STEP, or to --output. Exit codes: 1, a checkpoint
+can't be read now; 2, a mistake that one line describes.
+"""
+
+import sys
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from sam_jax.config import cli
+from sam_jax.runs import logging as run_logging
+
+_NO_SPLIT = "none"
+_FORMATS = ("safetensors", "stablehlo")
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the run, RUN, or RUN@STEP for a checkpoint."
+)
+_DATA = flags.DEFINE_string(
+  "data", None, "Name of a data set with the same classes; default: the run's."
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Directory of the data sets; default: the run's."
+)
+_SPLIT = flags.DEFINE_enum(
+  "split",
+  None,
+  ["test", "validation", "train", _NO_SPLIT],
+  "Examples: the test set, the training examples that were held out, the"
+  " others, or none. Default: those on which the run was evaluated.",
+)
+_BATCH = flags.DEFINE_integer(
+  "batch_size", None, "Examples at a time; default: as in training.", 1
+)
+_EMA = flags.DEFINE_bool(
+  "ema", True, "Take the running averages of the parameters if there are any."
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "Directory of the results; default: one in the run's."
+)
+_EXPORT = flags.DEFINE_list(
+  "export",
+  [],
+  "Export the network: safetensors for its arrays, stablehlo for its program.",
+)
+
+
+def main(argv: list[str]) -> None:
+  """Evaluate and export the run that the flags name."""
+  cli.check_arguments(argv, "workdir")
+  for name in _EXPORT.value:
+    if name not in _FORMATS:
+      cli.refuse(f"--export={name} must be of {', '.join(_FORMATS)}.")
+  if _SPLIT.value == _NO_SPLIT and not _EXPORT.value:
+    cli.refuse("--split=none evaluates nothing: name a split, or --export.")
+  if _OUTPUT.value:
+    cli.make_directory("output", _OUTPUT.value)
+  run_logging.show_on_stderr()
+  # Import late: wrong flags are reported without waiting for JAX.
+  import jax
+
+  from sam_jax.analysis import run_names
+  from sam_jax.analysis.trained_run import load_run
+
+  try:
+    (run_name,) = run_names.parse_names([str(_WORKDIR.value)])
+  except ValueError as error:
+    cli.refuse(str(error))
+  run = load_run(*run_name, use_ema=_EMA.value)
+  try:
+    if _EXPORT.value:
+      _export(run)
+    if _SPLIT.value != _NO_SPLIT:
+      _evaluate(run)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    cli.refuse(
+      "The memory of the device is too small: try a smaller --batch_size."
+    )
+  except OSError as error:
+    if not error.filename:  # such as that of a disk that fails
+      raise
+    sys.exit(f"error: {error.filename} can't be written: {error.strerror}.")
+
+
+def _evaluate(run: Any) -> None:
+  """Print and write the evaluation of a run."""
+  from sam_jax.evaluation import data, measures, report
+
+  found = data.select(
+    run,
+    _DATA.value,
+    _SPLIT.value,
+    data_dir=_DATA_DIR.value,
+    batch_size=_BATCH.value,
+  )
+  directory = _directory(run, f"{found.name}_{found.split}_{run.step}")
+  batches = run.outcomes(found.dataset, found.split_of_dataset)
+  about = {
+    "run": str(run.workdir),
+    "step": run.step,
+    "weights": _weights(run),
+    "data": found.name,
+    "split": found.split,
+  }
+  result = report.Report(about, run.class_names, measures.collect(batches))
+  cli.show("\n".join(result.lines()))
+  _print_files(result.write(directory))
+
+
+def _export(run: Any) -> None:
+  """Write the files of --export."""
+  from sam_jax.evaluation import export
+  from sam_jax.runs import files
+
+  directory = _directory(run, f"export_{run.step}")
+  written = []
+  for name in _FORMATS:
+    if name in _EXPORT.value:
+      if name == "safetensors":
+        tensors, about = export.arrays(run), export.description(run)
+        content = export.to_safetensors(tensors, about)
+      else:
+        content = export.to_stablehlo(run)
+      written.append(directory / f"network.{name}")
+      files.write_atomically(written[-1], content)
+  _print_files(written)
+
+
+def _directory(run: Any, name: str) -> epath.Path:
+  """Return the directory of results: --output, or a new one in the run's."""
+  if not _EMA.value and run.config.ema.decay:
+    name += "_without_ema"
+  default = run.workdir / "evaluation" / name
+  return cli.make_directory("output", _OUTPUT.value or default)
+
+
+def _weights(run: Any) -> str:
+  if run.config.ema.decay and _EMA.value:
+    return "running averages of the parameters"
+  return "its parameters"
+
+
+def _print_files(written: list[epath.Path]) -> None:
+  for path in written:
+    print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,168 @@
+"""The report of an evaluation: tables in the terminal, files in a directory."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from sam_jax.evaluation import measures
+from sam_jax.evaluation.measures import CALIBRATION_BINS, Outcomes
+from sam_jax.reports import markdown
+from sam_jax.runs import files
+
+_CLASSES_SHOWN = 20
+_TITLES = {
+  "error_rate": "error (%)",
+  "top_5_error_rate": "top-5 error (%)",
+  "nll": "negative log-likelihood (nats)",
+  "ece": f"expected calibration error (%), {CALIBRATION_BINS} bins",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What an evaluation found.
+
+  Attributes:
+    about: The run, its step, its weights and the data, by name.
+    class_names: Names of the classes.
+    outcomes: Arrays [N] as in `TrainedRun.outcomes`.
+    examples: Names of the examples, such as files; None: they are numbered.
+  """
+
+  about: dict[str, Any]
+  class_names: tuple[str, ...]
+  outcomes: Outcomes
+  examples: Sequence[str] | None = None
+
+  @property
+  def summary(self) -> dict[str, float]:
+    """The mean measures of all examples."""
+    return measures.summary(self.outcomes, len(self.class_names))
+
+  @property
+  def confusion(self) -> np.ndarray:
+    """See `measures.confusion_matrix`."""
+    return measures.confusion_matrix(self.outcomes, len(self.class_names))
+
+  def lines(self) -> list[str]:
+    """Return the tables to print.
+
+    With many classes, only those with the highest error, and no confusion
+    matrix: the files have all.
+    """
+    about = self.about
+    count = len(self.outcomes["label"])
+    lines = [
+      f"{about['run']} at step {about['step']}, {about['weights']}",
+      f"{about['data']}, {about['split']}: {count:,} examples",
+      "",
+      *_summary_table(self.summary),
+      "",
+    ]
+    rows = measures.class_rows(self.confusion, self.class_names)
+    if len(rows) > _CLASSES_SHOWN:
+      lines += [
+        f"The {_CLASSES_SHOWN} of {len(rows)} classes with most errors:"
+      ]
+      rows.sort(key=lambda row: -(row["error_rate"] or 0))
+    lines += _class_table(rows[:_CLASSES_SHOWN])
+    if len(rows) <= _CLASSES_SHOWN:
+      lines += ["", "Examples by label (rows) and prediction (columns):"]
+      lines += _confusion_table(self.confusion, self.class_names)
+    return lines
+
+  def write(self, directory: epath.Path) -> list[epath.Path]:
+    """Write all results, each file atomically, the summary last.
+
+    Args:
+      directory: An existing directory.
+
+    Returns:
+      The files: predictions.csv, confusion.csv, classes.csv, evaluation.json.
+    """
+    rows = measures.class_rows(self.confusion, self.class_names)
+    contents = {
+      "predictions.csv": _csv(self._predictions()),
+      "confusion.csv": _csv(
+        [
+          ("label", *self.class_names),
+          *zip(self.class_names, *self.confusion.T.tolist(), strict=True),
+        ]
+      ),
+      "classes.csv": _csv([rows[0].keys(), *(row.values() for row in rows)]),
+    }
+    for name, text in contents.items():
+      files.write_atomically(directory / name, text)
+    count = len(self.outcomes["label"])
+    result = {**self.about, "examples": count, **self.summary}
+    files.write_json(directory / "evaluation.json", result)
+    return [directory / name for name in (*contents, "evaluation.json")]
+
+  def _predictions(self) -> Iterable[Sequence[Any]]:
+    """Yield the lines of predictions.csv."""
+    yield "example", "label", "prediction", "confidence", "nll"
+    names, outcomes = self.class_names, self.outcomes
+    examples = self.examples or range(len(outcomes["label"]))
+    for example, label, prediction, confidence, nll in zip(
+      examples,
+      outcomes["label"],
+      outcomes["prediction"],
+      outcomes["confidence"],
+      outcomes["nll"],
+      strict=True,
+    ):
+      yield (
+        *(example, names[label], names[prediction]),
+        *(f"{confidence:.6g}", f"{nll:.6g}"),
+      )
+
+
+def _summary_table(summary: dict[str, float]) -> list[str]:
+  rows = []
+  for name, value in summary.items():
+    is_percent = "%" in _TITLES[name]
+    text = f"{100 * value:.2f}" if is_percent else f"{value:.4f}"
+    rows.append((_TITLES[name], text))
+  return markdown.table(("measure", "value"), rows, text_columns=1)
+
+
+def _class_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+  header = (
+    *("class", "most errors are", "examples", "error (%)", "predicted"),
+    "precision (%)",
+  )
+  cells = [
+    (
+      *(row["class"], row["taken_for"], str(row["examples"])),
+      *(_percent(row["error_rate"]), str(row["predicted"])),
+      _percent(row["precision"]),
+    )
+    for row in rows
+  ]
+  return markdown.table(header, cells, text_columns=2)
+
+
+def _confusion_table(
+  confusion: np.ndarray, names: tuple[str, ...]
+) -> list[str]:
+  rows = [
+    (name, *map(str, counts))
+    for name, counts in zip(names, confusion, strict=True)
+  ]
+  return markdown.table(("", *names), rows, text_columns=1)
+
+
+def _percent(value: float | None) -> str:
+  return "" if value is None else f"{100 * value:.2f}"
+
+
+def _csv(rows: Iterable[Iterable[Any]]) -> str:
+  """Return rows as CSV; texts with separators or newlines are quoted."""
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(rows)
+  return text.getvalue()

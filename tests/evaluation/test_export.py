@@ -1,0 +1,111 @@
+"""Exported networks, read and run without this package."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from sam_jax.analysis import trained_run
+from sam_jax.analysis.trained_run import TrainedRun
+from sam_jax.config.schema import ConfigError, default_config
+from sam_jax.datasets import catalog
+from sam_jax.evaluation import export
+from sam_jax.training import build
+
+# Reads both files, as docs/after_training.md describes, and calls the program.
+SERVE = """
+import json, pathlib, sys
+import jax, jax.export, numpy as np
+
+def read(path):
+  data = pathlib.Path(path).read_bytes()
+  size = 8 + int.from_bytes(data[:8], "little")
+  header = json.loads(data[8:size])
+  header.pop("__metadata__")
+  types = {"F32": np.float32, "F16": np.float16}
+  arrays = {}
+  for name, entry in header.items():
+    begin, end = (size + offset for offset in entry["data_offsets"])
+    array = np.frombuffer(data[begin:end], types[entry["dtype"]])
+    arrays[name] = array.reshape(entry["shape"])
+  return arrays
+
+directory = pathlib.Path(sys.argv[1])
+program = jax.export.deserialize((directory / "network.stablehlo").read_bytes())
+arrays = read(directory / "network.safetensors")
+images = np.load(sys.argv[2])
+some = program.call(arrays, images[0])
+np.savez(sys.argv[3], some, program.call(arrays, np.concatenate(images)))
+loaded = [name for name in sys.modules if name.startswith(("sam_jax", "flax"))]
+assert not loaded, loaded
+"""
+
+
+def trained(model, dataset):
+  """Return a network with random weights and statistics as a run."""
+  config = default_config()
+  config.model.name, config.dataset.name = model, dataset
+  config.dataset.image_size = 40 if dataset == "imagenet2012" else None
+  spec = build.dataset_spec(config)
+  parts = build.parts(config, spec, 1, num_devices=1)
+  state = trained_run.empty_state(parts, spec)
+  random = np.random.default_rng(0)
+  # The logits of a network at initialization hardly depend on the images.
+  variables = jax.tree.map(
+    lambda x: random.uniform(0.1, 0.5, x.shape).astype(np.float32),
+    state.eval_variables(),
+  )
+  return TrainedRun("run", config, 7, spec, parts.model, variables)
+
+
+def test_exported_network_runs_without_this_package(tmp_path):
+  run = trained("cnn4", "cifar10")
+  shape = (2, 3, *run.spec.shape_in_memory)
+  images = np.random.default_rng(1).integers(256, size=shape, dtype=np.uint8)
+  np.save(tmp_path / "images.npy", images)
+  data = export.to_safetensors(export.arrays(run), export.description(run))
+  (tmp_path / "network.safetensors").write_bytes(data)
+  (tmp_path / "network.stablehlo").write_bytes(export.to_stablehlo(run))
+  arguments = [tmp_path, tmp_path / "images.npy", tmp_path / "logits.npz"]
+  subprocess.run([sys.executable, "-c", SERVE, *arguments], check=True)
+  some, found = np.load(tmp_path / "logits.npz").values()
+  logits = jax.jit(run.logits)(run.variables, np.concatenate(images))
+  assert np.std(logits, axis=0).min() > 1e-3
+  np.testing.assert_allclose(found, logits, rtol=1e-5)
+  np.testing.assert_allclose(some, logits[:3], rtol=1e-5)
+
+
+def test_safetensors_are_those_of_its_library(tmp_path):
+  numpy_reader = pytest.importorskip("safetensors.numpy")
+  run = trained("cnn4", "cifar10")
+  data = export.to_safetensors(export.arrays(run), export.description(run))
+  loaded = numpy_reader.load(data)
+  assert loaded.keys() == export.arrays(run).keys()
+  for name, array in export.arrays(run).items():
+    np.testing.assert_array_equal(loaded[name], array)
+
+
+def test_description_of_the_preprocessing():
+  about = export.description(trained("cnn4", "cifar10"))
+  assert json.loads(about["images"]) == [32, 32, 3]
+  assert json.loads(about["mean"])[0] == catalog.dataset_spec("cifar10").mean[0]
+  assert json.loads(about["class_names"])[9] == "9"
+  streamed = export.description(trained("cnn4", "imagenet2012"))
+  assert "40/72 of the shorter side" in streamed["resizing"]
+
+
+def test_network_that_cannot_be_exported(monkeypatch):
+  run = trained("cnn4", "cifar10")
+
+  def fail(*_):
+    raise NotImplementedError("no lowering of this\nand more")
+
+  monkeypatch.setattr(TrainedRun, "logits", fail)
+  with pytest.raises(ConfigError) as error:
+    export.to_stablehlo(run)
+  assert str(error.value) == (
+    "--export=stablehlo: cnn4 can't be exported: no lowering of this"
+  )
