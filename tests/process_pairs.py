@@ -23,7 +23,13 @@ import jax
 
 import sam_jax.analysis.hook  # noqa: F401
 from sam_jax.runs import distributed, watchdog
-from sam_jax.training import build, hooks, input_pipeline, loop  # noqa: F401
+from sam_jax.training import (
+  build,
+  hooks,
+  input_pipeline,
+  loop,  # noqa: F401
+  parallel,
+)
 from tests import processes, tiny
 
 FLAGS = (
@@ -139,6 +145,38 @@ def other_code(flags):
   distributed._code = lambda: code() | {"code of sam_jax": "0123abcd"}
 
 
+def measure_much(index, flags):
+  """Let everything read the state: averages, analyses and evaluations."""
+  del index
+  flags += [
+    "--config.ema.decay=0.9",
+    "--config.eval_on_train=True",
+    "--config.analysis.every_epochs=1",
+    "--config.analysis.num_examples=32",
+    "--config.analysis.m=16",
+    "--config.analysis.lanczos_steps=2",
+  ]
+
+
+def use_pmap(index, flags):
+  """Map functions onto the devices of both processes as one process does."""
+  measure_much(index, flags)
+  shard_map = parallel._shard_map
+
+  def by_pmap(fn, mesh, in_axes, out_axes, donate_argnums):
+    if len(mesh.local_devices) == mesh.size:  # of one process
+      return shard_map(fn, mesh, in_axes, out_axes, donate_argnums)
+    return jax.pmap(
+      fn,
+      axis_name=parallel.AXIS,
+      in_axes=in_axes,
+      out_axes=out_axes,
+      donate_argnums=donate_argnums,
+    )
+
+  parallel._shard_map = by_pmap
+
+
 # Pairs of which one process waits in vain for the other; first, as they only
 # sleep.
 ALONE = {
@@ -162,7 +200,8 @@ FAULTS = ALONE | {
   "bug in 1": act_at(1, 3, raise_bug),
   "result": lose_result,
   "end of the job": end_job,
-  "none": lambda index, flags: None,
+  "none": measure_much,
+  "pmap": use_pmap,
 }
 
 

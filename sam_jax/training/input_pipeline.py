@@ -152,11 +152,11 @@ def preview_images(config: ConfigDict, dataset: Dataset) -> np.ndarray:
   All hosts must call it: they run the program together.
   """
   _, batch = next(train_batches(config, dataset, 0, 1))
-  return to_pixels(batch["image"], dataset.spec)
+  return to_pixels(parallel.fetch(batch["image"]), dataset.spec)
 
 
 def to_pixels(
-  images: jax.Array, spec: DatasetSpec, count: int = 64
+  images: np.ndarray, spec: DatasetSpec, count: int = 64
 ) -> np.ndarray:
   """Return the first images of a batch as people see them.
 
@@ -168,5 +168,5 @@ def to_pixels(
   Returns:
     uint8 [count, H, W, C].
   """
-  first = np.concatenate(jax.device_get(images))[:count]
+  first = np.concatenate(images)[:count]
   return pipeline.denormalize(first, spec.mean, spec.std)

@@ -77,7 +77,7 @@ class Programs:
 
   def previews(self, batch: Batch) -> list[np.ndarray]:
     """Return augmented images of each run, see `input_pipeline.to_pixels`."""
-    images = jax.device_get(batch[1]["image"])
+    images = parallel.fetch(batch[1]["image"])
     spec = self._dataset.spec
     return [
       input_pipeline.to_pixels(images[:, i], spec)

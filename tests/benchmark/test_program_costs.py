@@ -13,7 +13,7 @@ def test_communication_is_read_from_the_program():
     return total, largest, jax.lax.all_gather(y, AXIS)
 
   mapped = map_over_devices(
-    step, in_axes=0, out_axes=0, devices=jax.devices()[:4]
+    step, in_axes=(0, 0), out_axes=0, devices=jax.devices()[:4]
   )
   x, y = np.ones((4, 5, 3), np.float32), np.ones((4, 8), np.int16)
   lowered = mapped.lower(x, y)
@@ -27,7 +27,7 @@ def test_groups_of_one_device_do_not_communicate():
   groups = [[0], [1]]
   mapped = map_over_devices(
     lambda x: jax.lax.psum(x, AXIS, axis_index_groups=groups),
-    in_axes=0,
+    in_axes=(0,),
     out_axes=0,
     devices=jax.devices()[:2],
   )

@@ -9,6 +9,7 @@ import pytest
 
 from sam_jax.runs import watchdog
 from sam_jax.runs.workdir import WorkdirLostError
+from scripts.kill_runs.outcome import differences, outcome
 from tests import process_pairs
 from tests.processes import REPOSITORY
 
@@ -39,6 +40,7 @@ OUTCOMES = {
   "result": ((1, 1), _FULL, f"process 0 failed: .*{_FULL}"),
   "end of the job": ((0, 0), None, None),
   "none": ((0, 0), None, None),
+  "pmap": ((0, 0), None, None),
 }
 
 # Those who wait say so before they give up.
@@ -50,7 +52,7 @@ WAITING = {
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def pairs(tmp_path_factory):
   """Run all pairs once: they share the import of their programs."""
   directory = tmp_path_factory.mktemp("pairs")
   subprocess.run(
@@ -59,7 +61,12 @@ def outcomes(tmp_path_factory):
     check=True,
     timeout=900,
   )
-  return json.loads((directory / "outcomes.json").read_text())
+  return directory
+
+
+@pytest.fixture(scope="module")
+def outcomes(pairs):
+  return json.loads((pairs / "outcomes.json").read_text())
 
 
 def test_every_fault_has_an_outcome():
@@ -70,11 +77,11 @@ def test_every_fault_has_an_outcome():
 def test_a_fault_ends_both_processes(fault, outcomes):
   if fault not in outcomes:
     pytest.skip("this machine does not let us mount a small disk")
-  outcome = outcomes[fault]
+  pair = outcomes[fault]
   codes, *expected = OUTCOMES[fault]
-  assert outcome["codes"] == list(codes), outcome
+  assert pair["codes"] == list(codes), pair
   for process, (said, line) in enumerate(
-    zip(outcome["said"], expected, strict=True)
+    zip(pair["said"], expected, strict=True)
   ):
     lines = [s for s in said.splitlines() if s.startswith("error: ")]
     assert len(lines) == (line is not None), said
@@ -92,6 +99,11 @@ def test_signals_end_a_job_with_a_checkpoint(outcomes):
     r"Stopped at step \d+ of 400; the same command resumes", first
   )
   assert "Stopped" not in second  # only process 0 logs
+
+
+def test_pmap_over_two_processes_gives_the_same_bits(pairs):
+  expected, found = (outcome(pairs / name) for name in ("pmap", "none"))
+  assert differences(expected, found) == []
 
 
 def test_a_lost_connection_is_not_taken_for_a_full_disk():

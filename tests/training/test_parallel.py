@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
 
 from sam_jax.config.schema import default_config
 from sam_jax.training import build, parallel
@@ -66,37 +65,13 @@ def test_the_step_takes_the_memory_of_the_state():
   assert not batch["x"].is_deleted()
 
 
-def map_by_shard_map(fn, *, in_axes, out_axes, donate_argnums=(), devices=None):
-  """`parallel.map_over_devices` without pmap."""
-  mesh = Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-
-  def spec(axes):
-    return jax.tree.map(
-      lambda axis: PartitionSpec() if axis is None else PartitionSpec(AXIS),
-      axes,
-      is_leaf=lambda axis: axis is None,
-    )
-
-  def on_device(*args):
-    args = [
-      x if axis is None else jax.tree.map(lambda leaf: leaf[0], x)
-      for x, axis in zip(args, in_axes, strict=True)
-    ]
-    results = fn(*args)
-    if out_axes == 0:
-      return jax.tree.map(lambda leaf: leaf[None], results)
-    return results
-
-  return jax.jit(
-    jax.shard_map(
-      on_device,
-      mesh=mesh,
-      in_specs=spec(in_axes),
-      out_specs=spec(out_axes),
-      check_vma=False,
-    ),
-    donate_argnums=donate_argnums,
-  )
+def test_a_batch_comes_back_from_the_devices_in_order():
+  batch = np.arange(48).reshape(16, 3)
+  for devices in (None, jax.devices()[:1], jax.devices()[::-1]):
+    on_devices = parallel.shard({"x": batch}, devices)
+    parts = parallel.fetch(on_devices)["x"]
+    assert parts.shape == on_devices["x"].shape
+    np.testing.assert_array_equal(np.concatenate(parts), batch)
 
 
 def test_shard_map_in_the_place_of_pmap_gives_the_same_bits(monkeypatch):
@@ -125,7 +100,7 @@ def test_shard_map_in_the_place_of_pmap_gives_the_same_bits(monkeypatch):
     return jax.device_get((now, metrics))
 
   by_pmap = two_steps()
-  monkeypatch.setattr(parallel, "map_over_devices", map_by_shard_map)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
   jax.tree.map(np.testing.assert_array_equal, by_pmap, two_steps())
 
 
@@ -139,6 +114,6 @@ def test_no_other_file_maps_functions_onto_devices():
   names = sorted(str(file.relative_to(REPOSITORY)) for file in files)
   assert names == [
     "sam_jax/training/parallel.py",
+    "tests/process_pairs.py",  # compares pmap with shard_map
     "tests/test_sam.py",  # compares pmap with shard_map and vmap
-    "tests/training/test_together.py",  # maps to one device
   ]

@@ -61,15 +61,12 @@ def create_dataset(config):
 @pytest.fixture(scope="module", autouse=True)
 def tiny_network_on_one_device():
   """Use one device: on several, their sums may be rounded in another order."""
-  device, pmap = jax.devices()[0], jax.pmap
+  device = jax.devices()[0]
   # Dropout makes the seed decide something in the step, too.
   network = tiny.Perceptron(dropout_rate=0.1)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, "device_count", lambda: 1)
-    patch.setattr(jax, "local_devices", lambda: [device])
-    patch.setattr(
-      jax, "pmap", lambda fn, **how: pmap(fn, **how | {"devices": [device]})
-    )
+    patch.setattr(jax, "devices", lambda: [device])
     patch.setattr(build, "model", lambda *_: network)
     patch.setattr(input_pipeline, "create_dataset", create_dataset)
     yield
