@@ -59,11 +59,13 @@ def _train() -> None:
   from sam_jax.training.hooks import DivergedError
 
   config = _CONFIG.value
-  compilation.keep_compiled_programs(config.compilation_cache_dir)
   _join_other_processes(jax)
   if _SUMMARY.value:
     print(build.summary(config, jax.device_count()))
     return
+  compilation.keep_compiled_programs(
+    config.compilation_cache_dir, _WORKDIR.value
+  )
   hooks = [AnalysisHook] if config.analysis.every_epochs else []
   try:
     loop.train_and_evaluate(config, _WORKDIR.value, hooks)

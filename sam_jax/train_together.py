@@ -78,8 +78,8 @@ def _train(runs: list[tuple[ConfigDict, str]]) -> int:
   from sam_jax.runs import compilation
   from sam_jax.training import together
 
-  config = runs[0][0]
-  compilation.keep_compiled_programs(config.compilation_cache_dir)
+  config, workdir = runs[0]
+  compilation.keep_compiled_programs(config.compilation_cache_dir, workdir)
   if jax.process_count() > 1:
     raise ConfigError("Runs that train together need a single process.")
   hooks = [AnalysisHook] if config.analysis.every_epochs else []

@@ -363,10 +363,13 @@ FIELDS: dict[str, Field] = {
     " reports find the paper's number by it.",
   ),
   "compilation_cache_dir": Field(
-    "~/.cache/sam_jax/compiled",
+    None,
+    str,
     is_path=True,
     decides="nothing",
     per_host=True,
-    help="Directory of compiled programs, which later runs reuse; '': off.",
+    help="Directory of compiled programs, which later runs reuse; None:"
+    " ~/.cache/sam_jax/compiled or, on several processes, WORKDIR/compiled; '':"
+    " off.",
   ),
 }

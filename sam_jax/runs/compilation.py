@@ -5,6 +5,7 @@ import logging
 import os
 
 import jax
+from etils import epath
 
 from sam_jax import paths
 
@@ -14,6 +15,9 @@ logger = logging.getLogger(__name__)
 # time of XLA's own code for the gradient of a wide network.
 FLAG_FOR_CPUS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 _JAXLIBS_THAT_KNOW_IT = ("0.10.", "0.11.", "0.12.")
+
+# Compiled programs of runs with one process.
+_OF_USER = "~/.cache/sam_jax/compiled"
 
 
 def choose_xla_flags() -> None:
@@ -46,27 +50,41 @@ def quick_compilation() -> dict[str, int]:
   return {} if is_chosen or jax.default_backend() != "cpu" else {option: 1}
 
 
-def keep_compiled_programs(directory: str) -> None:
+def keep_compiled_programs(
+  directory: str | None, workdir: epath.PathLike
+) -> None:
   """Let later runs of the same programs skip their compilation.
 
+  Several processes must be connected before: process 0 alone writes programs,
+  and the others read them.
+
   Args:
-    directory: Where JAX keeps programs; "" for nowhere. One that can't be
-      written is reported, and not used.
+    directory: Where JAX keeps programs; "" for nowhere. None for a directory of
+      the user or, for several processes, of the run, which all hosts can read.
+      One that can't be written is reported, and not used.
+    workdir: Directory of the run.
   """
-  if not directory:
+  if directory == "":
     return
-  path = paths.resolve(directory)
-  try:
-    paths.make_directory(path)
-  except Exception as error:  # gs:// clients raise errors of their own
-    logger.warning(
-      "--config.compilation_cache_dir=%s can't be written: %s. This run"
-      " compiles its programs, and later runs do so again.",
-      directory,
-      paths.describe_error(error),
-    )
-    return
+  if directory is None and jax.process_count() > 1:
+    path = paths.resolve(workdir) / "compiled"  # JAX creates it
+  else:
+    path = paths.resolve(directory or _OF_USER)
+    try:
+      paths.make_directory(path)
+    except Exception as error:  # gs:// clients raise errors of their own
+      logger.warning(
+        "--config.compilation_cache_dir=%s can't be written: %s. This run"
+        " compiles its programs, and later runs do so again.",
+        path,
+        paths.describe_error(error),
+      )
+      return
   jax.config.update("jax_compilation_cache_dir", os.fspath(path))
+  if paths.is_remote(path):
+    # On GPUs, XLA keeps timings of kernels in files that it writes itself, and
+    # fails at a path that is not local.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
   # JAX keeps programs that take a second; keep a lower limit of the user.
   option = "jax_persistent_cache_min_compile_time_secs"
   jax.config.update(option, min(0.5, getattr(jax.config, option)))
