@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -172,9 +171,10 @@ class SavedCheckpoints:
 class Checkpoints(SavedCheckpoints):
   """The checkpoints of the run that trains: the last two and those asked for.
 
-  Orbax writes a checkpoint in the background and gives it its final name once
-  it is complete. A checksum is stored with it, so that damage is noticed when
-  the checkpoint is read. No pickle is involved.
+  Process 0 alone copies the state and writes it. Orbax does so in the
+  background and gives a checkpoint its final name once it is complete. A
+  checksum is stored with it, so that damage is noticed when the checkpoint is
+  read. No pickle is involved.
   """
 
   def __init__(self, directory: epath.PathLike, keep_steps: Sequence[int] = ()):
@@ -188,24 +188,11 @@ class Checkpoints(SavedCheckpoints):
       WorkdirLostError: The directory can't be written.
     """
     super().__init__(directory)
-    self._error: BaseException | None = None  # of a save in the background
-    policies = checkpoint_managers
-    with writing(self._directory):
-      self._manager = ocp.CheckpointManager(
-        self._directory,
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=policies.AnyPreservationPolicy(
-            [policies.LatestN(2), policies.CustomSteps(list(keep_steps))]
-          ),
-          cleanup_tmp_directories=True,
-          # In the background, a failure would leave threads that wait for the
-          # directories for minutes, and the process could not end.
-          async_options=ocp.AsyncOptions(
-            create_directories_asynchronously=False,
-            barrier_sync_fn=self._barrier if jax.process_count() > 1 else None,
-          ),
-        ),
-      )
+    self._manager: ocp.CheckpointManager | None = None
+    if jax.process_index() == 0:
+      with writing(self._directory):
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._manager = _create_manager(self._directory, keep_steps)
 
   def save(self, state: HasStep) -> None:
     """Start to save a state; wait only for the previous save.
@@ -213,6 +200,8 @@ class Checkpoints(SavedCheckpoints):
     Raises:
       WorkdirLostError: The previous save failed, or this one can't start.
     """
+    if not self._manager:
+      return
     # Copy to the host first: the next step donates the device arrays.
     state = jax.device_get(state)
     with writing(self._directory):
@@ -227,36 +216,26 @@ class Checkpoints(SavedCheckpoints):
       )
 
   def check(self) -> None:
-    """Report a save that failed in the background.
-
-    Of several processes, one may be the only one to know; call this regularly.
+    """Report a save that failed in the background; call this regularly.
 
     Raises:
       WorkdirLostError: The last save failed.
     """
-    if self._error:
+    if self._manager:
       with writing(self._directory):
-        raise self._error
+        self._manager.check_for_errors()
 
   def close(self) -> None:
-    """Wait until all checkpoints are written.
+    """Wait until all checkpoints are written; all processes must call it.
 
     Raises:
       WorkdirLostError: The last save failed.
     """
-    with writing(self._directory):
-      self._manager.close()
-
-  def _barrier(self, *, key: str, timeout_ms: int) -> None:
-    """Wait for the other processes in a thread of Orbax.
-
-    After an error of this process, Orbax would wait for minutes until the
-    others come, in a `finally` block, and only then report the error.
-    """
-    self._error = self._error or sys.exc_info()[1]
-    if self._error:
-      raise self._error
-    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+    if self._manager:
+      with writing(self._directory):
+        self._manager.close()
+    # A process that ends would take process 0 along.
+    distributed.wait_for_others("process 0 to write its checkpoint")
 
   def _put_aside(self, step: int, error: DamagedCheckpointError) -> None:
     """Move a damaged checkpoint to `damaged_checkpoints`."""
@@ -271,10 +250,32 @@ class Checkpoints(SavedCheckpoints):
           aside.rmtree()
         (self._directory / str(step)).rename(aside)
       logger.warning("Moved it to %s; trying the checkpoint before it.", aside)
-    # Look after the move: a process that still knew this step would not take
-    # part when the run saves it again, and the others would wait for it.
+      if self._manager:
+        self._manager.reload()  # or it would not save this step again
+    # All processes must look for the checkpoint before it after the move.
     distributed.wait_for_others("process 0 to move a damaged checkpoint")
-    self._manager.reload()
+
+
+def _create_manager(
+  directory: epath.Path, keep_steps: Sequence[int]
+) -> ocp.CheckpointManager:
+  policies = checkpoint_managers
+  return ocp.CheckpointManager(
+    directory,
+    options=ocp.CheckpointManagerOptions(
+      create=False,
+      preservation_policy=policies.AnyPreservationPolicy(
+        [policies.LatestN(2), policies.CustomSteps(list(keep_steps))]
+      ),
+      cleanup_tmp_directories=True,
+      # In the background, a failure would leave threads that wait for the
+      # directories for minutes, and the process could not end.
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        active_processes={0}
+      ),
+    ),
+  )
 
 
 def _check_arrays(

@@ -143,24 +143,25 @@ def test_damage_falls_back_to_the_one_before(reopen, tmp_path, damage, caplog):
   assert_same(jax.device_get(make_state(2)), latest)
 
 
-def test_every_process_saves_a_step_again_whose_checkpoint_was_damaged(
-  reopen, tmp_path, monkeypatch
+def test_other_processes_read_checkpoints_and_copy_no_state(
+  tmp_path, monkeypatch
 ):
-  """One that did not would leave the others waiting for it."""
   save(tmp_path / "checkpoints", [1, 2])
   flip_bytes(tmp_path / "checkpoints/2")
-  checkpoints = reopen(tmp_path / "checkpoints")
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  monkeypatch.setattr(  # process 0 moves the checkpoint in the meantime
+    distributed,
+    "wait_for_others",
+    lambda _: shutil.move(tmp_path / "checkpoints/2", tmp_path / "aside"),
+  )
+  checkpoints = Checkpoints(tmp_path / "checkpoints")
+  assert checkpoints.restore_latest(make_state(0)).step == 1
+  before = listing(tmp_path)
   with monkeypatch.context() as patch:
-    patch.setattr(jax, "process_index", lambda: 1)
-    patch.setattr(  # process 0 moves the checkpoint in the meantime
-      distributed,
-      "wait_for_others",
-      lambda _: shutil.move(tmp_path / "checkpoints/2", tmp_path / "aside"),
-    )
-    assert checkpoints.restore_latest(make_state(0)).step == 1
-  checkpoints.save(make_state(2))
-  checkpoints.close()
-  assert checkpoints.restore(make_state(0), 2).step == 2
+    patch.setattr(jax, "device_get", None)
+    checkpoints.save(make_state(2))
+  checkpoints.check()
+  assert listing(tmp_path) == before
 
 
 def test_damage_of_all_checkpoints_is_an_error(reopen, tmp_path):
