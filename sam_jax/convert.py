@@ -1,44 +1,61 @@
-"""Convert an official EfficientNet checkpoint into a file for fine-tuning.
+"""Convert weights of any known source into a file for fine-tuning.
 
 python -m sam_jax.convert --model=efficientnet_b0
-  --input=/path/to/checkpoint_0 --output=efficientnet_b0.msgpack
+  --input=/path/to/model.safetensors --output=efficientnet_b0.msgpack
 
-Every name and shape is compared with the network's. The number of classes is
-that of the checkpoint. Exit code 2 if the checkpoint does not fit.
+docs/pretrained.md lists the sources. Every name and shape is compared with the
+network's. The number of classes is that of the input. Exit code 2 if the input
+does not fit.
 """
+
+import sys
+from typing import NoReturn
 
 from absl import flags
 
 from sam_jax.config import cli
 
 flags.DEFINE_string("model", None, "Name of the network.")
-flags.DEFINE_string("input", None, "Official checkpoint file.")
+flags.DEFINE_string(
+  "input", None, "File or directory with weights, or the workdir of a run."
+)
 flags.DEFINE_string("output", None, "File to write.")
 flags.DEFINE_bool(
-  "ema", True, "Take the moving averages if the checkpoint has them."
+  "ema", True, "Take the moving averages if the input has them."
 )
 
 
 def main(argv: list[str]) -> None:
-  """Convert the checkpoint that the flags name."""
+  """Convert the weights that the flags name."""
   cli.check_arguments(argv, "model", "input", "output")
   output = cli.make_file("output", flags.FLAGS.output)
   # Import late: wrong flags are reported without waiting for JAX.
-  from sam_jax.models import pretrained
-  from sam_jax.runs import files
+  from sam_jax import buckets, models
+  from sam_jax.pretrained import fitting, flax_files
+  from sam_jax.runs import files, signals, trained_weights
   from sam_jax.runs import logging as run_logging
 
   run_logging.show_on_stderr()
+  name, source = flags.FLAGS.model, flags.FLAGS.input
+  buckets.check(source, "--input")
   try:
-    _, variables, report = pretrained.load_network(
-      flags.FLAGS.model, flags.FLAGS.input, use_ema=flags.FLAGS.ema
+    models.create_model(name, 1)  # refuses an unknown name before reading
+    checkpoint = trained_weights.read_newest(
+      source, "--input", use_ema=flags.FLAGS.ema
     )
-    files.write_atomically(output, pretrained.to_bytes(variables))
+    _, variables, report = fitting.load_network(name, checkpoint)
+    del checkpoint
+    with signals.handled_by(_stop):  # a signal removes the unfinished file
+      files.write_atomically(output, flax_files.serialize(variables))
   except ValueError as error:
     cli.refuse(str(error))
   except OSError as error:
     cli.refuse(f"{error.filename}: {error.strerror}.")
   print(f"{report}\nWrote {output}")
+
+
+def _stop(number: int, _: object) -> NoReturn:
+  sys.exit(128 + number)
 
 
 if __name__ == "__main__":

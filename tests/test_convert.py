@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from sam_jax.models.pretrained import load_network
+from sam_jax.pretrained.fitting import load_network
+from sam_jax.pretrained.formats import read_checkpoint
 from tests import in_process
 from tests.models.golden_models import GOLDEN, Golden
 
@@ -22,7 +23,7 @@ def current_umask():
 
 
 def assert_official(path):
-  _, variables, _ = load_network("efficientnet_tiny", path)
+  _, variables, _ = load_network("efficientnet_tiny", read_checkpoint(path))
   jax.tree.map(
     np.testing.assert_array_equal,
     variables,
@@ -53,7 +54,7 @@ def test_command(tmp_path):
   [
     ("efficientnet_b0", OFFICIAL, "'Head_17/batch_normalization/bias'"),
     ("efficientnet_tiny", __file__, "not a Flax checkpoint"),
-    ("efficientnet_tiny", "missing", "missing: No such file or directory"),
+    ("efficientnet_tiny", "missing", "--input = 'missing' can't be read: "),
     ("efficientnet_tny", OFFICIAL, "Did you mean 'efficientnet_tiny'?"),
     ("", OFFICIAL, "--model is missing"),
   ],

@@ -52,7 +52,7 @@ FIELDS: dict[str, Field] = {
     None,
     str,
     is_path=True,
-    help="Weights to start from: an official checkpoint, a file of"
+    help="Weights to start from: a file of docs/pretrained.md or of"
     " sam_jax.convert, or the workdir of a run; None: random weights.",
   ),
   "model.name": Field(

@@ -10,7 +10,6 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sam_jax import buckets, paths
 from sam_jax.config.field_type import ConfigError, Field, check_option
 from sam_jax.config.fields import FIELDS
 from sam_jax.config.hints import closest_field, did_you_mean
@@ -19,7 +18,6 @@ __all__ = [
   "ConfigError",
   "arguments",
   "check_fields",
-  "check_pretrained",
   "check_values",
   "default_config",
   "default_fields",
@@ -239,26 +237,6 @@ def check_values(fields: Mapping[str, Any], prefix: str = "config.") -> None:
       text = " ".join(repr(value).split())  # that of an array has several lines
       text = text if len(text) <= 80 else f"{text[:77]}..."
       raise ConfigError(f"{prefix}{name} = {text} {error}") from error
-
-
-def check_pretrained(config: ConfigDict) -> None:
-  """Check that the checkpoint to start from exists.
-
-  This is not part of `validate_config` because a run that has started no longer
-  needs the checkpoint.
-
-  Raises:
-    ConfigError: It does not exist.
-  """
-  if not config.pretrained:
-    return
-  buckets.check(config.pretrained, "config.pretrained")
-  if not paths.resolve(config.pretrained).exists():
-    raise ConfigError(
-      f"config.pretrained = {config.pretrained!r}: there is no such file"
-      " or directory. Give an official or converted checkpoint, or the"
-      " workdir of a run."
-    )
 
 
 def _has(config: ConfigDict, name: str) -> bool:

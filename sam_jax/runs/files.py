@@ -1,4 +1,4 @@
-"""Atomic writes of small files, for workdirs and for files of no run.
+"""Atomic writes of files, for workdirs and for files of no run.
 
 A module of its own because reports and caches, which belong to no workdir, use
 it too, and because it imports neither JAX nor the config.
@@ -7,6 +7,7 @@ it too, and because it imports neither JAX nor the config.
 import json
 import os
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -14,7 +15,9 @@ from etils import epath
 from sam_jax import paths
 
 
-def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
+def write_atomically(
+  path: epath.PathLike, data: str | bytes | Iterable[bytes]
+) -> None:
   """Write a file atomically: readers see the old or the new content.
 
   Several processes may write the same file: the last one wins, and none leaves
@@ -22,18 +25,21 @@ def write_atomically(path: epath.PathLike, data: str | bytes) -> None:
 
   Args:
     path: Local or gs:// path in a directory that exists.
-    data: New content of the file.
+    data: New content of the file, or parts of it, which are not kept in memory
+      if the file is local.
   """
   path = paths.resolve(path)
-  content = data.encode() if isinstance(data, str) else data
+  data = data.encode() if isinstance(data, str) else data
+  parts = [data] if isinstance(data, bytes) else data
   if paths.is_remote(path):
-    path.write_bytes(content)  # an object appears when its upload is complete
+    # An object appears when its upload is complete.
+    path.write_bytes(b"".join(parts))
     return
   writer = f"{socket.gethostname()}.{os.getpid()}"
   temporary = path.parent / f".{path.name}.{writer}.tmp"
   try:
     with open(temporary, "wb") as file:
-      file.write(content)
+      file.writelines(parts)
       file.flush()
       # Before the rename: the new name must not show blocks not yet written.
       os.fsync(file.fileno())

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from sam_jax import buckets, paths
 from sam_jax.config.schema import ConfigError
-from sam_jax.models import pretrained
+from sam_jax.pretrained import formats
+from sam_jax.pretrained.checkpoint import READABLE, Checkpoint, checkpoint_of
 from sam_jax.runs import distributed
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoint_errors import DamagedCheckpointError, cause_of
@@ -47,8 +48,9 @@ def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
   config = config.copy_and_resolve_references()
 
   def find() -> str:
-    with _reading(path):
-      return _find_checkpoint(path, paths.resolve(workdir))
+    with _reading(path, "config.pretrained"):
+      earlier = _earlier_start(path, paths.resolve(workdir))
+      return earlier or _find_checkpoint(path, "config.pretrained")
 
   config.pretrained = distributed.from_process_0(
     find, "process 0 to find config.pretrained"
@@ -56,9 +58,32 @@ def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
   return config
 
 
+def check_exists(config: ConfigDict) -> None:
+  """Check that the weights to start from exist.
+
+  This is not part of `validate_config` because a run that has started no longer
+  needs them.
+
+  Raises:
+    ConfigError: They do not exist.
+  """
+  if not config.pretrained:
+    return
+  buckets.check(config.pretrained, "config.pretrained")
+  if not formats.exists(config.pretrained):
+    raise ConfigError(
+      f"config.pretrained = {config.pretrained!r}: there is no such file"
+      f" or directory. {READABLE}"
+    )
+
+
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
-  """Report in one line why the weights to start from can't be read.
+def _reading(path: str, name: str) -> Iterator[None]:
+  """Report in one line why weights can't be read.
+
+  Args:
+    path: Path of the weights.
+    name: The field or the flag that holds it.
 
   Raises:
     ConfigError: They are missing or damaged, or this user may not read them.
@@ -70,8 +95,8 @@ def _reading(path: str) -> Iterator[None]:
     raise
   except Exception as error:  # gs:// clients raise errors of their own
     if isinstance(error, ValueError):  # of the content of a file
-      raise ConfigError(f"config.pretrained: {error}") from error
-    source = f"config.pretrained = {path!r}"
+      raise ConfigError(f"{name}: {error}") from error
+    source = f"{name} = {path!r}"
     if buckets.is_refusal(error):
       cause = cause_of(error.__cause__ or error, paths.resolve(path))
       raise ConfigError(f"{source} can't be read: {cause}.") from error
@@ -84,64 +109,102 @@ def _reading(path: str) -> Iterator[None]:
     ) from error
 
 
-def _find_checkpoint(path: str, workdir: epath.Path) -> str:
-  source = paths.resolve(path)
+def _earlier_start(path: str, workdir: epath.Path) -> str | None:
+  """Return the checkpoint that a run has started from, if `path` is its run."""
   if workdir_lib.has_begun(workdir):
     earlier = (workdir_lib.read_config(workdir) or {}).get("pretrained")
-    if earlier and source in _run_directories(earlier):
+    if earlier and paths.resolve(path) in _run_directories(earlier):
       return earlier
+  return None
+
+
+def _find_checkpoint(path: str, name: str) -> str:
+  """Return the newest checkpoint if a path is a run; other paths stay.
+
+  Args:
+    path: See `pin`.
+    name: The field or the flag that holds it.
+
+  Raises:
+    ConfigError: It is a directory without weights.
+  """
+  source = paths.resolve(path)
   if not source.is_dir() or _is_checkpoint(source):
     return path
   for below in ("checkpoints", "."):
     steps = SavedCheckpoints(source / below).steps()
     if steps:
       return os.fspath(epath.Path(path) / below / str(steps[-1]))
+  if formats.holds_weights(source):
+    return path
   if (source / "config.json").exists():
     raise ConfigError(
-      f"config.pretrained = {path!r} is a run without checkpoints. Train it"
+      f"{name} = {path!r} is a run without checkpoints. Train it"
       " further, or name another run."
     )
   raise ConfigError(
-    f"config.pretrained = {path!r} is a directory without checkpoints of a run."
-    " Give the workdir of a run, or the file of an official or converted"
-    " checkpoint."
+    f"{name} = {path!r} is a directory without checkpoints of a run and without"
+    f" weights of another library. {READABLE}"
   )
 
 
-def read(path: str) -> pretrained.Checkpoint:
+def read_newest(path: str, name: str, *, use_ema: bool = True) -> Checkpoint:
+  """Read the newest checkpoint of a run, or a file.
+
+  Args:
+    path: The workdir of a run, or what `read` takes.
+    name: The field or the flag that holds it.
+    use_ema: See `read`.
+
+  Returns:
+    The variables.
+
+  Raises:
+    ConfigError: See `read`.
+    WorkdirLostError: See `read`.
+  """
+  with _reading(path, name):
+    found = _find_checkpoint(path, name)
+  return read(found, name, use_ema=use_ema)
+
+
+def read(
+  path: str, name: str = "config.pretrained", *, use_ema: bool = True
+) -> Checkpoint:
   """Read the variables to start from: of a run, or of a file.
 
   Args:
-    path: A checkpoint of a run, or a file for `pretrained.read_checkpoint`.
+    path: A checkpoint of a run, or a path for `formats.read_checkpoint`.
+    name: The field or the flag that holds it.
+    use_ema: Take the running averages if there are any, as in evaluation.
 
   Returns:
-    The variables. Those of a run are its running averages if it has them, as in
-    its evaluation.
+    The variables.
 
   Raises:
     ConfigError: It can't be read, is damaged, or is not a checkpoint.
     WorkdirLostError: The disk or the network fails.
   """
-  with _reading(path):
-    return _read(path)
+  with _reading(path, name):
+    return _read(path, name, use_ema)
 
 
-def _read(path: str) -> pretrained.Checkpoint:
+def _read(path: str, name: str, use_ema: bool) -> Checkpoint:
   source = paths.resolve(path)
   if not _is_checkpoint(source):
-    return pretrained.read_checkpoint(source)
+    return formats.read_checkpoint(path, use_ema=use_ema)
   config = workdir_lib.read_config(source.parent.parent) or {}
   try:
     state = SavedCheckpoints(source.parent).restore_tree(int(source.name))
   except DamagedCheckpointError as error:
     raise ConfigError(
-      f"config.pretrained: {error} Name another one of that run."
+      f"{name}: {error} Name another one of that run."
     ) from error
-  variables = state.get("ema") or state
+  averages = state.get("ema") if use_ema else None
   kind = f"step {source.name} of a run of {_network(config)}"
-  if state.get("ema"):
+  if averages:
     kind += ", running averages"
-  return pretrained.checkpoint_of(variables, kind, path)
+  return checkpoint_of(averages or state, kind, path)
 
 
 def _run_directories(checkpoint: str) -> tuple[epath.Path, epath.Path]:

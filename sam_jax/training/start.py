@@ -9,8 +9,8 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax.config.schema import ConfigError, check_pretrained
-from sam_jax.models.pretrained import load_pretrained
+from sam_jax.config.schema import ConfigError
+from sam_jax.pretrained.fitting import load_pretrained
 from sam_jax.runs import distributed, trained_weights, watchdog
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoints import Checkpoints
@@ -44,7 +44,7 @@ def open_run(
   with contextlib.ExitStack() as stack:
     path = stack.enter_context(workdir_lib.claim(workdir, config))
     if not workdir_lib.has_begun(path):
-      check_pretrained(config)
+      trained_weights.check_exists(config)
     dataset = input_pipeline.create_dataset_on_all_hosts(config)
     checkpoints = Checkpoints(
       path / "checkpoints",

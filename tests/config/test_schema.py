@@ -14,7 +14,6 @@ from sam_jax.config.schema import (
   FIELDS,
   ConfigError,
   check_fields,
-  check_pretrained,
   default_config,
   flatten,
   validate_config,
@@ -231,14 +230,6 @@ def test_configs_survive_json():
   assert dict(flatten(tree))["sam.options.sigma"] == 0.5
   assert tree["optimizer"]["options"] == {}
   assert tree["sam"]["m"] == 32
-
-
-def test_a_missing_checkpoint_to_start_from_is_named():
-  config = default_config()
-  config.pretrained = "/no/file"
-  with pytest.raises(ConfigError, match=r"pretrained = '/no/file'.*no such"):
-    check_pretrained(config)
-  validate_config(config, num_devices=8)  # it may have done its work
 
 
 @pytest.mark.parametrize(("field", "value"), [("p", 1.0), ("ascent_steps", 2)])

@@ -17,7 +17,7 @@ from sam_jax.config import cli
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.labels import read_labels
 from sam_jax.evaluation import data
-from sam_jax.models import pretrained
+from sam_jax.pretrained import flax_files, formats
 from sam_jax.reports import run_records
 from sam_jax.runs import launch, sweep
 from sam_jax.runs.checkpoints import SavedCheckpoints
@@ -204,8 +204,8 @@ def test_report_of_runs_in_the_bucket(bucket, tiny_run, capsys):
 def test_run_starts_from_weights_in_the_bucket(bucket, tiny_run):
   images = np.zeros((1, 8, 8, 1))
   variables = tiny.create_model().init(jax.random.key(0), images, train=False)
-  bucket.write("weights", pretrained.to_bytes(variables))
-  read = pretrained.read_checkpoint(f"{ROOT}/weights")
+  bucket.write("weights", b"".join(flax_files.serialize(variables)))
+  read = formats.read_checkpoint(f"{ROOT}/weights")
   assert len(read.params) == 4
   assert tiny_run(RUN, pretrained=f"{ROOT}/weights", num_epochs=1)
   with pytest.raises(ConfigError, match=f"{ROOT}/others"):

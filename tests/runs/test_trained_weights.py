@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from sam_jax.config.schema import ConfigError
-from sam_jax.models.pretrained import load_pretrained
+from sam_jax.config.schema import ConfigError, validate_config
+from sam_jax.pretrained.fitting import load_pretrained
 from sam_jax.runs import distributed, trained_weights
 from sam_jax.runs.checkpoints import Checkpoints, SavedCheckpoints
 from sam_jax.runs.workdir import WorkdirLostError
@@ -204,6 +204,13 @@ def test_source_in_a_bucket(run, bucket, tmp_path, monkeypatch):
     loop.train_and_evaluate(config, tmp_path / "b")
 
 
+def test_missing_weights_are_named():
+  config = make_config(pretrained="/no/file")
+  with pytest.raises(ConfigError, match=r"pretrained = '/no/file'.*no such"):
+    trained_weights.check_exists(config)
+  validate_config(config, num_devices=8)  # it may have done its work
+
+
 def test_directories_that_hold_no_weights(tmp_path):
   config = make_config(pretrained=str(tmp_path))
   with pytest.raises(ConfigError, match="is a directory without checkpoints"):
@@ -276,6 +283,6 @@ def test_files_and_directories_fail_like_checkpoints(
   monkeypatch.setattr(SavedCheckpoints, "steps", fail)
   with pytest.raises(kind, match=line):
     trained_weights.pin(config, tmp_path / "b")
-  monkeypatch.setattr(trained_weights.pretrained, "read_checkpoint", fail)
+  monkeypatch.setattr(trained_weights.formats, "read_checkpoint", fail)
   with pytest.raises(kind, match=line):
     trained_weights.read(str(tmp_path / "file"))

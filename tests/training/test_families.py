@@ -13,7 +13,7 @@ from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.models import resnet
-from sam_jax.models.pretrained import read_checkpoint
+from sam_jax.pretrained.formats import read_checkpoint
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.training import build, input_pipeline, loop, parallel
 from sam_jax.training import step as step_lib

@@ -1,7 +1,8 @@
-"""Reading and writing pretrained parameters."""
+"""Files of Flax, and the check of checkpoints."""
 
 import copy
 import functools
+import zipfile
 
 import jax
 import numpy as np
@@ -9,12 +10,10 @@ import pytest
 from flax import serialization
 
 from sam_jax.models import create_model
-from sam_jax.models.pretrained import (
-  load_network,
-  load_pretrained,
-  read_checkpoint,
-  to_bytes,
-)
+from sam_jax.pretrained.checkpoint import CheckpointError
+from sam_jax.pretrained.fitting import load_network, load_pretrained
+from sam_jax.pretrained.flax_files import serialize
+from sam_jax.pretrained.formats import read_checkpoint
 from tests.models.golden_models import (
   GOLDEN,
   Golden,
@@ -114,19 +113,19 @@ def test_training_checkpoints(tmp_path, ema, use_ema, shift, kind):
 def test_saved_file_round_trip(tmp_path, name):
   _, variables = fresh(name, 10)
   path = tmp_path / "model.msgpack"
-  path.write_bytes(to_bytes(variables))
+  path.write_bytes(b"".join(serialize(variables)))
   zeros = jax.tree.map(np.zeros_like, variables)
   loaded, report = load_pretrained(read_checkpoint(path), zeros)
   assert_equal(loaded, variables)
   assert "converted file" in report
-  model, loaded, again = load_network(name, path)
+  model, loaded, again = load_network(name, read_checkpoint(path))
   assert (model, again) == (create_model(name, 10), report)
   assert_equal(loaded, variables)
 
 
 def test_round_trip_without_batch_norm(tmp_path):
   variables = {"params": {"Dense_3": {"kernel": np.ones((2, 3), np.float32)}}}
-  (tmp_path / "file").write_bytes(to_bytes(variables))
+  (tmp_path / "file").write_bytes(b"".join(serialize(variables)))
   loaded, _ = load_pretrained(read_checkpoint(tmp_path / "file"), variables)
   assert_equal(loaded, variables)
 
@@ -186,13 +185,17 @@ def test_damaged_checkpoints(tmp_path, damage, message):
   [
     (OFFICIAL.read_bytes()[:-1000], "is truncated .*Fetch it again"),
     (b"", r"is truncated \(0 bytes"),
-    (b"what is this", "is not a Flax checkpoint.*Give an official Eff"),
-    (b"PK\x03\x04 of PyTorch", "is a zip archive, as PyTorch .*the workdir of"),
-    (b"\x80\x02 of PyTorch", "is a pickle.*Give an official EfficientNet"),
-    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes. Give"),
+    (
+      b"what is this",
+      "is not a Flax checkpoint.*Give weights of a source that docs/pre",
+    ),
+    (b"PK\x03\x04 and no end", "is a damaged zip file .*Fetch it again"),
+    (b"\x80\x02 of PyTorch", "is a pickle.*Pickles can run code"),
+    (b"\x89HDF\r\n\x1a\n", "is a damaged HDF5 file .*Fetch it again"),
     (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
     (b"<!DOCTYPE html>", "is a web page. Give"),
-    (b'\x10\0\0\0\0\0\0\0{"a": 1}', "is a safetensors file. Give"),
+    (b'\5\0\0\0\0\0\0\0{"a": 1}', "a damaged safetensors file"),
+    (b"\x1f\x8b of tar.gz", "compressed archive. Unpack it with tar -xzf"),
     (serialization.msgpack_serialize({"a": 1}), r"top-level keys \['a'\]"),
     (serialization.msgpack_serialize(3), "it holds a int"),
     (
@@ -219,7 +222,7 @@ def test_directory_instead_of_file(tmp_path):
   ):
     read_checkpoint(OFFICIAL.parent)
   with pytest.raises(
-    ValueError, match=r"is a directory without .* Give an off"
+    ValueError, match=r"is a directory without .* Give weights"
   ):
     read_checkpoint(tmp_path)
 
@@ -228,3 +231,28 @@ def test_other_architecture():
   _, variables = fresh("wrn10_2", 10)
   with pytest.raises(ValueError, match="Use the network that it was made from"):
     load_pretrained(read_checkpoint(OFFICIAL), variables)
+
+
+def test_archives_of_pytorch_and_keras_name_the_remedy(tmp_path):
+  for inside, message in (
+    ("archive/data.pkl", "is an archive of PyTorch. Pickles can run code"),
+    ("model.weights.h5", "is a model of Keras. Unpack it with unzip"),
+    ("readme.txt", "is a zip archive. Give weights"),
+  ):
+    with zipfile.ZipFile(tmp_path / "file", "w") as archive:
+      archive.writestr(inside, b"never opened")
+    with pytest.raises(CheckpointError, match=message):
+      read_checkpoint(tmp_path / "file")
+
+
+def test_parts_of_a_file_are_those_of_flax():
+  _, variables = fresh()
+  whole = serialization.msgpack_serialize(
+    serialization.to_state_dict(
+      {k: variables[k] for k in ("params", "batch_stats")}
+    )
+  )
+  parts = list(serialize(variables))
+  assert b"".join(parts) == whole
+  largest = max(array.nbytes for array in jax.tree.leaves(variables))
+  assert max(map(len, parts)) < largest + 100  # an array at a time

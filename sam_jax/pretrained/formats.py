@@ -1,0 +1,222 @@
+"""Recognition of a file with weights by its content."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+
+from etils import epath
+
+from sam_jax import paths
+from sam_jax.pretrained import flax_files
+from sam_jax.pretrained.checkpoint import READABLE, Checkpoint, CheckpointError
+
+_INDEX = ".index"
+_DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
+# The last bytes of a TensorFlow checkpoint's index, as of LevelDB's tables.
+_TABLE = bytes.fromhex("57fb808b247547db")
+_ZIP = b"PK\x03\x04"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_NO_PICKLES = (
+  "Pickles can run code, so none is opened. timm's weights are on the Hugging"
+  " Face hub as model.safetensors; convert others with safetensors.torch."
+)
+# What users have in place of a checkpoint, by its first bytes.
+_OTHERS = {
+  **dict.fromkeys(
+    (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+    f"a pickle, as older versions of PyTorch write. {_NO_PICKLES}",
+  ),
+  b"\x1f\x8b": "a compressed archive. Unpack it with tar -xzf, and give what is"
+  " in it.",
+  b"version https://git-lfs": "a pointer of Git LFS. Fetch the file with git"
+  " lfs pull.",
+  b"<": f"a web page. {READABLE}",
+}
+
+
+def read_checkpoint(
+  path: str | os.PathLike, *, use_ema: bool = True
+) -> Checkpoint:
+  """Read weights of any format, except those of a run.
+
+  Args:
+    path: A file, or a directory with one, local or `gs://`; of a TensorFlow
+      checkpoint also the common beginning of its files.
+    use_ema: Take the moving averages if there are any, as the official
+      evaluation does.
+
+  Returns:
+    The arrays, float32.
+
+  Raises:
+    OSError: The file cannot be read.
+    CheckpointError: The file is damaged, or of no known format.
+  """
+  file = find_file(path)
+  size = file.stat().length
+  with file.open("rb") as stream:
+    head = stream.read(64)
+    stream.seek(max(0, size - len(_TABLE)))
+    tail = stream.read()
+  name = os.fspath(path)
+  # The length of a header, and the header as JSON.
+  if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+    with _reading(file, "safetensors", "safetensors") as local:
+      from sam_jax.pretrained import safetensors_files
+
+      return safetensors_files.read(local, name)
+  if head.startswith(_HDF5):
+    with _reading(file, "HDF5", "h5py") as local:
+      from sam_jax.pretrained import keras_files
+
+      return keras_files.read(local, name)
+  if head.startswith(_ZIP):
+    with _reading(file, "zip") as local:
+      _refuse_other_archives(local, name)
+      from sam_jax.pretrained import npz_files
+
+      return npz_files.read(local, name)
+  if tail == _TABLE:
+    with _reading(file, "TensorFlow", "tensorflow") as local:
+      from sam_jax.pretrained import tensorflow_files
+
+      return tensorflow_files.read(local, name, use_ema=use_ema)
+  for start, text in _OTHERS.items():
+    if head.startswith(start):
+      raise CheckpointError(f"{name} is {text}")
+  return flax_files.read(file.read_bytes(), name, use_ema=use_ema)
+
+
+def find_file(path: str | os.PathLike) -> epath.Path:
+  """Return the file that a path of weights means.
+
+  Args:
+    path: A file, a directory, or the beginning of a TensorFlow checkpoint.
+
+  Raises:
+    CheckpointError: It is a directory without a file of a known name, or with
+      several.
+  """
+  file = paths.resolve(path)
+  if file.is_dir():
+    return _file_in(file)
+  index = file.parent / f"{_DATA.sub('', file.name)}{_INDEX}"
+  is_part = _DATA.search(file.name) or not file.exists()
+  return index if is_part and index.exists() else file
+
+
+def exists(path: str | os.PathLike) -> bool:
+  """Return True if a path is a file, a directory or a TensorFlow checkpoint."""
+  file = paths.resolve(path)
+  return file.exists() or find_file(file).exists()
+
+
+def holds_weights(directory: epath.Path) -> bool:
+  """Return True if weights of another library are in a directory."""
+  return bool(_weights_in(directory))
+
+
+def _weights_in(directory: epath.Path) -> list[str]:
+  """Return names of files: that of the Hugging Face hub, and indices."""
+  names = sorted(path.name for path in directory.iterdir())
+  hub = [name for name in names if name == "model.safetensors"]
+  return hub or [name for name in names if name.endswith(_INDEX)]
+
+
+def _file_in(directory: epath.Path) -> epath.Path:
+  """Return the file with weights in a directory.
+
+  Raises:
+    CheckpointError: There is none, or there are several.
+  """
+  found = _weights_in(directory)
+  if len(found) == 1:
+    return directory / found[0]
+  official = [p.name for p in directory.glob("checkpoint_*") if p.is_file()]
+  if found or official:
+    names = sorted(found or official)
+    raise CheckpointError(
+      f"{directory} is a directory; give the checkpoint file in it,"
+      f" {names[-1]}."
+    )
+  raise CheckpointError(
+    f"{directory} is a directory without model.safetensors, the .index of a"
+    f" TensorFlow checkpoint or a file checkpoint_0. {READABLE}"
+  )
+
+
+@contextlib.contextmanager
+def _reading(
+  file: epath.Path, kind: str, library: str | None = None
+) -> Iterator[pathlib.Path]:
+  """Yield a local path of a file to read, and report errors in one line.
+
+  Args:
+    file: The file, local or `gs://`.
+    kind: Name of its format, for messages.
+    library: Package that reads it, if the package may be missing.
+
+  Raises:
+    CheckpointError: The file is damaged, or the library is missing.
+  """
+  with contextlib.ExitStack() as stack:
+    local = pathlib.Path(file)
+    if paths.is_remote(file):
+      directory = stack.enter_context(tempfile.TemporaryDirectory())
+      local = _copy(file, pathlib.Path(directory))
+    try:
+      yield local
+    except ModuleNotFoundError as error:
+      if error.name != library:
+        raise
+      raise CheckpointError(
+        f"{file} is a {kind} file, and the package {library} is missing:"
+        " pip install 'sam-jax[train]'."
+      ) from error
+    except CheckpointError:
+      raise
+    except Exception as error:  # of a library
+      of_disk = isinstance(error, OSError) and error.errno
+      if of_disk or isinstance(error, MemoryError):
+        raise
+      cause = " ".join(str(error).split()) or type(error).__name__
+      raise CheckpointError(
+        f"{file} is a damaged {kind} file ({cause[:200]}). Fetch it again and"
+        " compare its size with the original's."
+      ) from error
+
+
+def _copy(file: epath.Path, directory: pathlib.Path) -> pathlib.Path:
+  """Copy a remote file and what belongs to it; return the copy."""
+  beginning = file.name.removesuffix(_INDEX)
+  for each in file.parent.iterdir():
+    is_part = _DATA.sub("", each.name) == beginning and each != file
+    if each.name in (file.name, "config.json") or is_part:
+      target = directory / each.name
+      with each.open("rb") as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy, 1 << 24)
+  return directory / file.name
+
+
+def _refuse_other_archives(file: pathlib.Path, path: str) -> None:
+  """Raise an error for a zip archive that is no .npz file.
+
+  Raises:
+    CheckpointError: See above.
+  """
+  with zipfile.ZipFile(file) as archive:
+    names = archive.namelist()
+  if any(name.endswith(".pkl") for name in names):
+    raise CheckpointError(f"{path} is an archive of PyTorch. {_NO_PICKLES}")
+  if "model.weights.h5" in names:
+    raise CheckpointError(
+      f"{path} is a model of Keras. Unpack it with unzip, and give the"
+      " model.weights.h5 in it."
+    )
+  if not all(name.endswith(".npy") for name in names):
+    raise CheckpointError(f"{path} is a zip archive. {READABLE}")

@@ -1,0 +1,84 @@
+"""Weights of the JAX ports `tf_efficientnet_*` (rwightman/efficientnet-jax).
+
+A .npz file with an array `names`; the others are named by their position in it.
+The names are PyTorch's: `blocks.STAGE.NUMBER.bn_exp.running_mean`.
+"""
+
+import pathlib
+import re
+
+import numpy as np
+
+from sam_jax.pretrained.checkpoint import READABLE, Checkpoint, CheckpointError
+from sam_jax.pretrained.efficientnet_names import ArrayName, Naming, translate
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
+
+
+def parse(name: str) -> ArrayName | None:
+  """Split the name of an array."""
+  layer, _, leaf = name.rpartition(".")
+  block = _BLOCK.match(layer)
+  if not block:
+    return ArrayName(layer, leaf)
+  place = int(block[1]), int(block[2])
+  return ArrayName(layer[block.end() :], leaf, place)
+
+
+_DEPTHWISE_AND_SQUEEZE = {
+  "conv_dw": "depthwise_conv",
+  "bn_dw": "depthwise_norm",
+  "se.reduce": "reduce",
+  "se.expand": "restore",
+}
+NAMING = Naming(
+  library="efficientnet-jax",
+  parse=parse,
+  stem_and_head={
+    "stem.conv": "stem_conv",
+    "stem.bn": "stem_norm",
+    "head.conv_pw": "head_conv",
+    "head.bn": "head_norm",
+    "head.classifier": "dense",
+  },
+  plain={
+    **_DEPTHWISE_AND_SQUEEZE,
+    "conv_pw": "project_conv",
+    "bn_pw": "project_norm",
+  },
+  expanding={
+    **_DEPTHWISE_AND_SQUEEZE,
+    "conv_exp": "expand_conv",
+    "bn_exp": "expand_norm",
+    "conv_pwl": "project_conv",
+    "bn_pwl": "project_norm",
+  },
+  expansion="conv_exp",
+  has_torch_axes=True,
+)
+
+
+def read(file: pathlib.Path, path: str) -> Checkpoint:
+  """Read a .npz file; objects in it, which are pickles, are refused.
+
+  Args:
+    file: The file, local.
+    path: Path that the user gave, for messages.
+
+  Raises:
+    CheckpointError: It is not of an EfficientNet.
+  """
+  with np.load(file, allow_pickle=False) as arrays:
+    if "names" not in arrays:
+      raise CheckpointError(
+        f"{path} is a .npz file without the array 'names' that those of"
+        f" efficientnet-jax have. {READABLE}"
+      )
+    keys = {str(name): str(i) for i, name in enumerate(arrays["names"])}
+    return translate(
+      NAMING,
+      keys,
+      lambda name: arrays[keys[name]],
+      path,
+      "efficientnet-jax's tf_efficientnet_*",
+    )
