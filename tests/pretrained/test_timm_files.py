@@ -148,7 +148,10 @@ def test_other_architectures_are_one_line(arrays, message, tmp_path):
   assert "\n" not in str(error.value)
 
 
-def test_damaged_file(tmp_path):
+def test_damaged_files(tmp_path):
+  (tmp_path / "file").write_bytes(b'\5\0\0\0\0\0\0\0{"a": 1}')
+  with pytest.raises(CheckpointError, match="a damaged safetensors file"):
+    read_checkpoint(tmp_path / "file")
   file = write(tmp_path, sources.timm_arrays()) / "model.safetensors"
   file.write_bytes(file.read_bytes()[:-1000])
   with pytest.raises(CheckpointError, match=r"damaged safetensors .*Fetch it"):
