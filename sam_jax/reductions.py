@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sam_jax import target
 from sam_jax.arguments import is_sharded
 
 
@@ -35,7 +36,7 @@ def join_vectors(*trees: Any) -> list[list[jax.Array]]:
     all(x.ndim == 1 and not is_sharded(x) for x in row)
     for row in zip(*leaves, strict=True)
   ]
-  if jax.default_backend() != "cpu" or not any(is_joined):
+  if target.platform() != "cpu" or not any(is_joined):
     return leaves
   return [
     [

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sam_jax import target
 from sam_jax.augment import ops
 from sam_jax.augment.policy_tables import AUTOAUGMENT_POLICIES, Policy
 
@@ -251,7 +252,7 @@ def _apply(
 
   # Take images one by one on CPUs: vmap would run every operation on every
   # image and select, which only pays where the whole batch runs at once.
-  if jax.default_backend() == "cpu":
+  if target.platform() == "cpu":
     return jax.lax.map(lambda pair: augment(*pair), (images, draw(keys)))
   return jax.vmap(augment)(images, draw(keys))
 

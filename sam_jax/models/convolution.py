@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from sam_jax import target
 from sam_jax.arguments import is_sharded
 
 Array = jax.Array
@@ -52,7 +53,7 @@ def convolve(
   """
   is_dilated = (*lhs_dilation, *rhs_dilation) != (1, 1, 1, 1)
   has_form = not (is_dilated or is_sharded(x) or is_sharded(kernel))
-  if jax.default_backend() != "cpu" or not has_form or x.size == 0:
+  if target.platform() != "cpu" or not has_form or x.size == 0:
     return lax.conv_general_dilated(
       *(x, kernel, strides, padding, lhs_dilation, rhs_dilation),
       dimension_numbers=dimension_numbers,

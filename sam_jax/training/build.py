@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from sam_jax import masks, methods, models
+from sam_jax import masks, methods, models, target
 from sam_jax.augment.pipeline import Augmentation, normalize
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.config import schema
@@ -223,7 +223,7 @@ def is_slow_in_loops(config: ConfigDict) -> bool:
   On CPUs, gradients of convolutions other than `models.convolution` are slow
   there.
   """
-  return ":" in config.model.name and jax.default_backend() == "cpu"
+  return ":" in config.model.name and target.platform() == "cpu"
 
 
 def batch_norm_scope(config: ConfigDict) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sam_jax import target
 from sam_jax.training.state import TrainState
 
 
@@ -22,7 +23,7 @@ def over_runs(fn: Callable[..., Any], *trees: Any, unroll: bool = False) -> Any:
     *trees: Its arguments, leaves [runs, ...].
     unroll: On CPUs, compile a copy of the function for every run.
   """
-  if jax.default_backend() == "cpu":
+  if target.platform() == "cpu":
     return jax.lax.scan(
       lambda _, each: (None, fn(*each)), None, trees, unroll=unroll
     )[1]
