@@ -44,6 +44,8 @@ class DatasetSpec:
       clean labels too. The function that loads the data set sets this field.
     stored_shape: Shape of images in memory if `image_shape` is another one, to
       which the device resizes them. `with_image_size` sets this field.
+    train_examples: Examples of `train_splits`, for estimates made without the
+      data; None if nobody counted them.
   """
 
   name: str
@@ -64,6 +66,7 @@ class DatasetSpec:
   noisy_label_columns: tuple[str, ...] = ()
   noisy_labels: bool = False
   stored_shape: tuple[int, int, int] | None = None
+  train_examples: int | None = None
 
   @property
   def directory(self) -> str:
@@ -154,6 +157,7 @@ _CIFAR10 = DatasetSpec(
   image_shape=(32, 32, 3),
   mean=(0.49139968, 0.48215841, 0.44653091),
   std=(0.24703223, 0.24348513, 0.26158784),
+  train_examples=50_000,
 )
 _CIFAR100 = DatasetSpec(
   name="cifar100",
@@ -162,6 +166,7 @@ _CIFAR100 = DatasetSpec(
   image_shape=(32, 32, 3),
   mean=(0.50707516, 0.48654887, 0.44091784),
   std=(0.26733429, 0.25643846, 0.27615047),
+  train_examples=50_000,
 )
 _IMAGENET = DatasetSpec(
   name="imagenet2012",
@@ -175,6 +180,7 @@ _IMAGENET = DatasetSpec(
   autoaugment_policy="imagenet",
   crop_padding=0,  # the host crops
   storage=STREAM,
+  train_examples=1_281_167,
 )
 
 
@@ -183,7 +189,12 @@ def _fine_grained(name: str, num_classes: int, **fields: Any) -> DatasetSpec:
 
   Reference for the splits: Kornblith et al. (CVPR 2019), table 1.
   """
-  defaults = {"tfds_name": name, "test_split": "test", "manual_files": ""}
+  defaults = {
+    "tfds_name": name,
+    "test_split": "test",
+    "manual_files": "",
+    "train_examples": None,
+  }
   return dataclasses.replace(
     _IMAGENET, name=name, num_classes=num_classes, **{**defaults, **fields}
   )
@@ -200,6 +211,7 @@ _SPECS = (
     flip=False,
     crop_padding=1,
     needs_download=False,
+    train_examples=1_442,
   ),
   _CIFAR10,
   _CIFAR100,
@@ -240,6 +252,7 @@ _SPECS = (
     std=(0.19759192, 0.20029082, 0.19811132),
     train_splits=("train", "extra"),
     autoaugment_policy="svhn",
+    train_examples=604_388,
   ),
   DatasetSpec(
     name="fashion_mnist",
@@ -248,32 +261,41 @@ _SPECS = (
     image_shape=(28, 28, 1),
     mean=(0.1307,),
     std=(0.3081,),
+    train_examples=60_000,
   ),
   _IMAGENET,
   _fine_grained(  # 47,386 and 2,443, the images that Flickr still had
     "birdsnap",
     500,
+    train_examples=47_386,
     tfds_name="sam_jax.datasets.builders.birdsnap:Birdsnap",
     manual_files="birdsnap/images, the images that Flickr still had",
   ),
   _fine_grained(  # 8,144 and 8,041
     "stanford_cars",
     196,
+    train_examples=8_144,
     tfds_name="sam_jax.datasets.builders.cars196:Cars196",
     manual_files="cars_train.tgz, cars_test.tgz, car_devkit.tgz and"
     " cars_test_annos_withlabels.mat",
   ),
   _fine_grained(  # 2,040 and 6,149
-    "oxford_flowers102", 102, train_splits=("train", "validation")
+    "oxford_flowers102",
+    102,
+    train_examples=2_040,
+    train_splits=("train", "validation"),
   ),
   _fine_grained(  # 6,667 and 3,333
     "fgvc_aircraft",
     100,
+    train_examples=6_667,
     tfds_name="sam_jax.datasets.builders.fgvc_aircraft:FgvcAircraft",
     train_splits=("train", "validation"),
   ),
-  _fine_grained("oxford_iiit_pet", 37),  # 3,680 and 3,669
-  _fine_grained("food101", 101, test_split="validation"),  # 75,750 and 25,250
+  _fine_grained("oxford_iiit_pet", 37, train_examples=3_680),  # and 3,669
+  _fine_grained(  # 75,750 and 25,250
+    "food101", 101, train_examples=75_750, test_split="validation"
+  ),
 )
 
 _BY_NAME = {spec.name: spec for spec in _SPECS}

@@ -22,7 +22,7 @@ Dataset = InMemoryDataset | StreamingDataset
 Batch = tuple[int, Any]  # the step, and its arrays on the devices
 T = TypeVar("T")
 
-_PREPARED_AHEAD = 2  # batches that wait on the devices
+PREPARED_AHEAD = 2  # batches that wait on the devices
 
 
 def create_dataset(config: ConfigDict) -> Dataset:
@@ -92,7 +92,7 @@ def prepare_ahead(batches: Iterable[T]) -> Iterator[T]:
   ready: collections.deque[T] = collections.deque()
   for batch in batches:
     ready.append(batch)
-    if len(ready) > _PREPARED_AHEAD:
+    if len(ready) > PREPARED_AHEAD:
       yield ready.popleft()
   yield from ready
 

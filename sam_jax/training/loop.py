@@ -10,6 +10,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.runs.preemption import StopRequest
 from sam_jax.runs.profiling import Profiler
 from sam_jax.training import build, hyperparameters, input_pipeline, parallel
@@ -65,7 +66,12 @@ def train_and_evaluate(
       )
     profiler = Profiler(config.profile, total_steps, run.workdir)
 
-    step_fn = parallel.map_train_step(step_of(run), constants=1)
+    step_fn = parallel.map_train_step(
+      step_of(
+        config, dataset.spec, dataset.steps_per_epoch, jax.device_count()
+      ),
+      constants=1,
+    )
     numbers = parallel.replicate(hyperparameters.extract(config))
     fresh = create_state(run.parts, dataset.spec.image_shape, config.seed)
     state = initial_state(config, fresh, run.checkpoints)
@@ -121,21 +127,23 @@ def train_and_evaluate(
 
 
 def step_of(
-  run: RunContext,
+  config: ConfigDict, spec: DatasetSpec, steps_per_epoch: int, num_devices: int
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
   """Build (state, batch, numbers) -> (state, metrics) of one device.
 
   Numbers of the config are arguments of the program: runs that differ only in
   them share it, so that a sweep over them compiles once.
+
+  Args:
+    config: A valid config.
+    spec: Its data set.
+    steps_per_epoch: Optimizer steps in an epoch.
+    num_devices: Devices of the run, over all hosts.
   """
 
   def step(state, batch, numbers):
-    parts = build.parts(
-      hyperparameters.insert(run.config, numbers),
-      run.dataset.spec,
-      run.dataset.steps_per_epoch,
-      jax.device_count(),
-    )
+    traced = hyperparameters.insert(config, numbers)
+    parts = build.parts(traced, spec, steps_per_epoch, num_devices)
     return train_step(state, batch, parts)
 
   return step

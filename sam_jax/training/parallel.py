@@ -42,7 +42,7 @@ def map_over_devices(
     devices: Devices to use; None for all of the run.
   """
   mesh = _mesh(devices)
-  if jax.process_count() > 1:
+  if jax.process_count() > 1 or _spans_hosts(mesh):
     return _shard_map(fn, mesh, in_axes, out_axes, donate_argnums)
   return jax.pmap(
     fn,
@@ -198,6 +198,11 @@ def memory() -> dict[str, float]:
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   fullest = max(stats, key=lambda s: s.get("peak_bytes_in_use", 0))
   return {name: fullest[name] for name in MEMORY if name in fullest}
+
+
+def _spans_hosts(mesh: Mesh) -> bool:
+  """Return True for the devices of a slice that programs are compiled for."""
+  return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
 def _place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:

@@ -35,9 +35,15 @@ class Programs:
     """
     self._config, self._dataset = run.config, run.dataset
     self._model = run.parts.model
+    step = step_of(
+      run.config,
+      run.dataset.spec,
+      run.dataset.steps_per_epoch,
+      jax.device_count(),
+    )
     self.step = parallel.map_train_step(
       functools.partial(
-        over_runs, step_of(run), unroll=build.is_slow_in_loops(run.config)
+        over_runs, step, unroll=build.is_slow_in_loops(run.config)
       ),
       constants=1,
     )
