@@ -19,7 +19,7 @@ lock() {
   rm -f "$output" # uv would keep the versions in it
   UV_CUSTOM_COMPILE_COMMAND="bash scripts/lock.sh" \
     "$TOOLS/bin/uv" pip compile pyproject.toml --quiet --all-extras \
-    --python-version="$version" --python-platform=x86_64-manylinux_2_28 \
+    --python-version="$version" --python-platform=x86_64-manylinux_2_31 \
     --resolution="$resolution" --only-binary=:all: --no-binary=promise \
     --no-annotate --no-emit-index-url --no-emit-find-links \
     --output-file="$output" >/dev/null

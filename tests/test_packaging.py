@@ -115,6 +115,7 @@ def test_base_installation_is_light(installed):
   assert set(metadata(installed).metadata.get_all("Provides-Extra")) == {
     "analysis",
     "gcs",
+    "plan",
     "slurm",
     "test",
     "train",

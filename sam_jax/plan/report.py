@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
-from sam_jax.plan import estimates, programs
+from sam_jax.plan import compiler, estimates, programs
 from sam_jax.plan.chips import GIB, MIB
-from sam_jax.plan.compiler import Compiled, libtpu_version
+from sam_jax.plan.compiler import Compiled
 from sam_jax.plan.costs import Costs
 from sam_jax.plan.estimates import Plan
 from sam_jax.training import build
@@ -44,7 +44,7 @@ def _title(plan: Plan) -> str:
     f" {config.batch_size // tpu.num_devices} a device, m = {shards.m}:"
     f" {layout}\n"
     f"No program ran. {COMPILED}: read from the program that libtpu"
-    f" {libtpu_version()} compiled.\n{ESTIMATED}: computed from that and from"
+    f" {compiler.libtpu_version()} compiled.\n{ESTIMATED}: computed from that and from"
     f" the peaks of the chip, {tpu.chip.page}."
   )
 
