@@ -182,7 +182,8 @@ def main(job_file: str) -> None:
       platform="tpu", topology_name=tpu.name, **options
     )
     # The order of devices in a run.
-    devices = sorted(topology.devices, key=lambda d: d.process_index)
+    devices: list[Any] = list(topology.devices)
+    devices.sort(key=lambda device: device.process_index)
     lowered, arrays = programs.lower(
       job["program"], ConfigDict(job["config"]), devices
     )

@@ -44,8 +44,8 @@ def _title(plan: Plan) -> str:
     f" {config.batch_size // tpu.num_devices} a device, m = {shards.m}:"
     f" {layout}\n"
     f"No program ran. {COMPILED}: read from the program that libtpu"
-    f" {compiler.libtpu_version()} compiled.\n{ESTIMATED}: computed from that and from"
-    f" the peaks of the chip, {tpu.chip.page}."
+    f" {compiler.libtpu_version()} compiled.\n{ESTIMATED}: computed from that"
+    f" and from the peaks of the chip, {tpu.chip.page}."
   )
 
 
