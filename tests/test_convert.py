@@ -1,6 +1,7 @@
 """`python -m sam_jax.convert`, from flags to files and exit codes."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from sam_jax.pretrained import flax_files
 from sam_jax.pretrained.fitting import load_network
 from sam_jax.pretrained.formats import read_checkpoint
 from tests import in_process
@@ -104,3 +106,21 @@ def test_a_failed_write_keeps_the_older_file(tmp_path, capsys, monkeypatch):
   assert f"{output}: No space left on device" in capsys.readouterr().err
   assert output.read_bytes() == b"an older file"
   assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_signal_removes_the_unfinished_file(tmp_path, monkeypatch):
+  def interrupted(variables):
+    del variables
+    yield b"the beginning of a file"
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield b"more"
+
+  monkeypatch.setattr(flax_files, "serialize", interrupted)
+  with pytest.raises(SystemExit) as error:
+    in_process.run_script(
+      *("convert", "--model=efficientnet_tiny"),
+      *(f"--input={OFFICIAL}", f"--output={tmp_path / 'model.msgpack'}"),
+    )
+  assert error.value.code == 128 + signal.SIGTERM
+  assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from absl import flags
 from etils import epath
 
 from sam_jax.config import cli, schema
+from sam_jax.config.paper_numbers import TABLES
 from sam_jax.runs import sweep
 from sam_jax.training import build
 from tests.in_process import own_flags
@@ -210,6 +211,33 @@ def is_attribute(name):
   """Return True if the last part is an attribute of the module before it."""
   module, _, attribute = name.rpartition(".")
   return hasattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_results_page_has_the_numbers_of_the_paper(table):
+  """Rows and columns are words of a config, which test_paper_tables builds."""
+  page = PAGES["docs/results.md"]
+  section = page.partition(f"\n## Table {table.number}: ")[2].partition(
+    "\n## "
+  )[0]
+  lines = [
+    line for line in table.text.strip("\n").splitlines() if line[0] != "#"
+  ]
+  header, *rows = ([part.strip() for part in line.split("|")] for line in lines)
+  columns = " | ".join(f"`{column}`" for column in header[1:])
+  assert f"| `{table.file}.py:` + | {columns} |" in section
+  for row, *entries in rows:
+    assert f"| `{row}` | {' | '.join(entries)} |\n" in section
+  for word in table.words.split(","):
+    assert f"{word}`" in section or f"{word}," in section
+
+
+def test_results_page_has_the_rows_of_the_public_page():
+  text = PAGES["docs/results.md"]
+  for reported in ("89.7%", "96.08%", "97.10%", "4.82", "96.18%", "42.64%"):
+    (row,) = re.findall(rf"^\|[^|]*\|[^|]*{re.escape(reported)}.*", text, re.M)
+    assert "`python -m sam_jax.train --config=" in row
+    assert row.endswith("| not run | not compiled |")
 
 
 def test_table_of_fields_is_that_of_the_schema():
