@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
   cli.check_arguments(argv, "model", "input", "output")
   output = cli.make_file("output", flags.FLAGS.output)
   # Import late: wrong flags are reported without waiting for JAX.
-  from sam_jax import buckets, models
+  from sam_jax import buckets, models, paths
   from sam_jax.pretrained import fitting, flax_files
   from sam_jax.runs import files, signals, trained_weights
   from sam_jax.runs import logging as run_logging
@@ -44,13 +44,15 @@ def main(argv: list[str]) -> None:
       source, "--input", use_ema=flags.FLAGS.ema
     )
     _, variables, report = fitting.load_network(name, checkpoint)
-    del checkpoint
-    with signals.handled_by(_stop):  # a signal removes the unfinished file
-      files.write_atomically(output, flax_files.serialize(variables))
   except ValueError as error:
     cli.refuse(str(error))
-  except OSError as error:
-    cli.refuse(f"{error.filename}: {error.strerror}.")
+  try:
+    with signals.handled_by(_stop):  # a signal removes the unfinished file
+      files.write_atomically(output, flax_files.serialize(variables))
+  except Exception as error:  # gs:// clients raise errors of their own
+    cli.refuse(
+      f"--output={output} can't be written: {paths.describe_error(error)}."
+    )
   print(f"{report}\nWrote {output}")
 
 

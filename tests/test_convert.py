@@ -103,7 +103,10 @@ def test_a_failed_write_keeps_the_older_file(tmp_path, capsys, monkeypatch):
       *(f"--input={OFFICIAL}", f"--output={output}"),
     )
   assert error.value.code == 2
-  assert f"{output}: No space left on device" in capsys.readouterr().err
+  assert (
+    f"--output={output} can't be written: No space left on device."
+    in capsys.readouterr().err
+  )
   assert output.read_bytes() == b"an older file"
   assert list(tmp_path.iterdir()) == [output]
 

@@ -17,6 +17,12 @@ READABLE = (
 )
 
 
+UNSTATED = (
+  "The file does not say how its images were normalized: like ImageNet's, or to"
+  " [-1, 1] if it is of AdvProp."
+)
+
+
 class CheckpointError(ValueError):
   """Weights that can't be read or don't fit; one line says why."""
 

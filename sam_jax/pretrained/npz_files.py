@@ -9,7 +9,12 @@ import re
 
 import numpy as np
 
-from sam_jax.pretrained.checkpoint import READABLE, Checkpoint, CheckpointError
+from sam_jax.pretrained.checkpoint import (
+  READABLE,
+  UNSTATED,
+  Checkpoint,
+  CheckpointError,
+)
 from sam_jax.pretrained.efficientnet_names import ArrayName, Naming, translate
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
@@ -75,10 +80,11 @@ def read(file: pathlib.Path, path: str) -> Checkpoint:
         f" efficientnet-jax have. {READABLE}"
       )
     keys = {str(name): str(i) for i, name in enumerate(arrays["names"])}
-    return translate(
+    checkpoint = translate(
       NAMING,
       keys,
       lambda name: arrays[keys[name]],
       path,
       "efficientnet-jax's tf_efficientnet_*",
     )
+  return checkpoint._replace(preprocessing=UNSTATED)

@@ -9,7 +9,7 @@ import pathlib
 import re
 from collections.abc import Iterable
 
-from sam_jax.pretrained.checkpoint import Checkpoint
+from sam_jax.pretrained.checkpoint import UNSTATED, Checkpoint
 from sam_jax.pretrained.efficientnet_names import ArrayName, Naming, translate
 
 _AVERAGE = "/ExponentialMovingAverage"
@@ -84,9 +84,10 @@ def read(index: pathlib.Path, path: str, *, use_ema: bool) -> Checkpoint:
   kind = f"TensorFlow's {network}"
   if has_averages:
     kind += ", moving averages" if use_ema else ", not its moving averages"
-  return translate(
+  checkpoint = translate(
     NAMING, names, lambda name: reader.get_tensor(name + suffix), path, kind
   )
+  return checkpoint._replace(preprocessing=UNSTATED)
 
 
 def select(variables: Iterable[str], use_ema: bool) -> tuple[list[str], bool]:

@@ -17,6 +17,9 @@ from tests.pretrained.made_up_weights import make_array, make_images
 from tests.pretrained.record_logits import set_weights
 
 
+pytestmark = pytest.mark.long  # Keras builds and saves a whole network
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
   """Return files that Keras wrote: of today's layout, and of the older one."""

@@ -66,6 +66,7 @@ def test_arrays_are_ours(tmp_path):
     np.testing.assert_array_equal(group[name], value, name)
   _, _, report = load_network("efficientnet_tiny", found)
   assert "(efficientnet-jax's tf_efficientnet_*)" in report
+  assert report.endswith("or to [-1, 1] if it is of AdvProp.")
 
 
 class Evil:

@@ -8,6 +8,7 @@ import pytest
 from sam_jax.pretrained.checkpoint import CheckpointError
 from sam_jax.pretrained.fitting import load_network
 from sam_jax.pretrained.formats import read_checkpoint
+from tests.bucket import ROOT
 from tests.pretrained import sources
 
 AVERAGE = "/ExponentialMovingAverage"
@@ -148,3 +149,19 @@ def test_other_networks_and_damage_are_one_line(checkpoint, tmp_path):
   with pytest.raises(CheckpointError, match="a damaged TensorFlow file") as e:
     read_checkpoint(tmp_path / "b.index")  # without its data
   assert "\n" not in str(e.value)
+
+
+def test_checkpoint_in_a_bucket(checkpoint, bucket):
+  for file in checkpoint.parent.iterdir():
+    bucket.write(f"tf/{file.name}", file.read_bytes())
+  local = read_checkpoint(checkpoint)
+  for path in (f"{ROOT}/tf", f"{ROOT}/tf/model.ckpt"):
+    found = read_checkpoint(path)
+    assert found.path == path and found.kind == local.kind
+    for first, second in zip(found[:2], local[:2], strict=True):
+      assert first.keys() == second.keys()
+      for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], name)
+  bucket.write("a.safetensors", b"\5\0\0\0\0\0\0\0{}   ")
+  with pytest.raises(CheckpointError, match=r"^gs://bucket/.*safetensors"):
+    read_checkpoint(f"{ROOT}/a.safetensors")

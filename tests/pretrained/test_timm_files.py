@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from tests.pretrained.made_up_weights import make_array, make_images
 save_file = pytest.importorskip("safetensors.numpy").save_file
 
 
+@pytest.mark.long  # compiles whole networks
 @pytest.mark.parametrize(
   ("network", "size"), [("efficientnet_b0", 224), ("efficientnet_b2", 95)]
 )
@@ -160,7 +162,7 @@ def test_damaged_files(tmp_path):
 
 def test_missing_library_is_one_line(tmp_path, monkeypatch):
   path = write(tmp_path, sources.timm_arrays())
-  monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+  monkeypatch.setitem(sys.modules, "safetensors", None)
   with pytest.raises(CheckpointError, match=r"pip install 'sam-jax\[train\]'"):
     read_checkpoint(path)
 

@@ -222,6 +222,19 @@ def test_missing_weights_are_named():
   validate_config(config, num_devices=8)  # it may have done its work
 
 
+@pytest.mark.parametrize(
+  ("file", "path"),
+  [("model.safetensors", ""), ("a.ckpt.index", ""), ("a.ckpt.index", "a.ckpt")],
+)
+def test_paths_of_other_libraries_stay(file, path, tmp_path):
+  (tmp_path / "hub").mkdir()
+  (tmp_path / "hub" / file).touch()
+  config = make_config(pretrained=str(tmp_path / "hub" / path))
+  trained_weights.check_exists(config)
+  pinned = trained_weights.pin(config, tmp_path / "b")
+  assert pinned.pretrained == config.pretrained
+
+
 def test_directories_that_hold_no_weights(tmp_path):
   config = make_config(pretrained=str(tmp_path))
   with pytest.raises(ConfigError, match="is a directory without checkpoints"):
