@@ -82,6 +82,11 @@ def read_checkpoint(
 
       return npz_files.read(local, name)
   if tail == _TABLE:
+    if not file.name.endswith(_INDEX):
+      raise CheckpointError(
+        f"{name} is the index of a TensorFlow checkpoint. Its reader needs the"
+        f" original name, such as model.ckpt{_INDEX}, next to the data."
+      )
     with _reading(file, "TensorFlow", "tensorflow") as local:
       from sam_jax.pretrained import tensorflow_files
 

@@ -16,7 +16,6 @@ from tests.pretrained import sources
 from tests.pretrained.made_up_weights import make_array, make_images
 from tests.pretrained.record_logits import set_weights
 
-
 pytestmark = pytest.mark.long  # Keras builds and saves a whole network
 
 

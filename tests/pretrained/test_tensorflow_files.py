@@ -146,6 +146,11 @@ def test_other_networks_and_damage_are_one_line(checkpoint, tmp_path):
     read_checkpoint(path)
   index = checkpoint.with_name("model.ckpt.index").read_bytes()
   (tmp_path / "b.index").write_bytes(index)
+  (tmp_path / "b").write_bytes(index)
+  with pytest.raises(
+    CheckpointError, match=r"such as model\.ckpt\.index, next"
+  ):
+    read_checkpoint(tmp_path / "b")
   with pytest.raises(CheckpointError, match="a damaged TensorFlow file") as e:
     read_checkpoint(tmp_path / "b.index")  # without its data
   assert "\n" not in str(e.value)
