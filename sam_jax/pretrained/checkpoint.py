@@ -17,6 +17,10 @@ READABLE = (
 )
 
 
+NO_PICKLES = (
+  "Pickles can run code, so none is opened. timm's weights are on the Hugging"
+  " Face hub as model.safetensors; convert others with safetensors.torch."
+)
 UNSTATED = (
   "The file does not say how its images were normalized: like ImageNet's, or to"
   " [-1, 1] if it is of AdvProp."

@@ -6,14 +6,24 @@ import pathlib
 import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 
 from etils import epath
 
 from sam_jax import paths
-from sam_jax.pretrained import flax_files
-from sam_jax.pretrained.checkpoint import READABLE, Checkpoint, CheckpointError
+from sam_jax.pretrained import (
+  flax_files,
+  keras_files,
+  npz_files,
+  safetensors_files,
+  tensorflow_files,
+)
+from sam_jax.pretrained.checkpoint import (
+  NO_PICKLES,
+  READABLE,
+  Checkpoint,
+  CheckpointError,
+)
 
 _INDEX = ".index"
 _DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
@@ -21,15 +31,17 @@ _DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _TABLE = bytes.fromhex("57fb808b247547db")
 _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_NO_PICKLES = (
-  "Pickles can run code, so none is opened. timm's weights are on the Hugging"
-  " Face hub as model.safetensors; convert others with safetensors.torch."
-)
+# Packages that read a format, and may be missing.
+_LIBRARIES = {
+  "safetensors": "safetensors",
+  "HDF5": "h5py",
+  "TensorFlow": "tensorflow",
+}
 # What users have in place of a checkpoint, by its first bytes.
 _OTHERS = {
   **dict.fromkeys(
     (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
-    f"a pickle, as older versions of PyTorch write. {_NO_PICKLES}",
+    f"a pickle, as older versions of PyTorch write. {NO_PICKLES}",
   ),
   b"\x1f\x8b": "a compressed archive. Unpack it with tar -xzf, and give what is"
   " in it.",
@@ -57,44 +69,45 @@ def read_checkpoint(
     OSError: The file cannot be read.
     CheckpointError: The file is damaged, or of no known format.
   """
-  file = find_file(path)
-  size = file.stat().length
+  file, name = find_file(path), os.fspath(path)
+  kind = _recognize(file)
+  if kind is None:
+    return flax_files.read(file.read_bytes(), name, use_ema=use_ema)
+  with _reading(file, kind) as local:
+    match kind:
+      case "safetensors":
+        return safetensors_files.read(local, name)
+      case "HDF5":
+        return keras_files.read(local, name)
+      case "TensorFlow":
+        return tensorflow_files.read(local, name, use_ema=use_ema)
+      case _:
+        return npz_files.read(local, name)
+
+
+def _recognize(file: epath.Path) -> str | None:
+  """Return the format of a file; None for what is probably Flax's.
+
+  Raises:
+    CheckpointError: It is of a format that no reader here opens.
+  """
   with file.open("rb") as stream:
     head = stream.read(64)
-    stream.seek(max(0, size - len(_TABLE)))
+    stream.seek(max(0, file.stat().length - len(_TABLE)))
     tail = stream.read()
-  name = os.fspath(path)
   # The length of a header, and the header as JSON.
-  if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-    with _reading(file, "safetensors", "safetensors") as local:
-      from sam_jax.pretrained import safetensors_files
-
-      return safetensors_files.read(local, name)
+  if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+    return "safetensors"
   if head.startswith(_HDF5):
-    with _reading(file, "HDF5", "h5py") as local:
-      from sam_jax.pretrained import keras_files
-
-      return keras_files.read(local, name)
+    return "HDF5"
   if head.startswith(_ZIP):
-    with _reading(file, "zip") as local:
-      _refuse_other_archives(local, name)
-      from sam_jax.pretrained import npz_files
-
-      return npz_files.read(local, name)
+    return "zip"
   if tail == _TABLE:
-    if not file.name.endswith(_INDEX):
-      raise CheckpointError(
-        f"{name} is the index of a TensorFlow checkpoint. Its reader needs the"
-        f" original name, such as model.ckpt{_INDEX}, next to the data."
-      )
-    with _reading(file, "TensorFlow", "tensorflow") as local:
-      from sam_jax.pretrained import tensorflow_files
-
-      return tensorflow_files.read(local, name, use_ema=use_ema)
+    return "TensorFlow"
   for start, text in _OTHERS.items():
     if head.startswith(start):
-      raise CheckpointError(f"{name} is {text}")
-  return flax_files.read(file.read_bytes(), name, use_ema=use_ema)
+      raise CheckpointError(f"{file} is {text}")
+  return None
 
 
 def find_file(path: str | os.PathLike) -> epath.Path:
@@ -156,15 +169,12 @@ def _file_in(directory: epath.Path) -> epath.Path:
 
 
 @contextlib.contextmanager
-def _reading(
-  file: epath.Path, kind: str, library: str | None = None
-) -> Iterator[pathlib.Path]:
+def _reading(file: epath.Path, kind: str) -> Iterator[pathlib.Path]:
   """Yield a local path of a file to read, and report errors in one line.
 
   Args:
     file: The file, local or `gs://`.
-    kind: Name of its format, for messages.
-    library: Package that reads it, if the package may be missing.
+    kind: Its format.
 
   Raises:
     CheckpointError: The file is damaged, or the library is missing.
@@ -177,10 +187,10 @@ def _reading(
     try:
       yield local
     except ModuleNotFoundError as error:
-      if error.name != library:
+      if error.name != _LIBRARIES.get(kind):
         raise
       raise CheckpointError(
-        f"{file} is a {kind} file, and the package {library} is missing:"
+        f"{file} is a {kind} file, and the package {error.name} is missing:"
         " pip install 'sam-jax[train]'."
       ) from error
     except CheckpointError:
@@ -206,22 +216,3 @@ def _copy(file: epath.Path, directory: pathlib.Path) -> pathlib.Path:
       with each.open("rb") as source, target.open("wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 24)
   return directory / file.name
-
-
-def _refuse_other_archives(file: pathlib.Path, path: str) -> None:
-  """Raise an error for a zip archive that is no .npz file.
-
-  Raises:
-    CheckpointError: See above.
-  """
-  with zipfile.ZipFile(file) as archive:
-    names = archive.namelist()
-  if any(name.endswith(".pkl") for name in names):
-    raise CheckpointError(f"{path} is an archive of PyTorch. {_NO_PICKLES}")
-  if "model.weights.h5" in names:
-    raise CheckpointError(
-      f"{path} is a model of Keras. Unpack it with unzip, and give the"
-      " model.weights.h5 in it."
-    )
-  if not all(name.endswith(".npy") for name in names):
-    raise CheckpointError(f"{path} is a zip archive. {READABLE}")

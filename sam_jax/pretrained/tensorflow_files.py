@@ -9,7 +9,11 @@ import pathlib
 import re
 from collections.abc import Iterable
 
-from sam_jax.pretrained.checkpoint import UNSTATED, Checkpoint
+from sam_jax.pretrained.checkpoint import (
+  UNSTATED,
+  Checkpoint,
+  CheckpointError,
+)
 from sam_jax.pretrained.efficientnet_names import ArrayName, Naming, translate
 
 _AVERAGE = "/ExponentialMovingAverage"
@@ -75,6 +79,11 @@ def read(index: pathlib.Path, path: str, *, use_ema: bool) -> Checkpoint:
   Raises:
     CheckpointError: It is not of an EfficientNet.
   """
+  if index.suffix != ".index":
+    raise CheckpointError(
+      f"{path} is the index of a TensorFlow checkpoint. Its reader needs the"
+      " original name, such as model.ckpt.index, next to the data."
+    )
   import tensorflow as tf
 
   reader = tf.train.load_checkpoint(str(index.with_suffix("")))
