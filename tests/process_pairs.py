@@ -117,6 +117,33 @@ def end_job(index, flags):
   act_at(1, 3, send(signal.SIGUSR1))(index, flags)
 
 
+def stop_while_evaluating(index, flags):
+  """Announce a preemption to process 1 in the second of three evaluations."""
+  flags += [
+    "--config.num_epochs=3",
+    "--config.eval_every_epochs=1",
+    "--config.eval_batch_size=2",  # 32 batches
+    "--config.checkpoint_every_epochs=10",
+  ]
+  evaluate = hooks.Evaluate._evaluate
+
+  def stop_and_evaluate(self, step, state):
+    if step == 8:
+      batches = self._run.dataset.eval_batches
+
+      def slow_batches(split):  # the processes agree within two seconds
+        for batch in batches(split):
+          time.sleep(0.2)
+          yield batch
+
+      self._run.dataset.eval_batches = slow_batches
+      if index == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    evaluate(self, step, state)
+
+  hooks.Evaluate._evaluate = stop_and_evaluate
+
+
 def on_second(act):
   """Let process 1 differ from process 0."""
   return lambda index, flags: act(flags) if index == 1 else None
@@ -200,6 +227,7 @@ FAULTS = ALONE | {
   "bug in 1": act_at(1, 3, raise_bug),
   "result": lose_result,
   "end of the job": end_job,
+  "preempted in an evaluation": stop_while_evaluating,
   "none": measure_much,
   "pmap": use_pmap,
 }

@@ -109,11 +109,11 @@ def check_outputs(path, metrics):
 def test_signals_that_ask_to_stop():
   with preemption.StopRequest() as stop:
     stop.listen()
-    assert not stop.is_due(1)
+    assert not stop.is_due()
     for _ in range(2):  # as the shell and the kernel do for a closed terminal
       signal.raise_signal(signal.SIGHUP)
     signal.raise_signal(signal.SIGTERM)  # as clusters do some time later
-    assert stop.is_due(2)
+    assert stop.is_due()
     with pytest.raises(KeyboardInterrupt):
       signal.raise_signal(signal.SIGINT)
   previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
@@ -121,9 +121,9 @@ def test_signals_that_ask_to_stop():
     with preemption.StopRequest() as stop:
       stop.listen()
       signal.raise_signal(signal.SIGHUP)
-      assert not stop.is_due(1)
+      assert not stop.is_due()
       signal.raise_signal(signal.SIGTERM)
-      assert stop.is_due(1)
+      assert stop.is_due()
   finally:
     signal.signal(signal.SIGHUP, previous)
 
@@ -133,7 +133,7 @@ def test_the_announced_end_of_a_job_is_a_request_to_stop(number):
   with preemption.StopRequest() as stop:
     stop.listen()
     signal.raise_signal(number)
-    assert stop.is_due(1)
+    assert stop.is_due()
 
 
 def test_outside_of_training_a_signal_ends_the_process(monkeypatch):
@@ -157,7 +157,7 @@ def test_a_thread_trains_without_signal_handlers():
   def listen():
     with preemption.StopRequest() as stop:
       stop.listen()
-      return signal.getsignal(signal.SIGTERM), stop.is_due(1)
+      return signal.getsignal(signal.SIGTERM), stop.is_due()
 
   with futures.ThreadPoolExecutor(1) as pool:
     assert pool.submit(listen).result() == (before, False)

@@ -8,6 +8,8 @@ read the state of training: a run has the same weights with and without them.
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from sam_jax.analysis.hessian import probe_hessian
 from sam_jax.analysis.objective import (
@@ -38,7 +40,9 @@ class AnalysisHook:
     self._run, self._log = run, log
     self._config = run.config.analysis
     spec = run.dataset.spec
-    examples = first_examples(run.dataset, "train", self._config.num_examples)
+    examples = _as_many_on_all_hosts(
+      first_examples(run.dataset, "train", self._config.num_examples)
+    )
     losses = network_losses(run.parts.model, preprocess_fn(spec))
     batch_size = run.config.batch_size // jax.process_count()
     self._objective = Objective(losses, examples, batch_size)
@@ -73,16 +77,34 @@ class AnalysisHook:
     # Copy: the next training step donates the buffers of the variables.
     variables = self._objective.put(jax.device_get(variables))
     rho = self._config.rho
+    check_stop = self._run.check_stop
     together = sharpness(self._objective.value_and_grad, variables, rho)
     probe = probe_hessian(
       self._objective,
       variables,
       self._config.lanczos_steps,
       self._run.config.seed,
+      on_step=lambda _: check_stop(),
+    )
+    of_groups = self._m_sharpness(
+      variables, rho, on_groups=lambda _: check_stop()
     )
     return {
       "loss": together.loss,
       "sharpness": together.value,
-      "m_sharpness": self._m_sharpness(variables, rho).value,
+      "m_sharpness": of_groups.value,
       "lambda_max": float(probe.ritz_values[0]),
     }
+
+
+def _as_many_on_all_hosts(
+  examples: dict[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+  """Cut examples of this host to the number that every host has.
+
+  Hosts may have more or less of a streamed split; `RunContext.check_stop` must
+  be called as often on all of them.
+  """
+  count = np.int32(len(examples["label"]))
+  counts = multihost_utils.process_allgather(count)
+  return {name: x[: np.min(counts)] for name, x in examples.items()}

@@ -256,11 +256,24 @@ class Checkpoints(SavedCheckpoints):
     distributed.wait_for_others("process 0 to move a damaged checkpoint")
 
 
+class _Manager(ocp.CheckpointManager):
+  """Leaves the question whether to stop to `runs.preemption`.
+
+  JAX counts the questions of a process: those of Orbax would not count in the
+  same way.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """Return False: the loop knows when to stop."""
+    del step
+    return False
+
+
 def _create_manager(
   directory: epath.Path, keep_steps: Sequence[int]
 ) -> ocp.CheckpointManager:
   policies = checkpoint_managers
-  return ocp.CheckpointManager(
+  return _Manager(
     directory,
     options=ocp.CheckpointManagerOptions(
       create=False,

@@ -36,8 +36,8 @@ Hook = Callable[[int, TrainState, dict[str, jax.Array], bool], None]
 # (state, split) -> means over every example of the split, by metric
 Means = Callable[[TrainState, str], dict[str, float]]
 
-# Steps that the host may run ahead of the devices: enough to keep them busy,
-# few enough to answer a preemption at once.
+# Steps, of training or evaluation, that the host may run ahead of the devices:
+# enough to keep them busy, few enough to answer a preemption at once.
 _RUN_AHEAD = 2
 
 
@@ -56,6 +56,9 @@ class RunContext:
   checkpoints: Checkpoints
   writer: MetricsWriter | None = None  # of process 0, once the logs are open
   first_step: int = 0  # at which this process starts or resumes
+  # Raises `StoppedError` if the run is asked to stop. Call it in measurements
+  # that take long, in all processes at the same points.
+  check_stop: Callable[[], None] = lambda: None
 
   @property
   def total_steps(self) -> int:
@@ -282,12 +285,13 @@ def _compile_means(run: RunContext) -> Means:
 
   def means(state: TrainState, split: str) -> dict[str, float]:
     variables = state.eval_variables()
-    return means_of_sums(
-      [
-        program(variables, parallel.shard(batch))
-        for batch in run.dataset.eval_batches(split)
-      ]
-    )
+    sums = []
+    for batch in run.dataset.eval_batches(split):
+      run.check_stop()
+      sums.append(program(variables, parallel.shard(batch)))
+      if len(sums) > _RUN_AHEAD:
+        jax.block_until_ready(sums[-1 - _RUN_AHEAD])
+    return means_of_sums(sums)
 
   return means
 
@@ -304,23 +308,40 @@ def means_of_sums(sums: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 class SaveCheckpoint:
-  """Saves the state every few epochs, at chosen epochs, and at the end."""
+  """Saves the state every few epochs, at chosen epochs, and at the end.
+
+  It also saves before the first measurement of each kind, which compiles: no
+  request to stop interrupts a compilation, and it may take longer than the
+  notice of a preemption.
+  """
 
   def __init__(self, run: RunContext, log: LogMetrics):
     self._run, self._log = run, log
+    self._saved = run.first_step  # 0: nothing yet
+    config = run.config
+    self._uncompiled = {config.eval_every_epochs, config.analysis.every_epochs}
+    self._uncompiled.discard(0)  # no analysis
 
   def __call__(
     self, step: int, state: TrainState, metrics: Any, is_last: bool
   ) -> None:
     """Save the state after the pending log lines are written."""
     del metrics
-    config, run = self._run.config, self._run
-    epochs, rest = divmod(step, run.dataset.steps_per_epoch)
-    is_kept = rest == 0 and epochs in config.keep_checkpoints_at_epochs
-    if is_last or is_kept or run.is_epoch(step, config.checkpoint_every_epochs):
+    if step != self._saved and (is_last or self._is_due(step)):
+      run = self._run
       with self._log.paused():
         # Publish first: a run resumes with the logs up to its checkpoint.
         if run.writer:
           check_present(run.workdir)
           run.writer.publish()
         run.checkpoints.save(state)
+      self._saved = step
+
+  def _is_due(self, step: int) -> bool:
+    config, run = self._run.config, self._run
+    epochs, rest = divmod(step, run.dataset.steps_per_epoch)
+    is_kept = rest == 0 and epochs in config.keep_checkpoints_at_epochs
+    compiling = {n for n in self._uncompiled if run.is_epoch(step, n)}
+    self._uncompiled -= compiling
+    is_regular = run.is_epoch(step, config.checkpoint_every_epochs)
+    return is_kept or is_regular or bool(compiling)

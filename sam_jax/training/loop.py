@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax.datasets.catalog import DatasetSpec
-from sam_jax.runs.preemption import StopRequest
+from sam_jax.runs.preemption import StoppedError, StopRequest
 from sam_jax.runs.profiling import Profiler
 from sam_jax.training import build, hyperparameters, input_pipeline, parallel
 from sam_jax.training.hooks import (
@@ -88,40 +88,42 @@ def train_and_evaluate(
     writer = open_writer(config, run.workdir, first_step, images)
     if writer:
       stack.enter_context(writer)
-    run = dataclasses.replace(run, writer=writer, first_step=first_step)
+    run = dataclasses.replace(
+      run, writer=writer, first_step=first_step, check_stop=stop.check
+    )
     log = LogMetrics(run)
-    evaluate = Evaluate(run, log)
+    save, evaluate = SaveCheckpoint(run, log), Evaluate(run, log)
     measurements: list[Hook] = [
       evaluate,
       *(hook(run, log) for hook in extra_hooks),
     ]
     # Save before measuring: measurements may take longer than the notice of a
     # preemption, and a resumed run makes those that are missing.
-    hooks: list[Hook] = [
-      profiler,
-      log,
-      SaveCheckpoint(run, log),
-      *measurements,
-    ]
+    hooks: list[Hook] = [profiler, log, save, *measurements]
 
     stop.listen()
     stack.enter_context(profiler)
-    if first_step:
-      for hook in measurements:
-        hook(first_step, state, {}, False)
-    profiler.reach(first_step, state)
-    batches = input_pipeline.train_batches(
-      config, dataset, first_step, total_steps
-    )
-    for step, batch in batches:
-      state, metrics = step_fn(state, batch, numbers)
-      done = step + 1
-      is_stopping = stop.is_due(done)
-      for hook in hooks:
-        hook(done, state, metrics, is_stopping or done == total_steps)
-      if is_stopping and done < total_steps:
-        run.log_stop(done)
-        return None
+    done, metrics = first_step, dict[str, jax.Array]()
+    try:
+      if first_step:
+        for hook in measurements:
+          hook(first_step, state, metrics, False)
+      profiler.reach(first_step, state)
+      batches = input_pipeline.train_batches(
+        config, dataset, first_step, total_steps
+      )
+      for step, batch in batches:
+        state, metrics = step_fn(state, batch, numbers)
+        done = step + 1
+        is_stopping = stop.is_due()
+        for hook in hooks:
+          hook(done, state, metrics, is_stopping or done == total_steps)
+        if is_stopping and done < total_steps:
+          raise StoppedError
+    except StoppedError:  # after a step, or within a measurement
+      save(done, state, metrics, True)
+      run.log_stop(done)
+      return None
     run.finish(evaluate.result)
     return evaluate.result
 

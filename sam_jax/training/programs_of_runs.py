@@ -1,7 +1,7 @@
 """The programs of runs that train together, each compiled once for all."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,12 +27,14 @@ class Programs:
       those of the batch, [devices, runs, ...].
   """
 
-  def __init__(self, run: RunContext):
+  def __init__(self, run: RunContext, check_stop: Callable[[], None]):
     """Prepare the programs; they are compiled at their first use.
 
     Args:
       run: One of the runs.
+      check_stop: Raises `StoppedError` if the runs are asked to stop.
     """
+    self._check_stop = check_stop
     self._config, self._dataset = run.config, run.dataset
     self._model = run.parts.model
     step = step_of(
@@ -100,12 +102,12 @@ class Programs:
     cache = state.of_all.cache
     if split not in cache:
       variables = state.of_all.state.eval_variables()
-      cache[split] = jax.device_get(
-        [
-          self._evaluate(variables, parallel.shard(batch))
-          for batch in self._dataset.eval_batches(split)
-        ]
-      )
+      sums = []
+      for batch in self._dataset.eval_batches(split):
+        self._check_stop()
+        sums.append(self._evaluate(variables, parallel.shard(batch)))
+        jax.block_until_ready(sums[-2:][0])
+      cache[split] = jax.device_get(sums)
     return means_of_sums(
       [{k: v[state.index] for k, v in sums.items()} for sums in cache[split]]
     )

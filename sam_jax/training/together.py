@@ -20,7 +20,7 @@ from sam_jax import paths
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.catalog import DatasetError
 from sam_jax.runs import logging as run_logging
-from sam_jax.runs.preemption import StopRequest
+from sam_jax.runs.preemption import StoppedError, StopRequest
 from sam_jax.runs.workdir import WorkdirLostError
 from sam_jax.training import hyperparameters, parallel
 from sam_jax.training.hooks import (
@@ -69,7 +69,7 @@ def train_and_evaluate(
       with member.failing_alone():
         member.open()
     if opened := [member for member in members if not member.error]:
-      programs = Programs(opened[0].run)
+      programs = Programs(opened[0].run, stop.check)
       for member in opened:
         with member.failing_alone():
           member.restore(programs)
@@ -102,23 +102,26 @@ def _train(
     numbers = [hyperparameters.extract(member.run.config) for member in group]
     numbers = parallel.replicate(stack(numbers))
     state = parallel.replicate(stack([member.state for member in group]))
-    done = StepOfRuns(state, {})
-    for i, member in enumerate(group):
-      if not member.hooks:
-        with member.failing_alone():
-          member.start(programs, extra_hooks, stopwatch, images[i])
-          member.measure(done.state_of(i))
-    for step, batch in batches:
-      state, metrics = programs.step(state, batch, numbers)
-      done = StepOfRuns(state, metrics)
-      is_stopping = stop.is_due(step + 1)
-      _call_hooks(group, done, step + 1, is_stopping or step + 1 == total)
-      if all(member.error for member in group):
-        break
-      if is_stopping and step + 1 < total:
-        for member in group:
-          member.log_stop(step + 1)
-        return
+    step, done = first, StepOfRuns(state, {})
+    try:
+      for i, member in enumerate(group):
+        if not member.hooks:
+          with member.failing_alone():
+            member.start(programs, extra_hooks, stopwatch, images[i], stop)
+            member.measure(done.state_of(i))
+      for before, batch in batches:
+        state, metrics = programs.step(state, batch, numbers)
+        step, done = before + 1, StepOfRuns(state, metrics)
+        is_stopping = stop.is_due()
+        _call_hooks(group, done, step, is_stopping or step == total)
+        if all(member.error for member in group):
+          break
+        if is_stopping and step < total:
+          raise StoppedError
+    except StoppedError:  # after a step, or within a measurement
+      for i, member in enumerate(group):
+        member.stop(step, done.state_of(i))
+      return
     for i, member in enumerate(group):
       member.end_phase(last, done.state_of(i))
 
@@ -167,6 +170,8 @@ class _Member:
       try:
         try:
           yield
+        except StoppedError:
+          raise
         except Exception:
           with self.contexts:  # they may turn the error into another one
             raise
@@ -194,20 +199,24 @@ class _Member:
     extra_hooks: Sequence[ExtraHook],
     stopwatch: Stopwatch,
     images: np.ndarray | None,
+    stop: StopRequest,
   ) -> None:
     """Open the logs, and build the hooks."""
     run = self.run
     writer = open_writer(run.config, run.workdir, self.step, images)
     if writer:
       self.contexts.enter_context(writer)
-    run = dataclasses.replace(run, writer=writer, first_step=self.step)
+    run = dataclasses.replace(
+      run, writer=writer, first_step=self.step, check_stop=stop.check
+    )
     log = LogMetrics(run, stopwatch)
+    self._save = SaveCheckpoint(run, log)
     self._evaluate = Evaluate(run, log, programs.means)
     self._measurements: list[Hook] = [
       self._evaluate,
       *(hook(run, log) for hook in extra_hooks),
     ]
-    self.hooks = [log, SaveCheckpoint(run, log), *self._measurements]
+    self.hooks = [log, self._save, *self._measurements]
     self.run = run
 
   def measure(self, state: Any) -> None:
@@ -216,10 +225,11 @@ class _Member:
       for hook in self._measurements:
         hook(self.step, state, {}, False)
 
-  def log_stop(self, step: int) -> None:
-    """Log that the run stops on request."""
-    if not self.error:
-      with run_logging.lines_of(self._workdir.name):
+  def stop(self, step: int, state: Any) -> None:
+    """Save the state, and log that the run stops on request."""
+    if self.hooks and not self.error:
+      with self.failing_alone():
+        self._save(step, state, {}, True)
         self.run.log_stop(step)
 
   def end_phase(self, step: int, state: Any) -> None:

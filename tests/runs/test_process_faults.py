@@ -39,6 +39,7 @@ OUTCOMES = {
   "bug in 1": ((1, 1), "process 1 failed: KeyError: 'a bug'", "KeyError"),
   "result": ((1, 1), _FULL, f"process 0 failed: .*{_FULL}"),
   "end of the job": ((0, 0), None, None),
+  "preempted in an evaluation": ((0, 0), None, None),
   "none": ((0, 0), None, None),
   "pmap": ((0, 0), None, None),
 }
@@ -99,6 +100,18 @@ def test_signals_end_a_job_with_a_checkpoint(outcomes):
     r"Stopped at step \d+ of 400; the same command resumes", first
   )
   assert "Stopped" not in second  # only process 0 logs
+
+
+def test_a_preemption_within_an_evaluation_saves_the_state(pairs, outcomes):
+  fault = "preempted in an evaluation"
+  first, second = outcomes[fault]["said"]
+  assert "Stopped at step 8 of 12; the same command resumes" in first
+  assert "Stopped" not in second
+  workdir = pairs / process_pairs.workdir_of(fault)
+  # Without the request: before the first evaluation, and at the end.
+  names = {path.name for path in (workdir / "checkpoints").iterdir()}
+  assert names == {"4", "8"}
+  assert not (workdir / "result.json").exists()
 
 
 def test_pmap_over_two_processes_gives_the_same_bits(pairs):

@@ -1,5 +1,6 @@
 """A run that is stopped or killed while it measures loses no measurement."""
 
+import itertools
 import shutil
 
 import pytest
@@ -34,11 +35,12 @@ class CountHook:
         self._run.write(step, "count", {"steps": float(state.step)})
 
 
-def train(workdir):
+def train(workdir, **fields):
   """Train for two epochs; return the result."""
   config = tiny.create_config()
   config.num_epochs, config.log_every_steps = 2, 3
   config.eval_on_train = True
+  config.update(fields)
   with pytest.MonkeyPatch.context() as monkeypatch:
     monkeypatch.setattr(build, "model", tiny.create_model)
     monkeypatch.setattr(input_pipeline, "create_dataset", tiny.create_dataset)
@@ -115,13 +117,59 @@ def test_measurements_that_a_kill_prevents_are_made_later(
   check_resumed(tmp_path, undisturbed)
 
 
+def stop_at_call(patch, number):
+  """Ask runs to stop when they ask for the n-th time."""
+  calls = itertools.count(1)
+  patch.setattr(
+    preemption.StopRequest, "is_due", lambda _: next(calls) >= number
+  )
+
+
+# Each of two epochs has four steps, and evaluates on four batches twice.
+IN_MEASUREMENTS = {
+  "test": (4 + 2, 4),
+  "clean_train": (4 + 6, 4),
+  "count": (4 + 8 + 1, 4),
+  "last test": (4 + 9 + 4 + 2, 8),
+}
+
+
+@pytest.mark.parametrize("when", IN_MEASUREMENTS)
+def test_a_run_that_stops_in_a_measurement_saves_and_makes_it_later(
+  when, undisturbed, tmp_path, monkeypatch, caplog
+):
+  """Its checkpoints are otherwise those of later epochs."""
+  number, step = IN_MEASUREMENTS[when]
+  count = CountHook.__call__
+
+  def check_and_count(self, *args):
+    if args[0] % STEPS_PER_EPOCH == 0:
+      self._run.check_stop()
+    count(self, *args)
+
+  monkeypatch.setattr(CountHook, "__call__", check_and_count)
+  with monkeypatch.context() as patch:
+    patch.setattr(hooks.SaveCheckpoint, "_is_due", lambda *_: False)
+    stop_at_call(patch, number)
+    assert train(tmp_path) is None
+  assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [str(step)]
+  assert not (tmp_path / "result.json").exists()
+  found = [line[1] for line in groups(read_metrics(tmp_path))]
+  assert found.count("count") == (when == "last test")
+  check_resumed(tmp_path, undisturbed)
+
+
+def test_a_state_is_saved_before_measurements_that_compile(tmp_path):
+  train(tmp_path, checkpoint_every_epochs=100, num_epochs=4)
+  saved = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+  assert saved == {"4", "16"}  # the first evaluation, and the end
+
+
 def test_a_run_that_stops_measures_when_it_resumes(
   undisturbed, tmp_path, monkeypatch, caplog
 ):
   with monkeypatch.context() as patch:
-    patch.setattr(
-      preemption.StopRequest, "is_due", lambda _, step: step == STEPS_PER_EPOCH
-    )
+    stop_at_call(patch, STEPS_PER_EPOCH)
     assert train(tmp_path) is None
   assert groups(read_metrics(tmp_path)) == [(3, "train")]
   assert (tmp_path / "checkpoints" / str(STEPS_PER_EPOCH)).is_dir()

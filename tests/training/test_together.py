@@ -1,6 +1,7 @@
 """Runs that one program trains: each is what it is alone."""
 
 import errno
+import itertools
 import json
 import logging
 import re
@@ -146,11 +147,14 @@ def assert_as_alone(root, alone, names=tuple(RUNS)):
     assert_close(content(root / name), content(alone / name))
 
 
-def stop_at(monkeypatch, step):
-  """Ask runs to stop after a step."""
+def stop_at(monkeypatch, step, batches=None):
+  """Ask runs to stop after a step, or after batches of the evaluation then."""
+  calls, number = itertools.count(1), step + (batches or 0)
   monkeypatch.setattr(
-    preemption.StopRequest, "is_due", lambda _, done: done == step
+    preemption.StopRequest, "is_due", lambda _: next(calls) >= number
   )
+  if batches is None:
+    monkeypatch.setattr(preemption.StopRequest, "check", lambda _: None)
 
 
 def steps(workdir):
@@ -182,13 +186,14 @@ def test_a_run_does_not_depend_on_the_others(three_together, tmp_path):
     assert_same(content(tmp_path / name), content(three_together / name))
 
 
+@pytest.mark.parametrize(("step", "batches"), [(5, None), (4, 2)])
 def test_runs_stop_together_and_resume_together_or_alone(
-  alone, tmp_path, monkeypatch
+  step, batches, alone, tmp_path, monkeypatch
 ):
   with monkeypatch.context() as patch:
-    stop_at(patch, 5)
+    stop_at(patch, step, batches)
     assert train_together(tmp_path) == []
-  assert [steps(tmp_path / name)[-1] for name in RUNS] == [5, 5, 5]
+  assert [steps(tmp_path / name)[-1] for name in RUNS] == [step] * 3
   assert not list(tmp_path.glob("*/result.json"))
   train_alone(tmp_path, "b")
   assert train_together(tmp_path) == []  # b is finished
