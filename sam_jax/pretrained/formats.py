@@ -6,7 +6,8 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
@@ -70,7 +71,7 @@ def read_checkpoint(
     CheckpointError: The file is damaged, or of no known format.
   """
   file, name = find_file(path), os.fspath(path)
-  kind = _recognize(file)
+  kind = recognize(path)
   if kind is None:
     return flax_files.read(file.read_bytes(), name, use_ema=use_ema)
   with _reading(file, kind) as local:
@@ -85,12 +86,17 @@ def read_checkpoint(
         return npz_files.read(local, name)
 
 
-def _recognize(file: epath.Path) -> str | None:
+def recognize(path: str | os.PathLike) -> str | None:
   """Return the format of a file; None for what is probably Flax's.
 
+  Args:
+    path: See `read_checkpoint`. Only the beginning and the end are read.
+
   Raises:
+    OSError: The file cannot be read.
     CheckpointError: It is of a format that no reader here opens.
   """
+  file = find_file(path)
   with file.open("rb") as stream:
     head = stream.read(64)
     stream.seek(max(0, file.stat().length - len(_TABLE)))
@@ -101,6 +107,9 @@ def _recognize(file: epath.Path) -> str | None:
   if head.startswith(_HDF5):
     return "HDF5"
   if head.startswith(_ZIP):
+    # A damaged archive is reported where it is read.
+    with contextlib.suppress(zipfile.BadZipFile), file.open("rb") as stream:
+      _refuse_other_archives(zipfile.ZipFile(stream).namelist(), file)
     return "zip"
   if tail == _TABLE:
     return "TensorFlow"
@@ -216,3 +225,24 @@ def _copy(file: epath.Path, directory: pathlib.Path) -> pathlib.Path:
       with each.open("rb") as source, target.open("wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 24)
   return directory / file.name
+
+
+def _refuse_other_archives(names: Sequence[str], file: epath.Path) -> None:
+  """Raise an error for a zip archive that is no .npz file.
+
+  Args:
+    names: The files in it.
+    file: The archive, for messages.
+
+  Raises:
+    CheckpointError: See above.
+  """
+  if any(name.endswith(".pkl") for name in names):
+    raise CheckpointError(f"{file} is an archive of PyTorch. {NO_PICKLES}")
+  if "model.weights.h5" in names:
+    raise CheckpointError(
+      f"{file} is a model of Keras. Unpack it with unzip, and give the"
+      " model.weights.h5 in it."
+    )
+  if not all(name.endswith(".npy") for name in names):
+    raise CheckpointError(f"{file} is a zip archive. {READABLE}")

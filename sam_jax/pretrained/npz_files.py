@@ -6,12 +6,10 @@ The names are PyTorch's: `blocks.STAGE.NUMBER.bn_exp.running_mean`.
 
 import pathlib
 import re
-import zipfile
 
 import numpy as np
 
 from sam_jax.pretrained.checkpoint import (
-  NO_PICKLES,
   READABLE,
   UNSTATED,
   Checkpoint,
@@ -75,7 +73,6 @@ def read(file: pathlib.Path, path: str) -> Checkpoint:
   Raises:
     CheckpointError: It is not of an EfficientNet.
   """
-  _refuse_other_archives(file, path)
   with np.load(file, allow_pickle=False) as arrays:
     if "names" not in arrays:
       raise CheckpointError(
@@ -91,22 +88,3 @@ def read(file: pathlib.Path, path: str) -> Checkpoint:
       "efficientnet-jax's tf_efficientnet_*",
     )
   return checkpoint._replace(preprocessing=UNSTATED)
-
-
-def _refuse_other_archives(file: pathlib.Path, path: str) -> None:
-  """Raise an error for a zip archive that is no .npz file.
-
-  Raises:
-    CheckpointError: See above.
-  """
-  with zipfile.ZipFile(file) as archive:
-    names = archive.namelist()
-  if any(name.endswith(".pkl") for name in names):
-    raise CheckpointError(f"{path} is an archive of PyTorch. {NO_PICKLES}")
-  if "model.weights.h5" in names:
-    raise CheckpointError(
-      f"{path} is a model of Keras. Unpack it with unzip, and give the"
-      " model.weights.h5 in it."
-    )
-  if not all(name.endswith(".npy") for name in names):
-    raise CheckpointError(f"{path} is a zip archive. {READABLE}")

@@ -58,23 +58,28 @@ def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
   return config
 
 
-def check_exists(config: ConfigDict) -> None:
-  """Check that the weights to start from exist.
+def check(config: ConfigDict) -> None:
+  """Check that the weights to start from exist, and are no unreadable format.
 
   This is not part of `validate_config` because a run that has started no longer
   needs them.
 
   Raises:
-    ConfigError: They do not exist.
+    ConfigError: They do not exist, or no reader opens them.
+    WorkdirLostError: The disk or the network fails.
   """
-  if not config.pretrained:
+  path = config.pretrained
+  if not path:
     return
-  buckets.check(config.pretrained, "config.pretrained")
-  if not formats.exists(config.pretrained):
+  buckets.check(path, "config.pretrained")
+  if not formats.exists(path):
     raise ConfigError(
-      f"config.pretrained = {config.pretrained!r}: there is no such file"
-      f" or directory. {READABLE}"
+      f"config.pretrained = {path!r}: there is no such file or directory."
+      f" {READABLE}"
     )
+  if not _is_checkpoint(paths.resolve(path)):
+    with _reading(path, "config.pretrained"):
+      formats.recognize(path)
 
 
 @contextlib.contextmanager

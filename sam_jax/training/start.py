@@ -44,7 +44,7 @@ def open_run(
   with contextlib.ExitStack() as stack:
     path = stack.enter_context(workdir_lib.claim(workdir, config))
     if not workdir_lib.has_begun(path):
-      trained_weights.check_exists(config)
+      trained_weights.check(config)
     dataset = input_pipeline.create_dataset_on_all_hosts(config)
     checkpoints = Checkpoints(
       path / "checkpoints",

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import shutil
+import zipfile
 from unittest import mock
 
 import jax
@@ -218,8 +219,21 @@ def test_source_in_a_bucket(run, bucket, tmp_path, monkeypatch):
 def test_missing_weights_are_named():
   config = make_config(pretrained="/no/file")
   with pytest.raises(ConfigError, match=r"pretrained = '/no/file'.*no such"):
-    trained_weights.check_exists(config)
+    trained_weights.check(config)
   validate_config(config, num_devices=8)  # it may have done its work
+
+
+def test_pickles_are_refused_before_data_are_read(tmp_path):
+  with zipfile.ZipFile(tmp_path / "new.pth", "w") as archive:
+    archive.writestr("archive/data.pkl", b"never opened")
+  (tmp_path / "old.pth").write_bytes(b"\x80\x02 of PyTorch")
+  for file in ("new.pth", "old.pth"):
+    config = make_config(pretrained=str(tmp_path / file))
+    config.dataset.data_dir = "/no/data"
+    with pytest.raises(
+      ConfigError, match=rf"pretrained: /.*{file} is .*Pickle"
+    ):
+      loop.train_and_evaluate(config, tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +244,7 @@ def test_paths_of_other_libraries_stay(file, path, tmp_path):
   (tmp_path / "hub").mkdir()
   (tmp_path / "hub" / file).touch()
   config = make_config(pretrained=str(tmp_path / "hub" / path))
-  trained_weights.check_exists(config)
+  trained_weights.check(config)
   pinned = trained_weights.pin(config, tmp_path / "b")
   assert pinned.pretrained == config.pretrained
 
