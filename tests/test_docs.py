@@ -237,7 +237,7 @@ def test_results_page_has_the_rows_of_the_public_page():
   for reported in ("89.7%", "96.08%", "97.10%", "4.82", "96.18%", "42.64%"):
     (row,) = re.findall(rf"^\|[^|]*\|[^|]*{re.escape(reported)}.*", text, re.M)
     assert "`python -m sam_jax.train --config=" in row
-    assert row.endswith("| not run | not compiled |")
+    assert re.search(r"\| not run \| [^|]+ \|$", row)  # ours, and fits on
 
 
 def test_table_of_fields_is_that_of_the_schema():
