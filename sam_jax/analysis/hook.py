@@ -17,6 +17,7 @@ from sam_jax.analysis.objective import (
   first_examples,
   network_losses,
 )
+from sam_jax.analysis.rounding import mantissa_bits, perturbation_seen
 from sam_jax.analysis.sharpness import m_sharpness_fn, sharpness
 from sam_jax.config.schema import ConfigError
 from sam_jax.training.build import preprocess_fn
@@ -72,13 +73,21 @@ class AnalysisHook:
     Returns:
       `loss`; `sharpness` of all examples and `m_sharpness`, the mean over
       groups of m, in nats; `lambda_max`, an estimate of the largest eigenvalue
-      of the Hessian from below.
+      of the Hessian from below; `perturbation_seen`, the cosine between the
+      perturbation of all examples and what training sees of one of that radius.
     """
     # Copy: the next training step donates the buffers of the variables.
     variables = self._objective.put(jax.device_get(variables))
     rho = self._config.rho
     check_stop = self._run.check_stop
     together = sharpness(self._objective.value_and_grad, variables, rho)
+    check_stop()
+    _, gradient = self._objective.value_and_grad(variables)
+    seen = perturbation_seen(
+      *(variables["params"], gradient["params"], rho),
+      bits=mantissa_bits(self._run.config),
+    )
+    check_stop()
     probe = probe_hessian(
       self._objective,
       variables,
@@ -94,6 +103,7 @@ class AnalysisHook:
       "sharpness": together.value,
       "m_sharpness": of_groups.value,
       "lambda_max": float(probe.ritz_values[0]),
+      "perturbation_seen": float(seen),
     }
 
 

@@ -66,6 +66,15 @@ FIELDS: dict[str, Field] = {
     choices=("float32", "bfloat16"),
     help="Type of the activations; parameters are float32 in any case.",
   ),
+  "model.precision": Field(
+    None,
+    str,
+    choices=("high", "highest"),
+    help="Precision of float32 convolutions and matrix products: on a TPU three"
+    " (high) or six (highest) passes in bfloat16, on a GPU float32. None: JAX's"
+    " choice, one pass or TF32, as in google-research/sam. On CPUs all are the"
+    " same.",
+  ),
   "model.batch_norm": Field(
     None,
     str,

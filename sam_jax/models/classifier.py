@@ -23,6 +23,8 @@ class LayerSettings:
 
   Attributes:
     dtype: Type of activations. Parameters, statistics and logits stay float32.
+    precision: Precision of float32 convolutions and matrix products, as in
+      `jax.default_matmul_precision`; None for JAX's choice.
     batch_norm_axis: Mapped axis over which batch statistics are averaged in
       train mode; None keeps them local to the device.
     batch_norm_groups: `axis_index_groups` of that average; None averages over
@@ -39,6 +41,7 @@ class LayerSettings:
   """
 
   dtype: Any = jnp.float32
+  precision: str | None = None
   batch_norm_axis: str | None = None
   batch_norm_groups: AxisGroups | None = None
   freeze_batch_norm: bool = False
@@ -84,7 +87,10 @@ class Classifier(nn.Module):
     settings = dataclasses.replace(
       self.settings, train=train, true_gradient=true_gradient
     )
-    return self.logits(x, settings)
+    if settings.precision is None:
+      return self.logits(x, settings)
+    with jax.default_matmul_precision(settings.precision):
+      return self.logits(x, settings)
 
   def logits(self, x: Array, settings: LayerSettings) -> Array:
     """Return float32 logits [N, num_classes] of images [N, H, W, C].

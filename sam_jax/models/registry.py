@@ -134,6 +134,7 @@ def create_model(
   num_classes: int,
   *,
   dtype: Any = jnp.float32,
+  precision: str | None = None,
   batch_norm_axis: str | None = None,
   batch_norm_groups: Sequence[Sequence[int]] | None = None,
   freeze_batch_norm: bool = False,
@@ -149,6 +150,8 @@ def create_model(
       that returns a `Classifier`, or by a `Classifier` class.
     num_classes: Number of logits.
     dtype: Type of activations, for example `jnp.bfloat16`.
+    precision: "high" or "highest" precision of float32 convolutions and matrix
+      products; None for JAX's choice.
     batch_norm_axis: Name of the mapped axis over which batch statistics are
       averaged in train mode; None keeps them local to each device.
     batch_norm_groups: Replica groups of that average, as in `lax.pmean`.
@@ -171,6 +174,7 @@ def create_model(
   family, match = _lookup(name)
   settings = LayerSettings(
     dtype=dtype,
+    precision=precision,
     batch_norm_axis=batch_norm_axis,
     batch_norm_groups=_as_tuples(batch_norm_groups),
     freeze_batch_norm=freeze_batch_norm,

@@ -273,6 +273,7 @@ def model(
     axis, groups = AXIS, shards.axis_index_groups
   given = {
     "dtype": jnp.dtype(config.model.dtype),
+    "precision": config.model.precision,
     "batch_norm_axis": axis,
     "batch_norm_groups": groups,
     "freeze_batch_norm": scope == "frozen",

@@ -19,7 +19,13 @@ from sam_jax.training.step import create_state
 SPEC = dataclasses.replace(
   catalog.dataset_spec("cifar10"), image_shape=(4, 4, 3)
 )
-NAMES = ("loss", "sharpness", "m_sharpness", "lambda_max")
+NAMES = (
+  "loss",
+  "sharpness",
+  "m_sharpness",
+  "lambda_max",
+  "perturbation_seen",
+)
 
 
 def tiny_config(**analysis):
@@ -66,6 +72,7 @@ def test_run_is_measured_and_not_changed(tmp_path, monkeypatch):
     assert {f"analysis/{name}" for name in NAMES} < line.keys()
     assert line["analysis/m_sharpness"] > line["analysis/sharpness"] > 0
     assert line["analysis/lambda_max"] > 0
+    assert line["analysis/perturbation_seen"] == pytest.approx(1, abs=1e-3)
   lines, other = train(tmp_path / "without", tiny_config())
   assert not any("analysis/loss" in line for line in lines)
   jax.tree.map(np.testing.assert_array_equal, state.params, other.params)

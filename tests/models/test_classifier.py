@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sam_jax import target
 from sam_jax.models import LayerSettings, create_model, known_models, layers
 from sam_jax.models.shake_shake import ShakeShakeBlock
 from sam_jax.training import parallel
@@ -195,3 +196,24 @@ def test_full_size_network_runs_in_seconds():
   logits = eval_pass(model, quick_variables(model, x), x)
   assert logits.shape == (1, 100) and np.isfinite(logits).all()
   assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("precision", [None, "high", "highest"])
+def test_all_products_have_the_precision_of_the_config(precision):
+  """Forward and backward, recomputed blocks too, as a TPU compiles them."""
+  model = create_model("wrn10_1", 10, precision=precision, remat=True)
+  x = np.ones((2, 8, 8, 3), np.float32)
+  variables = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), x, train=False)
+  )
+
+  def loss(variables):
+    return model.apply(variables, x, train=False).sum()
+
+  with target.compiling_for("tpu"):
+    text = str(jax.make_jaxpr(jax.grad(loss))(variables))
+  found = set(re.findall(r"precision=(\S+)", text))
+  names = {None: "None", "high": "HIGH", "highest": "HIGHEST"}
+  assert found
+  assert len(re.findall("conv_general_dilated|dot_general", text)) > 20
+  assert all(names[precision] in value for value in found), found
