@@ -239,7 +239,10 @@ def _apply(
     columns = jax.random.randint(column_key, count, 0, width)
     return branch, argument, rows, columns
 
+  platform = target.platform()
   branches = [_OPERATIONS[name] for name in names]
+  if platform == "tpu":
+    branches = [_on_planes(operation) for operation in branches]
   branches.append(lambda image, _, __: image)
 
   def step(image: jax.Array, drawn: tuple) -> tuple[jax.Array, None]:
@@ -250,11 +253,34 @@ def _apply(
     # A loop compiles every operation once, however many steps there are.
     return jax.lax.scan(step, image, drawn)[0]
 
-  # Take images one by one on CPUs: vmap would run every operation on every
-  # image and select, which only pays where the whole batch runs at once.
-  if target.platform() == "cpu":
-    return jax.lax.map(lambda pair: augment(*pair), (images, draw(keys)))
-  return jax.vmap(augment)(images, draw(keys))
+  drawn = draw(keys)
+  if platform not in ("cpu", "tpu"):
+    return jax.vmap(augment)(images, drawn)
+  # Take images one by one: vmap would run every operation on every image and
+  # select, which only pays where many small kernels cost more than large ones.
+  if platform == "tpu":
+    images = jnp.moveaxis(images, -1, 1).reshape(-1, 3 * height, width)
+  images = jax.lax.map(lambda pair: augment(*pair), (images, drawn))
+  if platform == "tpu":
+    images = jnp.moveaxis(images.reshape(-1, 3, height, width), 1, -1)
+  return images
+
+
+def _on_planes(operation: Operation) -> Operation:
+  """Let an operation on [H, W, 3] take and return [3 * H, W].
+
+  A TPU pads the last axis of an array to 128. With two axes, the compiler does
+  not put the channels there.
+  """
+
+  def apply(
+    planes: jax.Array, argument: jax.Array, center: Sequence[jax.Array]
+  ) -> jax.Array:
+    image = jnp.moveaxis(planes.reshape(3, -1, planes.shape[-1]), 0, -1)
+    image = operation(image, argument, center)
+    return jnp.moveaxis(image, -1, 0).reshape(planes.shape)
+
+  return apply
 
 
 def _int(argument: jax.Array) -> jax.Array:

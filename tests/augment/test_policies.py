@@ -170,20 +170,20 @@ def test_cutout_in_policies(monkeypatch):
   assert areas.min() >= 10**2
 
 
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
 @pytest.mark.parametrize(
   "fn",
   [functools.partial(policies.autoaugment, policy="svhn"), RANDAUGMENT],
   ids=["autoaugment", "randaugment"],
 )
-def test_one_by_one_and_at_once_give_the_same_bits(golden, fn):
+def test_forms_of_all_platforms_give_the_same_bits(golden, fn, platform):
   images = golden("augment.npz")["images"]
-  one_by_one = augment(fn, images, 200)
-  np.testing.assert_array_equal(one_by_one, augment(fn, images, 200))
-  assert (one_by_one != augment(fn, images, 200, seed=1)).any()
-  with target.compiling_for("gpu"):
+  on_cpus = augment(fn, images, 200)
+  assert (on_cpus != augment(fn, images, 200, seed=1)).any()
+  with target.compiling_for(platform):
     # Another function, so that JAX traces it again.
-    at_once = augment(functools.partial(fn), images, 200)
-  np.testing.assert_array_equal(one_by_one, at_once)
+    elsewhere = augment(functools.partial(fn), images, 200)
+  np.testing.assert_array_equal(on_cpus, elsewhere)
 
 
 def test_no_layers_change_nothing():
