@@ -1,6 +1,7 @@
 """Costs of a compiled program of one device: FLOPs, HBM bytes, collectives."""
 
 import dataclasses
+import math
 import re
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ class Collective(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Costs:
   """Costs of one execution of a program on a device.
+
+  Costs of a conditional are the means of its branches.
 
   Attributes:
     flops: FLOPs of convolutions and matrix products.
@@ -89,17 +92,17 @@ def costs(program: Program, num_devices: int) -> Costs:
     num_devices: Devices that run it.
   """
   flops = 0.0
-  moved = [0, 0]
-  copies = copied = gathered = conditionals = 0
+  moved = [0.0, 0.0]
+  copies = copied = gathered = conditionals = 0.0
   loops: list[int | None] = []
-  collectives: dict[Collective, tuple[int, int]] = {}
+  collectives: dict[Collective, tuple[float, float]] = {}
   for computation, times in program.executed():
     for each in computation.instructions:
       flops += times * flops_lib.in_fusions(
         program, computation, each, flops_lib.flops
       )
-      gathered += times * int(
-        flops_lib.in_fusions(program, computation, each, flops_lib.gathered)
+      gathered += times * flops_lib.in_fusions(
+        program, computation, each, flops_lib.gathered
       )
       for i, size in enumerate(traffic(program, computation, each)):
         moved[i] += times * size
@@ -108,7 +111,7 @@ def costs(program: Program, num_devices: int) -> Costs:
         copies += times * bool(size)
         copied += times * size
       elif each.opcode == "while":
-        loops += [program.trips(each)] * times
+        loops += [program.trips(each)] * math.ceil(times)
       conditionals += times * (each.opcode == "conditional")
       if kind := _collective(each, num_devices):
         number, size = collectives.get(kind, (0, 0))
@@ -116,14 +119,17 @@ def costs(program: Program, num_devices: int) -> Costs:
         collectives[kind] = (number + times, size + added)
   return Costs(
     flops=flops,
-    hbm_bytes=moved[0],
-    element_bytes=moved[1],
-    collectives=collectives,
-    copies=copies,
-    copied_bytes=copied,
-    gathered=gathered,
+    hbm_bytes=round(moved[0]),
+    element_bytes=round(moved[1]),
+    collectives={
+      kind: (math.ceil(number), round(size))
+      for kind, (number, size) in collectives.items()
+    },
+    copies=math.ceil(copies),
+    copied_bytes=round(copied),
+    gathered=round(gathered),
     loops=loops,
-    conditionals=conditionals,
+    conditionals=math.ceil(conditionals),
     aliases=program.aliases,
     results=program.results,
   )

@@ -139,13 +139,13 @@ class Program:
   aliases: int
   results: int
 
-  def executed(self) -> Iterator[tuple[Computation, int]]:
+  def executed(self) -> Iterator[tuple[Computation, float]]:
     """Yield computations that run one after another, and how often.
 
-    Computations inside fusions are not among them. Each branch of a
-    conditional is, once.
+    Computations inside fusions are not among them. The branches of a
+    conditional are, each as often as the others.
     """
-    waiting = [(self.entry, 1)]
+    waiting = [(self.entry, 1.0)]
     while waiting:
       computation, times = waiting.pop()
       yield computation, times
@@ -153,13 +153,14 @@ class Program:
         for name, count in self._calls(each):
           waiting.append((self.computations[name], times * count))
 
-  def _calls(self, instruction: Instruction) -> list[tuple[str, int]]:
+  def _calls(self, instruction: Instruction) -> list[tuple[str, float]]:
     """Return (computation, times) that an instruction runs."""
     if instruction.opcode == "while":
       body = instruction.called("body")
       return [(body, self.trips(instruction) or 1)] if body else []
     if instruction.opcode == "conditional":
-      return [(name, 1) for name in instruction.branches]
+      branches = instruction.branches
+      return [(name, 1 / len(branches)) for name in branches]
     if instruction.opcode in ("call", "async-start"):
       name = instruction.called("to_apply") or instruction.called("calls")
       return [(name, 1)] if name else []

@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax import lax
 
@@ -129,3 +130,14 @@ def test_flops_of_products_are_those_of_xla():
   lowered = jax.jit(multiply).lower(*arguments)
   text = lowered.compiler_ir("hlo").as_hlo_module().to_string()
   assert costs(hlo.parse(text), 1).flops == lowered.cost_analysis()["flops"]
+
+
+def test_a_conditional_costs_the_mean_of_its_branches():
+  def choose(index, x):
+    return lax.switch(index, [lambda x: x @ x, lambda x: x, lambda x: 2 * x], x)
+
+  arguments = jnp.int32(0), jnp.zeros((5, 5))
+  lowered = jax.jit(choose).lower(*arguments)
+  text = lowered.compiler_ir("hlo").as_hlo_module().to_string()
+  found = costs(hlo.parse(text), 1)
+  assert (found.conditionals, found.flops) == (1, pytest.approx(2 * 5**3 / 3))
