@@ -2,6 +2,7 @@
 
 python -m sam_jax.evaluate --workdir=runs/a
 python -m sam_jax.evaluate --workdir=runs/a@3900 --split=train
+python -m sam_jax.evaluate --workdir=runs/a --data=photos/new
 python -m sam_jax.evaluate --workdir=runs/a --split=none
   --export=safetensors,stablehlo
 
@@ -27,7 +28,10 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run, RUN, or RUN@STEP for a checkpoint."
 )
 _DATA = flags.DEFINE_string(
-  "data", None, "Name of a data set with the same classes; default: the run's."
+  "data",
+  None,
+  "Name of a data set, or path of images as for image_folder; default: the"
+  " run's.",
 )
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Directory of the data sets; default: the run's."
@@ -114,7 +118,13 @@ def _evaluate(run: Any) -> None:
     "data": found.name,
     "split": found.split,
   }
-  result = report.Report(about, run.class_names, measures.collect(batches))
+  result = report.Report(
+    about,
+    run.class_names,
+    measures.collect(batches),
+    found.examples,
+    found.has_labels,
+  )
   cli.show("\n".join(result.lines()))
   _print_files(result.write(directory))
 

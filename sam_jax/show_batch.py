@@ -13,6 +13,7 @@ from absl import flags
 
 from sam_jax.analysis import batch_picture
 from sam_jax.config import cli
+from sam_jax.datasets.class_names import class_names
 from sam_jax.runs import logging as run_logging
 from sam_jax.training import build, input_pipeline
 
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
   run_logging.show_on_stderr()
   config, step = build.validate(_CONFIG.value, jax.device_count()), _STEP.value
   dataset = input_pipeline.create_dataset(config)
-  names = batch_picture.class_names(dataset.spec, config.dataset.data_dir)
+  names = class_names(dataset.spec, config.dataset.data_dir)
   _, shards = next(
     input_pipeline.train_batches(config, dataset, step, step + 1)
   )

@@ -21,6 +21,7 @@ from sam_jax.config import cli, schema
 from sam_jax.config.paper_numbers import TABLES
 from sam_jax.runs import sweep
 from sam_jax.training import build
+from tests.datasets import folders
 from tests.in_process import own_flags
 from tests.processes import REPOSITORY
 
@@ -141,12 +142,20 @@ def own_modules(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  """Return a directory that stands in for images of a user."""
+  directory = tmp_path_factory.mktemp("photos")
+  folders.two_classes(directory, count=1)
+  return directory
+
+
 @pytest.mark.parametrize(
   ("page", "module", "arguments"),
   our_commands(),
   ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
 )
-def test_commands_parse(page, module, arguments, own_modules):
+def test_commands_parse(page, module, arguments, own_modules, photos):
   """Parse as the command does, and check the configs that would be trained."""
   del page
   file = REPOSITORY / f"{module.replace('.', '/')}.py"
@@ -157,8 +166,10 @@ def test_commands_parse(page, module, arguments, own_modules):
     parse = script.get("parse_flags", cli.parse_flags)
     rest = parse([module, *arguments])
     values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
-  if module == "sam_jax.train" and values["config"]:
-    build.validate(values["config"], num_devices=8)
+  if module == "sam_jax.train" and (config := values["config"]):
+    if config.dataset.name == "image_folder":
+      config.dataset.data_dir = str(photos)
+    build.validate(config, num_devices=8)
   if module == "sam_jax.sweep" and values["config"]:
     root = epath.Path(values["root"])
     assert sweep.plan(values["config"], root, values["grid"], rest[1:])

@@ -6,6 +6,7 @@ from flax import linen as nn
 from sam_jax.config.schema import default_config
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.datasets.in_memory import InMemoryDataset
+from sam_jax.models import Classifier
 from sam_jax.models.layers import LayerSettings
 
 
@@ -20,6 +21,16 @@ class Perceptron(nn.Module):
     x = x.reshape(len(x), -1)
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
     return nn.Dense(10)(nn.relu(nn.Dense(32)(x)))
+
+
+class Linear(Classifier):
+  """A linear classifier of coarse colors, as `config.model.name`."""
+
+  @nn.compact
+  def logits(self, x, settings):
+    """Return logits [N, num_classes] of images [N, H, W, C]."""
+    x = x[:, 2::4, 2::4].reshape(len(x), -1)
+    return nn.Dense(self.num_classes, dtype=settings.dtype)(x)
 
 
 def create_model(*_):

@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sam_jax.augment import pipeline
-from sam_jax.datasets import catalog, tfds_files
 from sam_jax.datasets.catalog import DatasetSpec
 
 _COLUMNS = 8
@@ -37,12 +36,6 @@ def denormalize(images: np.ndarray, spec: DatasetSpec) -> np.ndarray:
   """
   pixels = pipeline.denormalize(images, spec.mean, spec.std)
   return np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
-
-
-def class_names(spec: DatasetSpec, data_dir: str | None) -> list[str]:
-  """Return the names of the classes in TFDS, or their numbers as text."""
-  builder = tfds_files.prepared_builder(spec, data_dir)
-  return builder.info.features[catalog.CLEAN_LABEL].names
 
 
 def captions(

@@ -27,6 +27,7 @@ from sam_jax.config.schema import (
 from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.datasets.class_names import class_names
 from sam_jax.datasets.stored_form import as_stored
+from sam_jax.runs import dataset_record
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoint_errors import reading
 from sam_jax.runs.checkpoints import SavedCheckpoints
@@ -54,6 +55,7 @@ class TrainedRun:
     model: Its network.
     variables: `params` and `batch_stats`, NumPy arrays; running averages of the
       parameters if the run has them.
+    fingerprint: That of `ImageFolder`, if the data are files; else None.
   """
 
   workdir: epath.Path
@@ -62,6 +64,7 @@ class TrainedRun:
   spec: DatasetSpec
   model: nn.Module
   variables: dict[str, Any]
+  fingerprint: str | None = None
 
   @property
   def params(self) -> Any:
@@ -267,7 +270,9 @@ def load_run(
       f"--workdir={workdir} has no checkpoint of step {step}. Kept:"
       f" {', '.join(map(str, steps))}."
     )
-  spec = build.dataset_spec(config)
+  with reading(workdir):
+    record = dataset_record.read(workdir)
+  spec = build.dataset_spec(config, record.get("class_names", ()))
   # Evaluation does not use m, and every m fits one device. The structure of the
   # state does not depend on the length of an epoch.
   parts = build.parts(config, spec, steps_per_epoch=1, num_devices=1)
@@ -280,9 +285,14 @@ def load_run(
     raise _no_checkpoints(workdir)
   if not use_ema:
     state = state.replace(ema={})
-  variables = state.eval_variables()
   return TrainedRun(
-    workdir, config, int(state.step), spec, parts.model, variables
+    workdir,
+    config,
+    int(state.step),
+    spec,
+    parts.model,
+    state.eval_variables(),
+    (record.get("files") or {}).get("fingerprint"),
   )
 
 

@@ -110,20 +110,35 @@ FIELDS: dict[str, Field] = {
     help="False: a wide ResNet without batch normalization, as in the paper's"
     " study of the Hessian.",
   ),
-  "dataset.name": Field("cifar10", help="Data set, such as cifar10."),
+  "dataset.name": Field(
+    "cifar10",
+    help="Data set, such as cifar10, or image_folder for files of your own.",
+  ),
   "dataset.data_dir": Field(
     None,
     str,
     is_path=True,
     decides="nothing",
     per_host=True,
-    help="Directory of the data sets; None: $TFDS_DATA_DIR or TFDS's default.",
+    help="Directory of the data sets; None: $TFDS_DATA_DIR or TFDS's default."
+    " Of image_folder: the images, or a CSV file.",
   ),
   "dataset.validation_size": Field(
     0,
     ge=0,
     help="Training examples to hold out and to evaluate on; 0: evaluate on the"
-    " test set.",
+    " test set. An image_folder without a test set then holds out a fifth.",
+  ),
+  "dataset.split_seed": Field(
+    0,
+    ge=0,
+    lt=2**32,
+    help="Seed that chooses the examples which image_folder holds out.",
+  ),
+  "dataset.broken_images": Field(
+    "refuse",
+    choices=("refuse", "skip"),
+    help="What image_folder does about files that can't be decoded.",
   ),
   "dataset.image_size": Field(
     None,

@@ -147,6 +147,21 @@ def _check_dataset(config: ConfigDict) -> None:
     )
 
 
+def image_folder_size(config: ConfigDict) -> int:
+  """Return the side in pixels of the images that an image folder makes.
+
+  Raises:
+    ConfigError: It is not set, and the network was not designed for any.
+  """
+  size = config.dataset.image_size or models.image_size(config.model.name)
+  if size is None:
+    raise ConfigError(
+      f"config.dataset.image_size must be set: {config.model.name} has no size"
+      " of images of its own."
+    )
+  return size
+
+
 def _check_label_noise(config: ConfigDict) -> None:
   noise, name = config.dataset.label_noise, config.dataset.name
   is_of_cifar10 = name in ("cifar10", "cifar10_n")
@@ -165,6 +180,8 @@ def _check_label_noise(config: ConfigDict) -> None:
 
 def _check_colors(config: ConfigDict) -> None:
   name, policy = config.dataset.name, config.augment.policy
+  if name == catalog.IMAGE_FOLDER:  # always color
+    return
   channels = catalog.dataset_spec(name).image_shape[-1]
   if channels != 3 and policy not in ("none", "basic"):
     raise ConfigError(
@@ -175,7 +192,10 @@ def _check_colors(config: ConfigDict) -> None:
 
 def _check_cutout(config: ConfigDict) -> None:
   size, side = config.augment.cutout_size, config.dataset.image_size
-  spec = catalog.dataset_spec(config.dataset.name)
+  if config.dataset.name == catalog.IMAGE_FOLDER:
+    spec = catalog.image_folder_spec((), image_folder_size(config))
+  else:
+    spec = catalog.dataset_spec(config.dataset.name)
   if side is None and spec.storage == catalog.STREAM:
     side = models.image_size(config.model.name)
   side = side or min(spec.image_shape[:2])

@@ -115,13 +115,22 @@ def read_record(path: Any, offset: Any) -> bytes:
   return data[start:stop]
 
 
+def read_file(name: str) -> bytes:
+  """Read a whole file in a bucket.
+
+  Raises:
+    RuntimeError: The bucket can't be read; one line says why.
+  """
+  return _read(name, 0, None)
+
+
 @functools.cache
 def _client() -> Any:
   return buckets.reader()
 
 
-def _read(name: str, start: int, stop: int) -> bytes:
-  """Read bytes of a file in a bucket, fewer at its end.
+def _read(name: str, start: int, stop: int | None) -> bytes:
+  """Read bytes of a file in a bucket, fewer at its end; None: to its end.
 
   This is Google's own client, which works in the thread that calls it. That of
   fsspec has one thread for all files. If Python's garbage collector ended an
@@ -132,7 +141,10 @@ def _read(name: str, start: int, stop: int) -> bytes:
   try:
     blob = _client().bucket(bucket).blob(file)
     return blob.download_as_bytes(
-      start=start, end=stop - 1, raw_download=True, checksum=None
+      start=start,
+      end=stop and stop - 1,
+      raw_download=True,
+      checksum=None,
     )
   except Exception as error:  # each client has errors of its own
     raise RuntimeError(buckets.describe(error, name)) from error

@@ -12,6 +12,10 @@ STREAM = "stream"
 
 CLEAN_LABEL = "label"
 
+# The data set of files that users have, see `image_folder`.
+IMAGE_FOLDER = "image_folder"
+_LARGEST_IN_MEMORY = 64  # pixels
+
 
 class DatasetError(ValueError):
   """A data set is unknown, is missing, or does not fit the request."""
@@ -42,6 +46,7 @@ class DatasetSpec:
     noisy_label_columns: Other features with labels, in addition to "label".
     noisy_labels: True if training labels may be wrong; batches then carry the
       clean labels too. The function that loads the data set sets this field.
+    class_names: Names of the classes, if they are known without the data.
     stored_shape: Shape of images in memory if `image_shape` is another one, to
       which the device resizes them. `with_image_size` sets this field.
     train_examples: Examples of `train_splits`, for estimates made without the
@@ -65,6 +70,7 @@ class DatasetSpec:
   label_column: str = CLEAN_LABEL
   noisy_label_columns: tuple[str, ...] = ()
   noisy_labels: bool = False
+  class_names: tuple[str, ...] = ()
   stored_shape: tuple[int, int, int] | None = None
   train_examples: int | None = None
 
@@ -301,13 +307,44 @@ _SPECS = (
 _BY_NAME = {spec.name: spec for spec in _SPECS}
 
 
-def known_datasets() -> list[str]:
-  """Return the names of the data sets that configs can ask for."""
+def image_folder_spec(class_names: Sequence[str], size: int) -> DatasetSpec:
+  """Return the description of a data set of image files.
+
+  Images up to 64 pixels are kept in memory and augmented like CIFAR; larger
+  ones are streamed and cropped like ImageNet, whose normalization both have.
+
+  Args:
+    class_names: Names of the classes.
+    size: Side in pixels of the images that the network sees.
+  """
+  is_small = size <= _LARGEST_IN_MEMORY
+  return dataclasses.replace(
+    _IMAGENET,
+    name=IMAGE_FOLDER,
+    tfds_name="",
+    manual_files="",
+    needs_download=False,
+    num_classes=len(class_names),
+    class_names=tuple(class_names),
+    image_shape=(size, size, 3),
+    storage=IN_MEMORY if is_small else STREAM,
+    autoaugment_policy="cifar10" if is_small else "imagenet",
+    crop_padding=max(size // 8, 1) if is_small else 0,
+  )
+
+
+def prepared_datasets() -> list[str]:
+  """Return the names of the data sets that TFDS prepares."""
   return list(_BY_NAME)
 
 
+def known_datasets() -> list[str]:
+  """Return the names of the data sets that configs can ask for."""
+  return [*_BY_NAME, IMAGE_FOLDER]
+
+
 def dataset_spec(name: str) -> DatasetSpec:
-  """Look a data set up.
+  """Look up a data set that TFDS prepares.
 
   Raises:
     DatasetError: No data set has that name.

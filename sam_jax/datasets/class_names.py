@@ -16,6 +16,8 @@ def class_names(spec: DatasetSpec, data_dir: str | None) -> tuple[str, ...]:
   Returns:
     The names, or the numbers of the classes as text.
   """
+  if spec.class_names:
+    return spec.class_names
   directory = array_cache.data_root(data_dir) / spec.directory
   for file in sorted(directory.glob(f"[0-9]*/{CLEAN_LABEL}.labels.txt")):
     names = tuple(file.read_text().split("\n"))

@@ -18,6 +18,7 @@ from sam_jax.datasets import (
   tfrecords,
 )
 from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetError, DatasetSpec
+from sam_jax.datasets.image_folder import ImageFolder
 from sam_jax.datasets.sampler import Sampler
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,10 @@ class InMemoryDataset:
     spec: The data set.
     num_train: Number of training examples.
     steps_per_epoch: Whole batches in the training set.
+    folder: The images by name, of a data set of image files.
   """
+
+  folder: ImageFolder | None = None
 
   def __init__(
     self,

@@ -31,7 +31,7 @@ _MANUAL_DIR = flags.DEFINE_string(
 def table_of_datasets() -> str:
   """Return one line for each data set: its name and the files it needs."""
   lines = []
-  for name in catalog.known_datasets():
+  for name in catalog.prepared_datasets():
     line = f"  {name:18} {catalog.dataset_spec(name).manual_files}"
     indent = " " * 21
     lines.append(
@@ -45,7 +45,7 @@ __doc__ = f"{__doc__}\n{table_of_datasets()}\n"  # shown by --help
 
 def main(argv: list[str]) -> None:
   """Prepare the data sets that the command line names."""
-  known = ", ".join(catalog.known_datasets())
+  known = ", ".join(catalog.prepared_datasets())
   if len(argv) < 2:
     cli.refuse(f"Name the data sets to prepare. Known: {known}.")
   try:

@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
@@ -25,6 +25,7 @@ from etils import epath
 from sam_jax import paths
 from sam_jax.datasets import crops, labels, tfds_files, tfrecords
 from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetError, DatasetSpec
+from sam_jax.datasets.image_folder import ImageFolder
 from sam_jax.datasets.in_memory import Batch, num_left_to_train
 from sam_jax.datasets.sampler import Sampler
 
@@ -32,6 +33,28 @@ from sam_jax.datasets.sampler import Sampler
 # (example, file, offset, seed) -> what a batch holds of an example.
 Crop = Callable[[Any, int, Any], Any]
 Load = Callable[[Any, Any, Any, Any], dict[str, Any]]
+
+
+class Source(Protocol):
+  """Some examples on a disk or in a bucket.
+
+  Attributes:
+    remedy: What to do about an example that can't be read, a sentence.
+  """
+
+  remedy: str
+
+  def __len__(self) -> int:
+    """Return the number of examples."""
+
+  def describe(self, example: int) -> str:
+    """Return where an example is, for a message."""
+
+  def locate(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the files int32 [n] and offsets int64 [n] of examples [n]."""
+
+  def load_fn(self, crop: Crop, size: int) -> Load:
+    """Return a function of TensorFlow's that loads an example."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +65,11 @@ class Records:
   features: Any  # of TFDS, which parse a record
   numbers: np.ndarray  # int64 [N], index into the records of the files
 
+  remedy = (
+    "Repair that image at its source or leave it out, remove what was prepared,"
+    " and prepare it again"
+  )
+
   def __len__(self) -> int:
     return len(self.numbers)
 
@@ -50,6 +78,10 @@ class Records:
     numbers = self.numbers[examples]
     files = self.files
     return files.file_of_record[numbers], files.offset_of_record[numbers]
+
+  def describe(self, example: int) -> str:
+    """Return the split, the number and the file of an example."""
+    return self.files.describe(self.numbers[example])
 
   def load_fn(self, crop: Crop, size: int) -> Load:
     """Return a function that reads, decodes and crops an example.
@@ -89,13 +121,16 @@ class StreamingDataset:
     spec: The data set.
     num_train: Number of training examples.
     steps_per_epoch: Whole batches in the training set.
+    folder: The images by name, of a data set of image files.
   """
+
+  folder: ImageFolder | None = None
 
   def __init__(
     self,
     spec: DatasetSpec,
-    train: Records,
-    test: Records,
+    train: Source,
+    test: Source,
     *,
     crops_at_random: bool,
     seed: int,
@@ -121,7 +156,7 @@ class StreamingDataset:
     self.num_train = len(train)
     self._sampler = Sampler(spec, self.num_train, seed=seed, **sampling)
     self.steps_per_epoch = self._sampler.steps_per_epoch
-    self._splits = {"train": train, "test": test}
+    self._splits: dict[str, Source] = {"train": train, "test": test}
     self._crops_at_random, self._seed = crops_at_random, seed
     self._train_labels = train_labels
 
@@ -206,7 +241,12 @@ class StreamingDataset:
         self.spec.check_labels(batch["label"])
         yield batch
         done += 1
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+    except (
+      tf.errors.DataLossError,
+      tf.errors.InvalidArgumentError,
+      tf.errors.NotFoundError,
+      tf.errors.PermissionDeniedError,
+    ):
       failed = next(itertools.islice(located(), done, None))
       self._raise_for_bad_image(records, load, failed)
       raise
@@ -217,7 +257,7 @@ class StreamingDataset:
       ) from error
 
   def _raise_for_bad_image(
-    self, records: Records, load: Load, batch: tuple[np.ndarray, ...]
+    self, records: Source, load: Load, batch: tuple[np.ndarray, ...]
   ) -> None:
     """Raise a DatasetError about the first example that can't be loaded."""
     import tensorflow as tf
@@ -226,11 +266,9 @@ class StreamingDataset:
       try:
         load(example, *where)
       except (tf.errors.OpError, ValueError) as error:
-        place = records.files.describe(records.numbers[example])
         raise DatasetError(
-          f"Data set {self.spec.name!r}: {place}, can't be read:"
-          f" {tfds_files.reason(error)}. Repair that image at its source"
-          " or leave it out, remove what was prepared, and prepare it again."
+          f"Data set {self.spec.name!r}: {records.describe(example)}, can't be"
+          f" read: {tfds_files.reason(error)}. {records.remedy}."
         ) from error
 
 

@@ -31,9 +31,7 @@ def tfds_builder(
     data_dir: TFDS's data directory; None for its default.
     version: Version of the data set; None for the builder's own.
   """
-  # TensorFlow reads these when it is imported: log only errors.
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  set_tensorflow_environment()
   import tensorflow_datasets as tfds  # slow to import, rarely needed
 
   if data_dir:
@@ -44,6 +42,12 @@ def tfds_builder(
   module, name = spec.tfds_name.split(":")
   builder_class = getattr(importlib.import_module(module), name)
   return builder_class(data_dir=data_dir, **options)
+
+
+def set_tensorflow_environment() -> None:
+  """Let TensorFlow, which reads this at its import, log only errors."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
@@ -359,6 +363,7 @@ def reason(error: Any) -> str:
 
 def hide_accelerators_from_tensorflow() -> None:
   """Leave the memory of all accelerators to JAX."""
+  set_tensorflow_environment()
   import tensorflow as tf
 
   for kind in ("GPU", "TPU"):

@@ -1,16 +1,21 @@
 """The examples of an evaluation: a split of the run's data set, or others."""
 
 import dataclasses
+import logging
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
 
+from sam_jax import buckets, paths
 from sam_jax.analysis.trained_run import TrainedRun
 from sam_jax.config.schema import ConfigError, did_you_mean
-from sam_jax.datasets import catalog
+from sam_jax.datasets import catalog, image_files, image_folder
 from sam_jax.datasets.class_names import class_names
 from sam_jax.training import build
 from sam_jax.training.input_pipeline import Dataset, create_dataset
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("test", "validation", "train")
 
@@ -23,16 +28,24 @@ class EvaluationData:
     name: Name of the data set.
     split: One of `SPLITS`.
     dataset: The data set, its training labels clean.
+    split_of_dataset: The name of the split for `Dataset.eval_batches`.
+    has_labels: False for images without classes: their labels are all 0.
   """
 
   name: str
   split: str
   dataset: Dataset
+  split_of_dataset: str
+  has_labels: bool = True
 
   @property
-  def split_of_dataset(self) -> str:
-    """The name of the split for `Dataset.eval_batches`."""
-    return "train" if self.split == "train" else "test"
+  def examples(self) -> Sequence[str] | None:
+    """Names of the examples, if they are files."""
+    folder = self.dataset.folder
+    if folder is None:
+      return None
+    is_train = self.split_of_dataset == "train"
+    return (folder.train if is_train else folder.test).files.names
 
 
 def select(
@@ -47,7 +60,7 @@ def select(
 
   Args:
     run: The run.
-    data: Name of a data set with the classes of the run; None for its own.
+    data: Name of a data set, or the path of images; None for the run's own.
     split: "test", "train", or "validation" for the training examples that the
       run held out; None for what the run was evaluated on while it trained.
     data_dir: Directory of the data sets; None for that of the run.
@@ -58,6 +71,8 @@ def select(
       held nothing out.
     DatasetError: It is missing or damaged.
   """
+  if data and _is_path(data):
+    return _select_files(run, data, split or "test", batch_size)
   name = data or run.config.dataset.name
   config = _config_without_training(run, name)
   if data_dir is not None:
@@ -70,18 +85,90 @@ def select(
       f"--split=validation: the run did not hold out examples of {name}. Use"
       " --split=test."
     )
-  if split == "test":
+  if split == "test" and held_out:
+    _check_test_set(config)
     config.dataset.validation_size = 0
   if name != run.config.dataset.name:
     _check_classes(run, config)
-  return EvaluationData(name, split, create_dataset(config))
+  dataset = create_dataset(config)
+  _check_files(run, dataset)
+  part = "train" if split == "train" else "test"
+  return EvaluationData(name, split, dataset, part)
+
+
+def _is_path(data: str) -> bool:
+  """Return True if --data is a directory or a CSV file, not a name."""
+  if data in catalog.known_datasets():
+    return False
+  is_csv = data.lower().endswith(".csv")
+  return is_csv or "/" in data or paths.resolve(data).is_dir()
+
+
+def _select_files(
+  run: TrainedRun, data: str, split: str, batch_size: int | None
+) -> EvaluationData:
+  """Load image files, as the network of a run sees them."""
+  if split == "validation":
+    raise ConfigError(
+      f"--split=validation: nothing is held out of {data}. Use --split=test."
+    )
+  buckets.check(data, "--data")
+  folder, has_labels = image_folder.find_to_evaluate(
+    data, run.class_names, split
+  )
+  skips_broken = run.config.dataset.broken_images == "skip"
+  folder, arrays = image_files.examined(
+    folder, run.spec, skips_broken=skips_broken
+  )
+  if not len(folder.train):
+    raise ConfigError(f"--data={data}: all images are broken. Repair them.")
+  dataset = image_files.dataset_of(
+    *(folder, arrays, run.spec),
+    batch_size=1,
+    eval_batch_size=batch_size or run.eval_batch_size,
+    seed=run.config.seed,
+  )
+  name = paths.resolve(data).stem
+  return EvaluationData(name, split, dataset, "train", has_labels)
+
+
+def _check_test_set(config: ConfigDict) -> None:
+  """Check that a test set other than the held-out examples exists.
+
+  Raises:
+    ConfigError: It does not.
+  """
+  data_dir = config.dataset.data_dir
+  if config.dataset.name != catalog.IMAGE_FOLDER:
+    return
+  if not image_folder.has_test_split(data_dir):
+    raise ConfigError(
+      f"--split=test: {data_dir} has no test set. Use --split=validation, the"
+      " examples that the run held out."
+    )
+
+
+def _check_files(run: TrainedRun, dataset: Dataset) -> None:
+  """Warn if the images are not those that the run was trained with."""
+  if dataset.folder is None or dataset.folder.fingerprint == run.fingerprint:
+    return
+  logger.warning(
+    "%s has other images than when %s was trained: the examples that the run"
+    " held out may be others now.",
+    dataset.folder.root,
+    run.workdir,
+  )
 
 
 def _config_without_training(run: TrainedRun, name: str) -> ConfigDict:
   """Return the config of a run with what evaluation needs of a data set."""
   if name not in catalog.known_datasets():
     known = did_you_mean(name, catalog.known_datasets())
-    raise ConfigError(f"--data={name} is no data set. {known}")
+    raise ConfigError(
+      f"--data={name} is no data set, nor a directory or a CSV file. {known}"
+    )
+  if name == catalog.IMAGE_FOLDER and name != run.config.dataset.name:
+    raise ConfigError(f"--data={name}: give the path of the images instead.")
   config = run.config.copy_and_resolve_references()
   devices = jax.local_device_count()
   config.batch_size = devices  # a training set may be smaller than a batch

@@ -32,12 +32,14 @@ class Report:
     class_names: Names of the classes.
     outcomes: Arrays [N] as in `TrainedRun.outcomes`.
     examples: Names of the examples, such as files; None: they are numbered.
+    has_labels: False to report predictions alone.
   """
 
   about: dict[str, Any]
   class_names: tuple[str, ...]
   outcomes: Outcomes
   examples: Sequence[str] | None = None
+  has_labels: bool = True
 
   @property
   def summary(self) -> dict[str, float]:
@@ -61,6 +63,10 @@ class Report:
       f"{about['run']} at step {about['step']}, {about['weights']}",
       f"{about['data']}, {about['split']}: {count:,} examples",
       "",
+    ]
+    if not self.has_labels:
+      return [*lines, *self._prediction_table()]
+    lines += [
       *_summary_table(self.summary),
       "",
     ]
@@ -83,11 +89,24 @@ class Report:
       directory: An existing directory.
 
     Returns:
-      The files: predictions.csv, confusion.csv, classes.csv, evaluation.json.
+      The files: predictions.csv, confusion.csv, classes.csv, evaluation.json;
+      only the first and the last one without labels.
     """
+    count = len(self.outcomes["label"])
+    result = {**self.about, "examples": count}
+    contents = {"predictions.csv": _csv(self._predictions())}
+    if self.has_labels:
+      result |= self.summary
+      contents |= self._tables_of_labels()
+    for name, text in contents.items():
+      files.write_atomically(directory / name, text)
+    files.write_json(directory / "evaluation.json", result)
+    return [directory / name for name in (*contents, "evaluation.json")]
+
+  def _tables_of_labels(self) -> dict[str, str]:
+    """Return the contents of confusion.csv and classes.csv."""
     rows = measures.class_rows(self.confusion, self.class_names)
-    contents = {
-      "predictions.csv": _csv(self._predictions()),
+    return {
       "confusion.csv": _csv(
         [
           ("label", *self.class_names),
@@ -96,12 +115,15 @@ class Report:
       ),
       "classes.csv": _csv([rows[0].keys(), *(row.values() for row in rows)]),
     }
-    for name, text in contents.items():
-      files.write_atomically(directory / name, text)
-    count = len(self.outcomes["label"])
-    result = {**self.about, "examples": count, **self.summary}
-    files.write_json(directory / "evaluation.json", result)
-    return [directory / name for name in (*contents, "evaluation.json")]
+
+  def _prediction_table(self) -> list[str]:
+    """Return how many examples each class was predicted for."""
+    counts = np.bincount(
+      self.outcomes["prediction"], minlength=len(self.class_names)
+    )
+    order = np.argsort(-counts, kind="stable")[:_CLASSES_SHOWN]
+    rows = [(self.class_names[i], str(counts[i])) for i in order if counts[i]]
+    return markdown.table(("prediction", "examples"), rows, text_columns=1)
 
   def _predictions(self) -> Iterable[Sequence[Any]]:
     """Yield the lines of predictions.csv."""
@@ -116,10 +138,8 @@ class Report:
       outcomes["nll"],
       strict=True,
     ):
-      yield (
-        *(example, names[label], names[prediction]),
-        *(f"{confidence:.6g}", f"{nll:.6g}"),
-      )
+      known = (names[label], f"{nll:.6g}") if self.has_labels else ("", "")
+      yield example, known[0], names[prediction], f"{confidence:.6g}", known[1]
 
 
 def _summary_table(summary: dict[str, float]) -> list[str]:

@@ -1,9 +1,10 @@
 """From a config to the parts of a run: the one place that takes it apart."""
 
+import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -15,10 +16,11 @@ from ml_collections import ConfigDict
 from sam_jax import masks, methods, models, target
 from sam_jax.augment.pipeline import Augmentation, normalize
 from sam_jax.augment.resize import resize_bicubic
-from sam_jax.config import schema
+from sam_jax.config import relations, schema
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog
 from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.datasets.image_folder import find_class_names
 from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
 from sam_jax.models.summary import model_summary
 from sam_jax.sam import sharpness_aware
@@ -303,21 +305,39 @@ def summary(config: ConfigDict, num_devices: int) -> str:
   return model_summary(network, spec.image_shape)
 
 
-def dataset_spec(config: ConfigDict) -> DatasetSpec:
+def dataset_spec(
+  config: ConfigDict, class_names: Sequence[str] = ()
+) -> DatasetSpec:
   """Return the description of a data set as the network sees it.
 
+  Args:
+    config: A config.
+    class_names: Names of the classes if they are known, as those of a run are;
+      else those of `image_folder` are looked up.
+
   Raises:
+    ConfigError: The size of the images must be set.
     DatasetError: The data set lacks what the config asks for.
   """
+  if config.dataset.name == catalog.IMAGE_FOLDER:
+    names = class_names or find_class_names(config.dataset.data_dir)
+    side = relations.image_folder_size(config)
+    spec = catalog.image_folder_spec(names, side)
+    return _with_label_column(spec, config)
   spec = catalog.dataset_spec(config.dataset.name)
+  if len(class_names) == spec.num_classes:
+    spec = dataclasses.replace(spec, class_names=tuple(class_names))
   size = config.dataset.image_size
   if size is None and spec.storage == catalog.STREAM:
     size = models.image_size(config.model.name)
   if size is not None:
     spec = spec.with_image_size(size)
-  if config.dataset.label_column is not None:
-    spec = spec.with_label_column(config.dataset.label_column)
-  return spec
+  return _with_label_column(spec, config)
+
+
+def _with_label_column(spec: DatasetSpec, config: ConfigDict) -> DatasetSpec:
+  column = config.dataset.label_column
+  return spec if column is None else spec.with_label_column(column)
 
 
 def augmentation(config: ConfigDict, spec: DatasetSpec) -> Augmentation:

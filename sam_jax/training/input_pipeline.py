@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from sam_jax import buckets
 from sam_jax.augment import pipeline
 from sam_jax.augment.resize import resize_bicubic
-from sam_jax.datasets.catalog import STREAM, DatasetSpec
+from sam_jax.datasets import image_files
+from sam_jax.datasets.catalog import IMAGE_FOLDER, STREAM, DatasetSpec
 from sam_jax.datasets.in_memory import InMemoryDataset, load_in_memory
 from sam_jax.datasets.streaming import StreamingDataset, load_streaming
 from sam_jax.runs import distributed
@@ -47,9 +48,17 @@ def create_dataset(config: ConfigDict) -> Dataset:
     "process_index": jax.process_index(),
     "process_count": jax.process_count(),
   }
+  # The official release always crops. The paper fine-tunes without crops.
+  crops = config.augment.policy not in ("none", "aa-only")
+  if spec.name == IMAGE_FOLDER:
+    return image_files.load(
+      spec,
+      split_seed=config.dataset.split_seed,
+      skips_broken=config.dataset.broken_images == "skip",
+      crops_at_random=crops,
+      **fields,
+    )
   if spec.storage == STREAM:
-    # The official release always crops. The paper fine-tunes without crops.
-    crops = config.augment.policy not in ("none", "aa-only")
     return load_streaming(spec, crops_at_random=crops, **fields)
   return load_in_memory(spec, **fields)
 

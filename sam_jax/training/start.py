@@ -11,7 +11,12 @@ from ml_collections import ConfigDict
 
 from sam_jax.config.schema import ConfigError
 from sam_jax.pretrained.fitting import load_pretrained
-from sam_jax.runs import distributed, trained_weights, watchdog
+from sam_jax.runs import (
+  dataset_record,
+  distributed,
+  trained_weights,
+  watchdog,
+)
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.training import build, input_pipeline
@@ -46,6 +51,7 @@ def open_run(
     if not workdir_lib.has_begun(path):
       trained_weights.check(config)
     dataset = input_pipeline.create_dataset_on_all_hosts(config)
+    dataset_record.keep(path, dataset, config.dataset.data_dir)
     checkpoints = Checkpoints(
       path / "checkpoints",
       [e * dataset.steps_per_epoch for e in config.keep_checkpoints_at_epochs],

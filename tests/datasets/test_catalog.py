@@ -11,7 +11,7 @@ CIFAR = catalog.dataset_spec("cifar10")
 IMAGENET = catalog.dataset_spec("imagenet2012")
 
 
-@pytest.mark.parametrize("name", catalog.known_datasets())
+@pytest.mark.parametrize("name", catalog.prepared_datasets())
 def test_every_spec_is_consistent(name):
   spec = catalog.dataset_spec(name)
   channels = spec.image_shape[-1]
@@ -36,7 +36,7 @@ def test_every_spec_is_consistent(name):
 def test_unknown_name_lists_the_known_ones(name, hint):
   with pytest.raises(catalog.DatasetError) as error:
     catalog.dataset_spec(name)
-  known = ", ".join(catalog.known_datasets())
+  known = ", ".join(catalog.prepared_datasets())
   assert (
     str(error.value) == f"Data set {name!r} is unknown. Known: {known}.{hint}"
   )

@@ -142,7 +142,7 @@ def test_unknown_flag_is_one_line():
 
 def test_help_lists_the_data_sets_and_their_files():
   shown = start("--help").stdout
-  for name in catalog.known_datasets():
+  for name in catalog.prepared_datasets():
     # A row is a line that starts with the name, and its continuations.
     row = re.search(rf"\n  {name}\b(.*\n(?:   .*\n)*)", shown)[1]
     files = catalog.dataset_spec(name).manual_files
