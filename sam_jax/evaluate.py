@@ -136,15 +136,13 @@ def _export(run: Any) -> None:
 
   directory = _directory(run, f"export_{run.step}")
   written = []
-  for name in _FORMATS:
+  for name, serialize in (
+    ("safetensors", export.to_safetensors),
+    ("stablehlo", export.to_stablehlo),
+  ):
     if name in _EXPORT.value:
-      if name == "safetensors":
-        tensors, about = export.arrays(run), export.description(run)
-        content = export.to_safetensors(tensors, about)
-      else:
-        content = export.to_stablehlo(run)
       written.append(directory / f"network.{name}")
-      files.write_atomically(written[-1], content)
+      files.write_atomically(written[-1], serialize(run))
   _print_files(written)
 
 

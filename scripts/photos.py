@@ -52,8 +52,8 @@ def write(directory: pathlib.Path, seed: int = 0) -> None:
         part.save(path)
         if name in _LISTED:
           rows.append((str(path.relative_to(directory)), name, split))
-  with open(directory / "two_classes.csv", "w", newline="") as file:
-    csv.writer(file).writerows(rows)
+  with open(directory / "two_classes.csv", "w", newline="") as listing:
+    csv.writer(listing).writerows(rows)
 
 
 def _cut(

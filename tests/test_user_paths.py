@@ -105,13 +105,13 @@ def test_relabel_and_label_file(run, real):
 
 
 def test_evaluate(run, real):
-  flags = f"--workdir={SPELLED}/run@4", "--export=safetensors"
+  flags = f"--workdir={SPELLED}/run@4", "--export=stablehlo"
   run_script("evaluate", *flags, f"--output={SPELLED}/results")
   assert (real / "results/evaluation.json").exists()
   run_script("evaluate", *flags)
   evaluation = run / "evaluation"
   assert (evaluation / "digits_test_4/predictions.csv").exists()
-  assert (evaluation / "export_4/network.safetensors").exists()
+  assert (evaluation / "export_4/network.stablehlo").exists()
 
 
 def test_analyze(run, real):

@@ -91,7 +91,8 @@ def select(
   if name != run.config.dataset.name:
     _check_classes(run, config)
   dataset = create_dataset(config)
-  _check_files(run, dataset)
+  if config.dataset.validation_size == held_out:
+    _check_files(run, dataset)
   part = "train" if split == "train" else "test"
   return EvaluationData(name, split, dataset, part)
 

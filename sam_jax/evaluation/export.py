@@ -4,7 +4,6 @@ Neither file needs this package, and neither holds code of Python.
 """
 
 import json
-from typing import Any
 
 import flax.traverse_util
 import jax
@@ -19,7 +18,6 @@ from sam_jax.datasets.crops import BORDER
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _SEPARATOR = "/"
 
 
@@ -52,31 +50,11 @@ def description(run: TrainedRun) -> dict[str, str]:
   }
 
 
-def to_safetensors(
-  tensors: dict[str, np.ndarray], metadata: dict[str, str]
-) -> bytes:
-  """Return arrays in the safetensors format.
+def to_safetensors(run: TrainedRun) -> bytes:
+  """Return the arrays and the description of a network as a file."""
+  from safetensors import numpy as safetensors
 
-  Args:
-    tensors: Float arrays by name.
-    metadata: Texts by name.
-
-  Reference: https://github.com/huggingface/safetensors#format.
-  """
-  header: dict[str, Any] = {"__metadata__": metadata}
-  end = 0
-  for name, array in tensors.items():
-    begin, end = end, end + array.nbytes
-    header[name] = {
-      "dtype": _DTYPES[array.dtype.name],
-      "shape": list(array.shape),
-      "data_offsets": [begin, end],
-    }
-  text = json.dumps(header, separators=(",", ":")).encode()
-  text += b" " * (-len(text) % 8)  # the arrays start at a multiple of 8
-  parts: list[Any] = [len(text).to_bytes(8, "little"), text]
-  parts += [np.ascontiguousarray(array).data for array in tensors.values()]
-  return b"".join(parts)
+  return safetensors.save(arrays(run), description(run))
 
 
 def to_stablehlo(run: TrainedRun) -> bytes:
@@ -93,7 +71,9 @@ def to_stablehlo(run: TrainedRun) -> bytes:
   def program(tensors, images):
     variables = flax.traverse_util.unflatten_dict(tensors, sep=_SEPARATOR)
     variables.setdefault("batch_stats", {})
-    return run.logits(variables, images)
+    # One image at a time: a network may ask for the number of its images, which
+    # is unknown here.
+    return jax.vmap(lambda image: run.logits(variables, image[None])[0])(images)
 
   shapes = {
     name: jax.ShapeDtypeStruct(array.shape, array.dtype)

@@ -14,7 +14,7 @@ from sam_jax.datasets.class_names import class_names
 from sam_jax.runs import distributed, files
 from sam_jax.runs import workdir as workdir_lib
 
-_NAME = "dataset.json"
+_NAME = "data.json"
 
 
 def keep(workdir: epath.Path, dataset: Any, data_dir: str | None) -> None:
