@@ -40,6 +40,7 @@ class Costs:
 
   Attributes:
     flops: FLOPs of convolutions and matrix products.
+    pass_flops: The same, with each pass of a precision above the default.
     hbm_bytes: Bytes between chip and memory, whole tiles: each instruction
       reads its operands and writes its results once.
     element_bytes: The same without the padding of tiles.
@@ -55,6 +56,7 @@ class Costs:
   """
 
   flops: float
+  pass_flops: float
   hbm_bytes: int
   element_bytes: int
   collectives: dict[Collective, tuple[int, int]]
@@ -91,7 +93,7 @@ def costs(program: Program, num_devices: int) -> Costs:
     program: An optimized program.
     num_devices: Devices that run it.
   """
-  flops = 0.0
+  flops = pass_flops = 0.0
   moved = [0.0, 0.0]
   copies = copied = gathered = conditionals = 0.0
   loops: list[int | None] = []
@@ -100,6 +102,9 @@ def costs(program: Program, num_devices: int) -> Costs:
     for each in computation.instructions:
       flops += times * flops_lib.in_fusions(
         program, computation, each, flops_lib.flops
+      )
+      pass_flops += times * flops_lib.in_fusions(
+        program, computation, each, flops_lib.passes
       )
       gathered += times * flops_lib.in_fusions(
         program, computation, each, flops_lib.gathered
@@ -119,6 +124,7 @@ def costs(program: Program, num_devices: int) -> Costs:
         collectives[kind] = (number + times, size + added)
   return Costs(
     flops=flops,
+    pass_flops=pass_flops,
     hbm_bytes=round(moved[0]),
     element_bytes=round(moved[1]),
     collectives={

@@ -94,7 +94,7 @@ class Plan:
     chip, costs = self.tpu.chip, self.compiled[program].costs
     share = 1 / chip.devices_per_chip  # of the chip, for each device
     return Times(
-      costs.flops / (chip.flops * share),
+      costs.pass_flops / (chip.flops * share),
       costs.hbm_bytes / (chip.hbm_bandwidth * share),
       costs.link_bytes(is_async=False) / (chip.link_bandwidth * share),
       costs.link_bytes(is_async=True) / (chip.link_bandwidth * share),

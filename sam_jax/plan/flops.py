@@ -1,4 +1,4 @@
-"""FLOPs of convolutions and matrix products, and indices of gathers."""
+"""FLOPs of convolutions and products, and indices of gathers."""
 
 import functools
 import math
@@ -40,6 +40,24 @@ def flops(computation: Computation, each: Instruction) -> float:
   if each.opcode == "convolution":
     return _convolution_flops(computation, each)
   return _dot_flops(computation, each) if each.opcode == "dot" else 0.0
+
+
+def passes(computation: Computation, each: Instruction) -> float:
+  """Return the FLOPs of a convolution or product in all of its passes.
+
+  A TPU multiplies in bfloat16: float32 operands in one pass, in three for
+  precision "high", in six for "highest".
+  """
+  match = re.search(r"operand_precision=\{(\w+),(\w+)\}", each.attributes)
+  counts = {"default": 1, "high": 3, "highest": 6}
+  number = max(counts.get(name, 1) for name in match.groups()) if match else 1
+  if any(
+    shape.dtype == "bf16"
+    for shapes in operand_shapes(computation, each)[:2]
+    for shape in shapes
+  ):
+    number = 1
+  return number * flops(computation, each)
 
 
 def _dot_flops(computation: Computation, each: Instruction) -> float:

@@ -98,6 +98,11 @@ def _cost_rows(plan: Plan) -> list[Row]:
   return [
     of_costs("GFLOP", lambda c: _digits(c.flops / 1e9), COMPILED),
     of_costs(
+      "GFLOP in passes of bfloat16",
+      lambda c: _digits(c.pass_flops / 1e9),
+      COMPILED,
+    ),
+    of_costs(
       "GB of HBM, whole tiles", lambda c: _digits(c.hbm_bytes / 1e9), ESTIMATED
     ),
     of_costs(

@@ -50,7 +50,7 @@ def _moved(
     return _fusion_traffic(program, computation, each, fused, padded)
   read, written = plain_traffic(computation, each, padded)
   if each.opcode in _READS_A_PART:
-    return 2 * written
+    return min(read, _in_hbm(each, padded)) + written
   if each.opcode == "dynamic-update-slice":
     update = operand_shapes(computation, each)[1]
     return 2 * _size(update, padded)

@@ -11,7 +11,7 @@ from sam_jax.plan.compiler import Compiled
 from sam_jax.plan.costs import Costs
 from tests.in_process import run_script
 
-COSTS = Costs(1e12, 10**9, 10**9, {}, 0, 0, 0, [], 0, 50, 60)
+COSTS = Costs(1e12, 1e12, 10**9, 10**9, {}, 0, 0, 0, [], 0, 50, 60)
 SMALL = Compiled(COSTS, {"parameters": GIB, "batch": GIB}, 3 * GIB, 1.0)
 
 

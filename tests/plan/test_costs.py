@@ -141,3 +141,22 @@ def test_a_conditional_costs_the_mean_of_its_branches():
   text = lowered.compiler_ir("hlo").as_hlo_module().to_string()
   found = costs(hlo.parse(text), 1)
   assert (found.conditionals, found.flops) == (1, pytest.approx(2 * 5**3 / 3))
+
+
+@pytest.mark.parametrize(
+  ("dtype", "precision", "passes"),
+  [
+    ("f32", "", 1),
+    ("f32", "high", 3),
+    ("f32", "highest", 6),
+    ("bf16", "highest", 1),
+  ],
+)
+def test_precision_takes_passes(dtype, precision, passes):
+  added = f", operand_precision={{{precision},{precision}}}, window"
+  text = TEXT.replace(", window", added if precision else ", window")
+  if dtype == "f32":
+    text = text.replace("bf16[", "f32[")
+  found = costs(hlo.parse(text), num_devices=8)
+  assert found.flops == costs(PROGRAM, num_devices=8).flops
+  assert found.pass_flops == passes * found.flops

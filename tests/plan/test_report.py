@@ -14,7 +14,8 @@ from sam_jax.plan.estimates import Plan
 from sam_jax.training import build
 
 COSTS = Costs(
-  flops=1.97e12,  # 10 ms on v5e
+  flops=1.97e12,
+  pass_flops=1.97e12,  # 10 ms on v5e
   hbm_bytes=16_380_000_000,  # 20 ms
   element_bytes=8_000_000_000,
   collectives={Collective("all-reduce", 8, False): (2, 400_000_000)},  # 3.5 ms
@@ -34,12 +35,19 @@ SAM = Compiled(
 )
 SGD = dataclasses.replace(
   SAM,
-  costs=dataclasses.replace(COSTS, flops=0.985e12, hbm_bytes=8_190_000_000),
+  costs=dataclasses.replace(
+    COSTS, flops=0.985e12, pass_flops=0.985e12, hbm_bytes=8_190_000_000
+  ),
   total_bytes=5 * GIB // 2,
 )
 AUGMENT = Compiled(
   dataclasses.replace(
-    COSTS, flops=0.0, hbm_bytes=819_000_000, collectives={}, loops=[]
+    COSTS,
+    flops=0.0,
+    pass_flops=0.0,
+    hbm_bytes=819_000_000,
+    collectives={},
+    loops=[],
   ),
   {"batch": GIB // 4},
   total_bytes=GIB,
