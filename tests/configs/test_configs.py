@@ -231,6 +231,8 @@ L2 = FINETUNE | {
   "model.name": "efficientnet_l2_475",
   "pretrained": "checkpoints/efficientnet_l2_475",
   "dataset.image_size": 475,
+  "model.remat": True,
+  "model.dtype": "bfloat16",
   "sam.m": 4,
 }
 
