@@ -34,7 +34,7 @@ _PROGRAMS = flags.DEFINE_list(
   " config has no SAM. Each takes seconds to minutes.",
 )
 _OUTPUT = flags.DEFINE_string(
-  "output", None, "Directory to keep the programs in, as text (HLO)."
+  "output", None, "New directory to keep the programs in, as text (HLO)."
 )
 
 
@@ -61,6 +61,9 @@ def main(argv: list[str]) -> None:
     )
   if _OUTPUT.value:
     directory = pathlib.Path(cli.make_directory("output", _OUTPUT.value))
+    # Programs of another plan would be taken for those of this one.
+    if any(directory.iterdir()):
+      cli.refuse(f"--output={directory} is not empty: name a new directory.")
     _plan(config, tpu, names, directory)
   else:
     with tempfile.TemporaryDirectory() as temporary:

@@ -101,6 +101,15 @@ def test_mistakes_are_one_line(compiled, capsys):
   assert not compiled
 
 
+def test_programs_of_another_plan_are_not_read(compiled, capsys, tmp_path):
+  plan("--programs=sam", f"--output={tmp_path / 'new'}")
+  assert compiled == [("sam", "v5e:2x4")]
+  (tmp_path / "new/sam").mkdir()
+  assert refusal(capsys, f"--output={tmp_path / 'new'}") == (
+    f"error: --output={tmp_path}/new is not empty: name a new directory.\n"
+  )
+
+
 def test_without_libtpu_one_line_says_what_to_install(capsys, monkeypatch):
   monkeypatch.setattr(compiler, "libtpu_version", lambda: None)
   error = refusal(capsys)
