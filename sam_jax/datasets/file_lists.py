@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NoReturn
 
 import numpy as np
 from etils import epath
@@ -73,8 +74,16 @@ def directories(path: epath.Path) -> list[str]:
 
   Those that begin with a dot are hidden.
   """
-  found = (child.name for child in path.iterdir() if child.is_dir())
+  try:
+    found = [child.name for child in path.iterdir() if child.is_dir()]
+  except OSError as problem:
+    raise unreadable(path, problem) from problem
   return sorted(name for name in found if not name.startswith("."))
+
+
+def unreadable(path: epath.PathLike, problem: OSError) -> DatasetError:
+  """Return the error that a file or a directory can't be read."""
+  return error(path, f"it can't be read: {paths.describe_error(problem)}.")
 
 
 def find(root: epath.Path, prefixes: Sequence[str]) -> Files:
@@ -121,8 +130,14 @@ def _walk(root: epath.Path, prefix: str) -> Iterator[tuple[str, int, int]]:
   """Yield (name, size, version) of the files below a local directory."""
   top = os.fspath(root)
   seen = set()  # links may form circles
+
+  def refuse(problem: OSError) -> NoReturn:
+    raise unreadable(problem.filename, problem) from problem
+
   start = os.path.join(top, prefix)
-  for directory, below, files in os.walk(start, followlinks=True):
+  for directory, below, files in os.walk(
+    start, onerror=refuse, followlinks=True
+  ):
     if (real := os.path.realpath(directory)) in seen:
       below.clear()
       continue

@@ -6,7 +6,7 @@ import io
 
 from etils import epath
 
-from sam_jax.datasets.file_lists import error
+from sam_jax.datasets.file_lists import error, unreadable
 
 # Names of splits, of directories too.
 TRAIN_SPLITS = ("train", "training")
@@ -33,6 +33,8 @@ def read(path: epath.Path) -> list[Row]:
     text = path.read_bytes().decode("utf-8-sig")
   except UnicodeDecodeError as problem:
     raise error(path, "it is not UTF-8 text. Save it as UTF-8.") from problem
+  except OSError as problem:
+    raise unreadable(path, problem) from problem
   reader = csv.DictReader(io.StringIO(text, newline=""))
   missing = {"path", "label"} - set(reader.fieldnames or ())
   if missing:

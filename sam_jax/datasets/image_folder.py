@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from sam_jax import paths
+from sam_jax import buckets, paths
 from sam_jax.datasets import file_lists, image_csv
 from sam_jax.datasets.catalog import DatasetError
 from sam_jax.datasets.file_lists import Files, error
@@ -251,6 +251,7 @@ def _existing(data_dir: str | None) -> epath.Path:
       " directory of the images, or a CSV file."
     )
   path = paths.resolve(data_dir)
+  buckets.check(path, "config.dataset.data_dir")
   if _is_csv(path):
     if not path.exists():
       raise error(path, "there is no such file. Correct its path.")

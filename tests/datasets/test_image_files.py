@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog, image_files, image_folder, pillow_images
 from sam_jax.datasets.catalog import DatasetError
+from tests.bucket import ROOT
 from tests.datasets import folders
 
 NAMES = ("cat", "dog")
@@ -234,3 +236,19 @@ def test_gray_networks_see_gray_images(photos):
   folder = image_folder.find(str(photos))
   _, arrays = image_files.examined(folder, spec, skips_broken=False)
   assert arrays["image"].shape == (24, 8, 8, 1)
+
+
+@SPECS
+def test_images_in_a_bucket_are_those_of_the_disk(bucket, photos, spec):
+  with pytest.raises(ConfigError, match="data_dir=gs://no/photos: there is no"):
+    load("gs://no/photos", spec)
+  bucket.upload(photos, "photos")
+  local, remote = (load(place, spec) for place in (photos, f"{ROOT}/photos"))
+  assert remote.folder.fingerprint == local.folder.fingerprint
+  expected, found = (batches(dataset, 0, 3) for dataset in (local, remote))
+  np.testing.assert_array_equal(found["label"], expected["label"])
+  if spec is SMALL:
+    np.testing.assert_array_equal(found["image"], expected["image"])
+  else:  # Pillow decodes all of them
+    difference = np.abs(found["image"].astype(int) - expected["image"])
+    assert difference.mean() < 2

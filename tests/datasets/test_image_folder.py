@@ -210,6 +210,19 @@ def test_csv_file_that_is_no_text(tmp_path):
     image_folder.find(str(file))
 
 
+@pytest.mark.parametrize("name", ["scandir", "listdir"])
+def test_directory_that_cannot_be_read_is_one_line(tmp_path, monkeypatch, name):
+  touch(tmp_path, "a/1.jpg")
+
+  def fail(path="."):
+    raise PermissionError(13, "Permission denied", os.fspath(path))
+
+  monkeypatch.setattr(os, name, fail)
+  with pytest.raises(DatasetError) as error:
+    image_folder.find(str(tmp_path))
+  assert str(error.value).endswith("it can't be read: Permission denied.")
+
+
 def test_too_many_held_out_examples(tmp_path):
   touch(tmp_path, "a/1.jpg", "a/2.jpg")
   message = "validation_size = 2 leaves nothing of its 2 images to train on"
