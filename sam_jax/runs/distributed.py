@@ -39,8 +39,10 @@ _FINDING_VARIABLES = ("SLURM_PROCID", "OMPI_MCA_orte_hnp_uri")
 _TPU_HOSTS_VARIABLE = "TPU_WORKER_HOSTNAMES"
 
 # A process that was killed, or whose machine is lost, is noticed after this
-# time, or sooner by the end of a connection.
+# time, or sooner by the end of a connection. Pods have JAX's default: one of
+# many hosts may pause for a while.
 _HEARTBEAT_SECONDS = 30
+_HEARTBEAT_SECONDS_OF_PODS = 100
 
 # How long a process waits for the others to join. The hosts of a TPU pod start
 # one after another.
@@ -89,18 +91,20 @@ def initialize(
   }
   missing = [name for name, value in given.items() if value is None]
   if coordinator_address == AUTO:
-    _find_other_processes(_JOIN_SECONDS_OF_PODS)
+    _find_other_processes(_JOIN_SECONDS_OF_PODS, _HEARTBEAT_SECONDS_OF_PODS)
   elif not missing:
     _check_place(**given)
-    _join(_JOIN_SECONDS, **given)
+    _join(_JOIN_SECONDS, _HEARTBEAT_SECONDS, **given)
   elif len(missing) < len(given):
     raise ValueError(
       "Training on several processes needs --coordinator_address,"
       f" --num_processes and --process_id; missing: {', '.join(missing)}."
     )
   elif is_cluster(os.environ):
-    is_pod = _TPU_HOSTS_VARIABLE in os.environ
-    _find_other_processes(_JOIN_SECONDS_OF_PODS if is_pod else _JOIN_SECONDS)
+    if _TPU_HOSTS_VARIABLE in os.environ:
+      _find_other_processes(_JOIN_SECONDS_OF_PODS, _HEARTBEAT_SECONDS_OF_PODS)
+    else:
+      _find_other_processes(_JOIN_SECONDS, _HEARTBEAT_SECONDS)
   elif jax.process_count() > 1:
     raise ValueError(
       f"This is one of {jax.process_count()} hosts of a TPU pod: start training"
@@ -295,9 +299,9 @@ def _is_in_use(port: int) -> bool:
   return False
 
 
-def _find_other_processes(join_seconds: int) -> None:
+def _find_other_processes(join_seconds: int, heartbeat_seconds: int) -> None:
   try:
-    _join(join_seconds)
+    _join(join_seconds, heartbeat_seconds)
   except ValueError as error:
     raise ValueError(
       "JAX finds no other processes of a TPU pod or a cluster here"
@@ -306,7 +310,7 @@ def _find_other_processes(join_seconds: int) -> None:
     ) from error
 
 
-def _join(join_seconds: int, **kwargs: Any) -> None:
+def _join(join_seconds: int, heartbeat_seconds: int, **kwargs: Any) -> None:
   # The stack of the thread that JAX interrupts does not show the cause.
   faulthandler.disable()
   watchdog.report_lost_connections(_lost_connection)
@@ -315,7 +319,7 @@ def _join(join_seconds: int, **kwargs: Any) -> None:
     watchdog.waiting(_other_processes, limit=join_seconds),
   ):
     jax.distributed.initialize(
-      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+      heartbeat_timeout_seconds=heartbeat_seconds,
       initialization_timeout=2 * join_seconds,  # `waiting` ends before
       **kwargs,
     )

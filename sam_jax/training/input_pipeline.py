@@ -1,6 +1,7 @@
 """The data of a run, from the config to augmented batches on the devices."""
 
 import collections
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sam_jax import buckets
+from sam_jax import buckets, paths
 from sam_jax.augment import pipeline
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.datasets import image_files
@@ -22,6 +23,8 @@ from sam_jax.training.step import random_stream
 Dataset = InMemoryDataset | StreamingDataset
 Batch = tuple[int, Any]  # the step, and its arrays on the devices
 T = TypeVar("T")
+
+_DOWNLOADING_AT_ONCE = 8  # processes
 
 PREPARED_AHEAD = 2  # batches that wait on the devices
 
@@ -64,16 +67,22 @@ def create_dataset(config: ConfigDict) -> Dataset:
 
 
 def create_dataset_on_all_hosts(config: ConfigDict) -> Dataset:
-  """Load the data set; process 0 prepares what the others then find on disk."""
-  if jax.process_count() == 1:
+  """Load the data set; process 0 prepares what the others then find on disk.
+
+  Hosts that share no disk download it themselves: a few at a time, or the
+  server of the data would refuse them.
+  """
+  count, index = jax.process_count(), jax.process_index()
+  if count == 1:
     return create_dataset(config)
-  is_first = jax.process_index() == 0
-  if is_first:
-    dataset = create_dataset(config)
-  distributed.wait_for_others("process 0 to prepare the data set")
-  if not is_first:
-    dataset = create_dataset(config)
-  distributed.wait_for_others("other processes to load the data set")
+  directory = config.dataset.data_dir or os.environ.get("TFDS_DATA_DIR", "")
+  at_once = count if paths.is_remote(directory) else _DOWNLOADING_AT_ONCE
+  whom = "process 0 to prepare the data set"
+  for first in range(1 - at_once, count, at_once):
+    if max(first, 0) <= index < first + at_once:
+      dataset = create_dataset(config)
+    distributed.wait_for_others(whom)
+    whom = "other processes to load the data set"
   parallel.connect()
   return dataset
 
