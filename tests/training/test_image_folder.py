@@ -12,6 +12,7 @@ from sam_jax.analysis import batch_picture
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets.catalog import DatasetError
 from sam_jax.datasets.pillow_images import decode_to_fit
+from sam_jax.runs import dataset_record
 from sam_jax.training import build, loop
 from tests.datasets import folders
 from tests.in_process import run_script
@@ -237,3 +238,14 @@ def test_picture_of_a_batch_has_the_names(photos, tmp_path, monkeypatch):
   )
   names = {line for caption in captions[0] for line in caption}
   assert names == {"cat", "dog"}
+
+
+def test_hosts_with_other_images_are_refused(photos, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    dataset_record.distributed,
+    "from_process_0",
+    lambda function, _: function().replace('"train": 12', '"train": 13'),
+  )
+  message = "has other images here than in process 0. Copy the same files"
+  with pytest.raises(ConfigError, match=message):
+    loop.train_and_evaluate(config_of(photos), tmp_path / "run")
