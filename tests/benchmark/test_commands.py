@@ -88,9 +88,9 @@ def test_config_is_what_the_flags_say(arguments, monkeypatch, capsys):
 
   monkeypatch.setattr(startup, "measure_startup", measure)
   benchmark(*arguments, "--config.seed=7", "--config.pretrained=None")
-  assert (measured[0].model.name, measured[0].sam.m) == ("wrn10_1", 32)
+  assert (measured[0].model.name, measured[0].sam.m) == ("wrn10_2", 32)
   assert (measured[0].seed, measured[0].pretrained) == (7, None)
-  assert "model wrn10_1, dataset digits, batch 16" in capsys.readouterr().out
+  assert "model wrn10_2, dataset digits, batch 16" in capsys.readouterr().out
 
 
 def test_none_unsets_the_default_configs_m(monkeypatch, capsys):
