@@ -119,7 +119,7 @@ def _compare(
     names, study, _SPLIT.value, _EXAMPLES.value, _BATCH.value
   )
   for run in runs:
-    print(compare.describe_run(run))
+    cli.show(compare.describe_run(run))
   rhos, ms = _numbers(_RHO, float), _numbers(_M, int)
   if study == "sharpness":
     ball = (_P.value, _ADAPTIVE.value, _ASCENT_STEPS.value)
@@ -139,10 +139,10 @@ def _compare(
       _SEED.value,
     )
   for line in found.lines:
-    print(line)
+    cli.show(line)
   compare.log_pictures(runs, found.pictures)
   for path in found.pictures:
-    print(f"Picture: {path}")
+    cli.show(f"Picture: {path}")
 
 
 def _check_arguments(argv: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     cli.refuse(
       f"--output={output} can't be written: {paths.describe_error(error)}."
     )
-  print(f"{report}\nWrote {output}")
+  cli.show(f"{report}\nWrote {output}")
 
 
 def _stop(number: int, _: object) -> NoReturn:

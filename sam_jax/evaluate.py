@@ -162,7 +162,7 @@ def _weights(run: Any) -> str:
 
 def _print_files(written: list[epath.Path]) -> None:
   for path in written:
-    print(f"Wrote {path}")
+    cli.show(f"Wrote {path}")
 
 
 if __name__ == "__main__":

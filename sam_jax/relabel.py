@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
   labels = trained_run.predicted_labels(run)
   write_labels(output, labels)
   wrong = np.mean(labels != trained_run.clean_labels(run))
-  print(f"{len(labels)} labels, {wrong:.1%} wrong: {output}")
+  cli.show(f"{len(labels)} labels, {wrong:.1%} wrong: {output}")
 
 
 if __name__ == "__main__":

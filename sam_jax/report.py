@@ -41,12 +41,12 @@ def main(argv: list[str]) -> None:
   missing = [*run_records.describe_unfinished(runs, roots), *problems]
   groups = results.group_over_seeds(runs)
   if not groups:
-    print("\n".join(missing))
+    cli.show("\n".join(missing))
     sys.exit(1)
   lines = result_table(groups)
   if missing:
     lines += ["", *missing]
-  print("\n".join(lines))
+  cli.show("\n".join(lines))
   if output:
     write(lines, groups, output)
 
@@ -70,7 +70,7 @@ def write(
       raise
     cli.refuse("Plots need matplotlib: pip install 'sam-jax[analysis]'.")
   for path in plots.write_plots(groups, output):
-    print(f"Plot: {path}")
+    cli.show(f"Plot: {path}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
   picture = batch_picture.draw_batch(batch, dataset.spec, names)
   with output.open("wb") as file:
     picture.save(file, "PNG")
-  print(f"{len(batch['image'])} images of step {step}: {output}")
+  cli.show(f"{len(batch['image'])} images of step {step}: {output}")
 
 
 if __name__ == "__main__":

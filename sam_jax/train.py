@@ -61,7 +61,7 @@ def _train() -> None:
   config = _CONFIG.value
   _join_other_processes(jax)
   if _SUMMARY.value:
-    print(build.summary(config, jax.device_count()))
+    cli.show(build.summary(config, jax.device_count()))
     return
   compilation.keep_compiled_programs(
     config.compilation_cache_dir, _WORKDIR.value

@@ -66,7 +66,7 @@ def refuse(message: str) -> NoReturn:
 
 
 def show(text: str) -> None:
-  """Print a long text, of which a reader such as `head` may take a part."""
+  """Print a text, of which a reader such as `head` may take a part."""
   try:
     print(text, flush=True)
   except BrokenPipeError:

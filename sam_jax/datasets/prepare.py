@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
           in_memory.load_split(spec, split, _DATA_DIR.value)
     except catalog.DatasetError as error:
       sys.exit(f"error: {error}")
-    print(f"{spec.name}: {builder.data_path}")
+    cli.show(f"{spec.name}: {builder.data_path}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Command lines: what they set, and one line for each mistake."""
 
+import os
 import subprocess
 import sys
 
@@ -317,3 +318,12 @@ def test_a_command_that_runs(tmp_path):
   assert "--config: Config file" in done.stdout
   assert "--[no]help_config" in done.stdout
   assert "--config.sam.rho" not in done.stdout
+
+
+def test_a_reader_may_take_a_part_of_what_is_shown(monkeypatch):
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer, "w") as stdout:
+    monkeypatch.setattr(sys, "stdout", stdout)
+    cli.show("a table\n" * 100_000)
+    cli.show("Plot: curves.png")
