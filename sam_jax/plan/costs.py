@@ -119,9 +119,9 @@ def costs(program: Program, num_devices: int) -> Costs:
         loops += [program.trips(each)] * math.ceil(times)
       conditionals += times * (each.opcode == "conditional")
       if kind := _collective(each, num_devices):
-        number, size = collectives.get(kind, (0, 0))
+        number, sent = collectives.get(kind, (0.0, 0.0))
         added = times * _collective_bytes(computation, each)
-        collectives[kind] = (number + times, size + added)
+        collectives[kind] = (number + times, sent + added)
   return Costs(
     flops=flops,
     pass_flops=pass_flops,
