@@ -50,7 +50,10 @@ def check(
   """
   if not paths.is_remote(path):
     return
-  path = paths.resolve(path)
+  try:
+    path = paths.resolve(path)
+  except ConfigError as error:
+    raise ConfigError(f"{name}: {error}") from error
   bucket, _, prefix = str(path).removeprefix("gs://").partition("/")
   errors: list[Exception] = []
 

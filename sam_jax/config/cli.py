@@ -98,8 +98,8 @@ def make_directory(flag: str, directory: epath.PathLike) -> epath.Path:
   Returns:
     The directory.
   """
+  buckets.check(directory, f"--{flag}")
   path = paths.resolve(directory)
-  buckets.check(path, f"--{flag}")
   try:
     paths.make_directory(path)
   except Exception as error:  # gs:// clients raise errors of their own
