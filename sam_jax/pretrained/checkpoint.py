@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
+IMAGE_SHAPE = (32, 32, 3)  # of images for a network of any image size
+
 FlatArrays = dict[str, np.ndarray]
 Variables = Mapping[str, Any]
 
@@ -41,6 +43,7 @@ class Checkpoint(NamedTuple):
     path: Path of the checkpoint.
     sources: By our name of an array: its name in a file of another library.
     preprocessing: Statement about the images that it was trained on, or "".
+    image_shape: Height, width and channels of images that fit the network.
   """
 
   params: FlatArrays
@@ -49,6 +52,7 @@ class Checkpoint(NamedTuple):
   path: str
   sources: Mapping[str, str] = {}
   preprocessing: str = ""
+  image_shape: tuple[int, ...] = IMAGE_SHAPE
 
   def num_classes(self) -> int | None:
     """Return the number of outputs of the linear layer; None without one."""

@@ -79,8 +79,7 @@ def load_network(
   """
   classes = checkpoint.num_classes()
   model = create_model(name, classes or 1)
-  # Shapes of parameters do not depend on the size of images: small is fast.
-  image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *checkpoint.image_shape), jnp.float32)
   keys = {"params": jax.random.key(0)}
   shapes = jax.eval_shape(lambda x: model.init(keys, x, train=False), image)
   variables, report = load_pretrained(checkpoint, shapes)

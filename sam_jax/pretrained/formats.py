@@ -48,7 +48,9 @@ _OTHERS = {
   " in it.",
   b"version https://git-lfs": "a pointer of Git LFS. Fetch the file with git"
   " lfs pull.",
-  b"<": f"a web page. {READABLE}",
+  **dict.fromkeys(
+    (b"<!", b"<?xml", b"<html", b"<HTML"), f"a web page. {READABLE}"
+  ),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sam_jax.pretrained import timm_files
-from sam_jax.pretrained.checkpoint import Checkpoint
+from sam_jax.pretrained.checkpoint import IMAGE_SHAPE, Checkpoint
 
 _PARAMS, _STATS = "params/", "batch_stats/"
 
@@ -48,8 +48,11 @@ def _exported(tensors: Any, names: list[str], path: str) -> Checkpoint:
   about = tensors.metadata() or {}
   kind = f"exported {about.get('model')} of {about.get('dataset')}"
   statement = f"It expects mean {about.get('mean')} and std {about.get('std')}."
+  shape = tuple(json.loads(about["images"])) if "images" in about else None
   return Checkpoint(
-    group(_PARAMS), group(_STATS), kind, path, preprocessing=statement
+    *(group(_PARAMS), group(_STATS), kind, path),
+    preprocessing=statement,
+    image_shape=shape or IMAGE_SHAPE,
   )
 
 

@@ -13,8 +13,14 @@ from ml_collections import ConfigDict
 
 from sam_jax import buckets, paths
 from sam_jax.config.schema import ConfigError
+from sam_jax.datasets import catalog
 from sam_jax.pretrained import formats
-from sam_jax.pretrained.checkpoint import READABLE, Checkpoint, checkpoint_of
+from sam_jax.pretrained.checkpoint import (
+  IMAGE_SHAPE,
+  READABLE,
+  Checkpoint,
+  checkpoint_of,
+)
 from sam_jax.runs import distributed
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoint_errors import DamagedCheckpointError, cause_of
@@ -95,21 +101,25 @@ def _reading(path: str, name: str) -> Iterator[None]:
     WorkdirLostError: The disk or the network fails.
   """
   try:
+    source = paths.resolve(path)
+  except ConfigError as error:  # it does not know the name
+    raise ConfigError(f"{name}: {error}") from error
+  try:
     yield
   except ConfigError:
     raise
   except Exception as error:  # gs:// clients raise errors of their own
     if isinstance(error, ValueError):  # of the content of a file
       raise ConfigError(f"{name}: {error}") from error
-    source = f"{name} = {path!r}"
+    given = f"{name} = {path!r}"
     if buckets.is_refusal(error):
-      cause = cause_of(error.__cause__ or error, paths.resolve(path))
-      raise ConfigError(f"{source} can't be read: {cause}.") from error
+      cause = cause_of(error.__cause__ or error, source)
+      raise ConfigError(f"{given} can't be read: {cause}.") from error
     if isinstance(error, WorkdirLostError):
       raise
-    cause = cause_of(error, paths.resolve(path))
+    cause = cause_of(error, source)
     raise WorkdirLostError(
-      f"{source} can't be read: {cause}. Run the same command again once the"
+      f"{given} can't be read: {cause}. Run the same command again once the"
       " disk or the network works."
     ) from error
 
@@ -209,7 +219,8 @@ def _read(path: str, name: str, use_ema: bool) -> Checkpoint:
   kind = f"step {source.name} of a run of {_network(config)}"
   if averages:
     kind += ", running averages"
-  return checkpoint_of(averages or state, kind, path)
+  found = checkpoint_of(averages or state, kind, path)
+  return found._replace(image_shape=_image_shape(config.get("dataset", {})))
 
 
 def _run_directories(checkpoint: str) -> tuple[epath.Path, epath.Path]:
@@ -221,6 +232,15 @@ def _run_directories(checkpoint: str) -> tuple[epath.Path, epath.Path]:
 def _is_checkpoint(path: epath.Path) -> bool:
   """Return True if a path is a checkpoint in the workdir of a run."""
   return path.name.isdigit() and (path / "state").is_dir()
+
+
+def _image_shape(dataset: Mapping[str, Any]) -> tuple[int, ...]:
+  """Return height, width and channels of images that a run trained on."""
+  name, side = dataset.get("name", ""), dataset.get("image_size")
+  shape = IMAGE_SHAPE
+  if name in catalog.known_datasets() and name != catalog.IMAGE_FOLDER:
+    shape = catalog.dataset_spec(name).image_shape
+  return (side, side, shape[2]) if side else shape
 
 
 def _network(config: Mapping[str, Any]) -> str:

@@ -91,6 +91,7 @@ def test_weights_can_be_read_to_start_another_run(tmp_path):
   same = jax.tree.map(np.array_equal, variables, run.variables)
   assert all(jax.tree.leaves(same))
   assert "exported cnn4 of cifar10" in report
+  assert checkpoint.image_shape == (32, 32, 3)
 
 
 def test_description_of_the_preprocessing():

@@ -194,6 +194,7 @@ def test_damaged_checkpoints(tmp_path, damage, message):
     (b"\x89HDF\r\n\x1a\n", "is a damaged HDF5 file .*Fetch it again"),
     (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
     (b"<!DOCTYPE html>", "is a web page. Give"),
+    (b"<\0\0\0STABLEHLO", "is not a Flax checkpoint"),
     (b"\x1f\x8b of tar.gz", "compressed archive. Unpack it with tar -xzf"),
     (serialization.msgpack_serialize({"a": 1}), r"top-level keys \['a'\]"),
     (serialization.msgpack_serialize(3), "it holds a int"),

@@ -120,12 +120,15 @@ def test_parameters_of_a_run_without_averages(run, monkeypatch, tmp_path):
 def test_averages_of_a_run_can_be_left_out(run, tmp_path):
   newest = trained_weights.read_newest(str(run), "--input", use_ema=False)
   assert newest.kind == "step 4 of a run of cnn4 on digits"
+  assert newest.image_shape == (8, 8, 1)  # gray images
   expected = saved_state(run)
   for layer in ("Dense_0", "Dense_1"):
     for name, value in expected.params[layer].items():
       np.testing.assert_array_equal(newest.params[f"{layer}/{name}"], value)
   with pytest.raises(ConfigError, match=r"--input = '.*' is a directory with"):
     trained_weights.read_newest(str(tmp_path), "--input")
+  with pytest.raises(ConfigError, match=r"^--input: https://a/b: https:// is"):
+    trained_weights.read_newest("https://a/b", "--input")
 
 
 def test_head_of_another_number_of_classes_is_new(run):
