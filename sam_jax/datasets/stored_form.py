@@ -34,8 +34,7 @@ def as_stored(images: np.ndarray, spec: DatasetSpec) -> np.ndarray:
   if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:3]:
     raise ValueError(
       "Images must be a uint8 array [N, H, W, C], got"
-      f" {images.dtype}{list(images.shape)}. Add an axis to a single image:"
-      " image[None]."
+      f" {images.dtype}{list(images.shape)}.{_remedy(images, channels)}"
     )
   if images.shape[3] != channels:
     raise ValueError(
@@ -52,6 +51,20 @@ def as_stored(images: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     fitted = np.asarray(fit(_to_pillow(image), height, width))
     stored[i] = fitted.reshape(spec.shape_in_memory)
   return stored
+
+
+def _remedy(images: np.ndarray, channels: int) -> str:
+  """Return what to do with an array that is not uint8 [N, H, W, C]."""
+  if images.dtype != np.uint8:
+    return (
+      " Pixels are integers from 0 to 255: multiply images in [0, 1] by 255,"
+      " and convert them by .round().astype(np.uint8)."
+    )
+  if channels == 1 and images.shape[-1:] != (1,):
+    return " Add the axis of channels to gray images: images[..., None]."
+  if images.ndim == 3:
+    return " Add an axis to a single image: image[None]."
+  return ""
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
