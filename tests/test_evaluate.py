@@ -112,6 +112,9 @@ def test_predict_is_the_evaluation(workdir, tmp_path):
   assert close.mean() > 0.7
   with pytest.raises(ValueError, match="Add an axis to a single image"):
     run.predict(images[0])
+  with pytest.raises(ValueError, match="batch_size = -1 must be at least 1"):
+    run.predict(images, -1)
+  assert len(repr(run)) < 1000  # without the arrays
 
 
 def test_predictions_need_no_data_and_no_compiled_initialization(
@@ -194,6 +197,8 @@ def test_export_alone(workdir, tmp_path, capsys):
   [
     (["--workdir=/no/run"], "/no/run holds no run"),
     ([], "--workdir is missing"),
+    (["--workdir=s3://b/run"], "--workdir: s3://b/run: s3:// is not supported"),
+    (["--workdir={run}", "--output=s3://b"], "--output: s3://b: s3:// is not"),
     (["--workdir={run}@5"], "no checkpoint of step 5. Kept: 4, 8."),
     (["--workdir={run}@x"], "must be RUN@STEP"),
     (["--workdir={run}", "--export=onnx"], "--export=onnx must be of safetens"),

@@ -12,7 +12,7 @@ from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from sam_jax import buckets, paths
+from sam_jax import buckets, models, paths
 from sam_jax.analysis.objective import (
   ExampleLosses,
   first_examples,
@@ -32,6 +32,7 @@ from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoint_errors import reading
 from sam_jax.runs.checkpoints import SavedCheckpoints
 from sam_jax.training import build, losses, parallel
+from sam_jax.training.checks import errors_of
 from sam_jax.training.input_pipeline import (
   Dataset,
   create_dataset,
@@ -59,11 +60,11 @@ class TrainedRun:
   """
 
   workdir: epath.Path
-  config: ConfigDict
+  config: ConfigDict = dataclasses.field(repr=False)
   step: int
   spec: DatasetSpec
   model: nn.Module
-  variables: dict[str, Any]
+  variables: dict[str, Any] = dataclasses.field(repr=False)
   fingerprint: str | None = None
 
   @property
@@ -149,8 +150,10 @@ class TrainedRun:
       float32 [N, classes], in the order of `class_names`.
 
     Raises:
-      ValueError: The images are no such array.
+      ValueError: The images are no such array, or the batch is empty.
     """
+    if batch_size is not None and batch_size < 1:
+      raise ValueError(f"batch_size = {batch_size} must be at least 1.")
     images = as_stored(images, self.spec)
     size = min(batch_size or self.eval_batch_size, max(len(images), 1))
     starts = range(0, len(images), size)
@@ -258,8 +261,8 @@ def load_run(
       read it.
     WorkdirLostError: The disk or the network fails.
   """
-  workdir = paths.resolve(workdir)
   buckets.check(workdir, "--workdir", for_checkpoints=True)
+  workdir = paths.resolve(workdir)
   config = _read_config(workdir)
   checkpoints = SavedCheckpoints(workdir / "checkpoints")
   steps = checkpoints.steps()
@@ -267,9 +270,12 @@ def load_run(
     raise _no_checkpoints(workdir)
   if step is not None and step not in steps:
     raise ConfigError(
-      f"--workdir={workdir} has no checkpoint of step {step}. Kept:"
+      f"--workdir={workdir} has no checkpoint of step {step!r}. Kept:"
       f" {', '.join(map(str, steps))}."
     )
+  # The run may have found its network in a file that is not found from here.
+  with errors_of("model.name", config.model.name):
+    models.image_size(config.model.name)
   with reading(workdir):
     record = dataset_record.read(workdir)
   spec = build.dataset_spec(config, record.get("class_names", ()))

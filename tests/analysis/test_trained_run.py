@@ -56,3 +56,8 @@ def test_loading_a_run_that_trains_changes_nothing(tmp_path, monkeypatch):
   with pytest.raises(ConfigError, match=r"of step 12\. Kept: 4, 8\."):
     load_run(tmp_path, step=12)
   assert listing(tmp_path) == before
+
+  config.model.name = "no_such_module:Network"
+  files.write_json(tmp_path / "config.json", workdir.to_dict(config))
+  with pytest.raises(ConfigError, match=r"config\.model\.name = .*PYTHONPATH"):
+    load_run(tmp_path)
