@@ -38,6 +38,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 
+@cli.ends_at_interrupt
 def main(argv: list[str]) -> None:
   """Print the plan that the flags ask for."""
   cli.check_arguments(argv, "config", "topology")
@@ -76,10 +77,10 @@ def _programs(config: ConfigDict) -> list[str]:
 
   known = programs.programs_of(config)
   names = _PROGRAMS.value or known
-  if not set(names) <= set(known) or names == [programs.AUGMENT]:
+  if not set(names) <= set(known) or set(names) == {programs.AUGMENT}:
     cli.refuse(
-      f"--programs={','.join(names)} must be some of {','.join(known)}, with"
-      f" {known[0]} among them."
+      f"--programs={','.join(names)} must be some of {','.join(known)}, and"
+      f" not {programs.AUGMENT} alone."
     )
   return [name for name in known if name in names]
 
