@@ -25,6 +25,7 @@ flags.DEFINE_bool(
 )
 
 
+@cli.ends_at_interrupt
 def main(argv: list[str]) -> None:
   """Convert the weights that the flags name."""
   cli.check_arguments(argv, "model", "input", "output")

@@ -59,6 +59,7 @@ _EXPORT = flags.DEFINE_list(
 )
 
 
+@cli.ends_at_interrupt
 def main(argv: list[str]) -> None:
   """Evaluate and export the run that the flags name."""
   cli.check_arguments(argv, "workdir")
@@ -116,6 +117,7 @@ def _evaluate(run: Any) -> None:
     "step": run.step,
     "weights": _weights(run),
     "data": found.name,
+    "path": found.path,
     "split": found.split,
   }
   result = report.Report(

@@ -180,6 +180,21 @@ def test_classes_of_other_names_are_refused(workdir, tmp_path):
     data.select(run, "fashion_mnist", data_dir=str(tmp_path))
 
 
+def test_interrupt_ends_with_one_line(capsys, monkeypatch):
+  def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+  def leave(code):
+    raise SystemExit(code)
+
+  monkeypatch.setattr(trained_run, "load_run", interrupt)
+  monkeypatch.setattr("os._exit", leave)
+  with pytest.raises(SystemExit) as error:
+    evaluate("runs/a")
+  assert error.value.code == 130
+  assert capsys.readouterr().err == "\nStopped.\n"
+
+
 def test_export_alone(workdir, tmp_path, capsys):
   pytest.importorskip("safetensors")
   evaluate(
@@ -209,6 +224,7 @@ def test_export_alone(workdir, tmp_path, capsys):
       ["--workdir={run}", "--data=cifar100"],
       "has 100 classes, and the network",
     ),
+    (["--workdir={run}", "--data=/a", "--data_dir=/b"], "--data_dir=/b has no"),
     (["--workdir={run}", "--output=/proc/no"], "--output: /proc/no can't be"),
   ],
 )

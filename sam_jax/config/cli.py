@@ -1,5 +1,6 @@
 """Command lines: flags, a config and its overrides, and errors in one line."""
 
+import functools
 import io
 import os
 import re
@@ -57,6 +58,23 @@ def report_errors(main: Callable[[list[str]], None], argv: list[str]) -> None:
     if not isinstance(error, ConfigError | DatasetError):
       raise
     refuse(str(error))
+
+
+def ends_at_interrupt(
+  main: Callable[[list[str]], None],
+) -> Callable[[list[str]], None]:
+  """Let a main function end with one line and exit code 130 at Ctrl-C."""
+
+  @functools.wraps(main)
+  def wrapped(argv: list[str]) -> None:
+    try:
+      main(argv)
+    except KeyboardInterrupt:
+      print("\nStopped.", file=sys.stderr, flush=True)
+      sys.stdout.flush()
+      os._exit(130)  # a normal exit would crash in XLA while it computes
+
+  return wrapped
 
 
 def refuse(message: str) -> NoReturn:

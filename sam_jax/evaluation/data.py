@@ -39,6 +39,12 @@ class EvaluationData:
   has_labels: bool = True
 
   @property
+  def path(self) -> str | None:
+    """Path of the images, if they are files."""
+    folder = self.dataset.folder
+    return None if folder is None else str(folder.root)
+
+  @property
   def examples(self) -> Sequence[str] | None:
     """Names of the examples, if they are files."""
     folder = self.dataset.folder
@@ -72,6 +78,11 @@ def select(
     DatasetError: It is missing or damaged.
   """
   if data and _is_path(data):
+    if data_dir is not None:
+      raise ConfigError(
+        f"--data_dir={data_dir} has no effect with the path --data={data}."
+        " Remove one of them."
+      )
     return _select_files(run, data, split or "test", batch_size)
   name = data or run.config.dataset.name
   config = _config_without_training(run, name)

@@ -142,6 +142,7 @@ def test_classes_of_other_images_are_those_of_the_network(
   evaluate(workdir, f"--data={tmp_path}/more", f"--output={tmp_path}/out")
   found = json.loads((tmp_path / "out/evaluation.json").read_text())
   assert (found["data"], found["examples"]) == ("more", 2)
+  assert found["path"].endswith("/more")
   rows = read_predictions(tmp_path / "out")
   assert [row["label"] for row in rows] == ["dog", "dog"]
   for split, count in (("validation", 4), ("train", 8), ("test", 12)):
