@@ -17,8 +17,6 @@ from sam_jax.training.input_pipeline import Dataset, create_dataset
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("test", "validation", "train")
-
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationData:
@@ -26,7 +24,7 @@ class EvaluationData:
 
   Attributes:
     name: Name of the data set.
-    split: One of `SPLITS`.
+    split: "test", "validation" or "train".
     dataset: The data set, its training labels clean.
     split_of_dataset: The name of the split for `Dataset.eval_batches`.
     has_labels: False for images without classes: their labels are all 0.

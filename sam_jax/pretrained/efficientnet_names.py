@@ -4,6 +4,7 @@ All libraries have the same layers under names of their own. A format says what
 a name is (`Naming`), and `translate` finds our name and axes.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ _TORCH_AXES = {
   ("kernel", 2): (1, 0),
   ("depthwise_kernel", 4): (2, 3, 0, 1),
 }
+_TORCH_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
 class ArrayName(NamedTuple):
@@ -76,6 +78,16 @@ class ArrayName(NamedTuple):
   layer: str
   leaf: str
   block: tuple[int, int] | None = None
+
+
+def parse_torch_name(name: str) -> ArrayName | None:
+  """Split a name of PyTorch, such as `blocks.STAGE.NUMBER.conv_dw.weight`."""
+  layer, _, leaf = name.rpartition(".")
+  block = _TORCH_BLOCK.match(layer)
+  if not block:
+    return ArrayName(layer, leaf)
+  place = int(block[1]), int(block[2])
+  return ArrayName(layer[block.end() :], leaf, place)
 
 
 class Naming(NamedTuple):

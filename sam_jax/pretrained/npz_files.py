@@ -5,7 +5,6 @@ The names are PyTorch's: `blocks.STAGE.NUMBER.bn_exp.running_mean`.
 """
 
 import pathlib
-import re
 
 import numpy as np
 
@@ -15,20 +14,11 @@ from sam_jax.pretrained.checkpoint import (
   Checkpoint,
   CheckpointError,
 )
-from sam_jax.pretrained.efficientnet_names import ArrayName, Naming, translate
-
-_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
-
-
-def parse(name: str) -> ArrayName | None:
-  """Split the name of an array."""
-  layer, _, leaf = name.rpartition(".")
-  block = _BLOCK.match(layer)
-  if not block:
-    return ArrayName(layer, leaf)
-  place = int(block[1]), int(block[2])
-  return ArrayName(layer[block.end() :], leaf, place)
-
+from sam_jax.pretrained.efficientnet_names import (
+  Naming,
+  parse_torch_name,
+  translate,
+)
 
 _DEPTHWISE_AND_SQUEEZE = {
   "conv_dw": "depthwise_conv",
@@ -38,7 +28,7 @@ _DEPTHWISE_AND_SQUEEZE = {
 }
 NAMING = Naming(
   library="efficientnet-jax",
-  parse=parse,
+  parse=parse_torch_name,
   stem_and_head={
     "stem.conv": "stem_conv",
     "stem.bn": "stem_norm",

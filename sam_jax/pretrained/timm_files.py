@@ -5,33 +5,25 @@ EfficientNets of timm have the same names and shapes, but PyTorch's padding and
 epsilon, so that the network here would compute something else with them.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from sam_jax.pretrained.checkpoint import Checkpoint, CheckpointError
-from sam_jax.pretrained.efficientnet_names import ArrayName, Naming, translate
+from sam_jax.pretrained.efficientnet_names import (
+  Naming,
+  parse_torch_name,
+  translate,
+)
 
-_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 _DROPPED = ".num_batches_tracked"
 _SQUEEZE = {"se.conv_reduce": "reduce", "se.conv_expand": "restore"}
 
 
-def parse(name: str) -> ArrayName | None:
-  """Split the name of an array."""
-  layer, _, leaf = name.rpartition(".")
-  block = _BLOCK.match(layer)
-  if not block:
-    return ArrayName(layer, leaf)
-  place = int(block[1]), int(block[2])
-  return ArrayName(layer[block.end() :], leaf, place)
-
-
 NAMING = Naming(
   library="timm",
-  parse=parse,
+  parse=parse_torch_name,
   stem_and_head={
     "conv_stem": "stem_conv",
     "bn1": "stem_norm",
