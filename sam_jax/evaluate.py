@@ -9,10 +9,12 @@ python -m sam_jax.evaluate --workdir=runs/a --split=none
 Prints the error, the negative log-likelihood, the expected calibration error, a
 table of the classes and the confusion matrix. Writes them with all predictions
 to RUN/evaluation/DATA_SPLIT_STEP, or to --output. Exit codes: 1, a checkpoint
-can't be read now; 2, a mistake that one line describes.
+can't be read now, or no result written; 2, a mistake that one line describes.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
@@ -93,10 +95,6 @@ def main(argv: list[str]) -> None:
     cli.refuse(
       "The memory of the device is too small: try a smaller --batch_size."
     )
-  except OSError as error:
-    if not error.filename:  # such as that of a disk that fails
-      raise
-    sys.exit(f"error: {error.filename} can't be written: {error.strerror}.")
 
 
 def _evaluate(run: Any) -> None:
@@ -128,7 +126,9 @@ def _evaluate(run: Any) -> None:
     found.has_labels,
   )
   cli.show("\n".join(result.lines()))
-  _print_files(result.write(directory))
+  with _writing(directory):
+    written = result.write(directory)
+  _print_files(written)
 
 
 def _export(run: Any) -> None:
@@ -144,7 +144,9 @@ def _export(run: Any) -> None:
   ):
     if name in _EXPORT.value:
       written.append(directory / f"network.{name}")
-      files.write_atomically(written[-1], serialize(run))
+      content = serialize(run)
+      with _writing(directory):
+        files.write_atomically(written[-1], content)
   _print_files(written)
 
 
@@ -154,6 +156,20 @@ def _directory(run: Any, name: str) -> epath.Path:
     name += "_without_ema"
   default = run.workdir / "evaluation" / name
   return cli.make_directory("output", _OUTPUT.value or default)
+
+
+@contextlib.contextmanager
+def _writing(directory: epath.Path) -> Iterator[None]:
+  """End with one line and exit code 1 if a disk is full, or a bucket fails."""
+  from sam_jax import buckets, paths
+
+  try:
+    yield
+  except Exception as error:
+    if not isinstance(error, OSError) and not buckets.is_error_of_bucket(error):
+      raise
+    cause = paths.describe_error(error)
+    sys.exit(f"error: --output={directory} can't be written: {cause}.")
 
 
 def _weights(run: Any) -> str:

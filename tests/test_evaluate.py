@@ -180,6 +180,24 @@ def test_classes_of_other_names_are_refused(workdir, tmp_path):
     data.select(run, "fashion_mnist", data_dir=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+  "arguments", [["--split=test"], ["--split=none", "--export=stablehlo"]]
+)
+def test_full_disk_is_one_line(
+  workdir, tmp_path, capsys, monkeypatch, arguments
+):
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr("os.fsync", fail)
+  with pytest.raises(SystemExit) as error:
+    evaluate(workdir, f"--output={tmp_path}", *arguments)
+  assert error.value.code == (
+    f"error: --output={tmp_path} can't be written: No space left on device."
+  )
+  assert not list(tmp_path.iterdir())
+
+
 def test_interrupt_ends_with_one_line(capsys, monkeypatch):
   def interrupt(*_, **__):
     raise KeyboardInterrupt
