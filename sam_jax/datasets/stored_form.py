@@ -29,7 +29,13 @@ def as_stored(images: np.ndarray, spec: DatasetSpec) -> np.ndarray:
   Raises:
     ValueError: The images are of another type, or have other channels.
   """
-  images = np.asarray(images)
+  try:
+    images = np.asarray(images)
+  except ValueError as error:
+    raise ValueError(
+      "Images of different sizes are not one array [N, H, W, C]: predict them"
+      " one by one, each as image[None]."
+    ) from error
   height, width, channels = spec.shape_in_memory
   if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:3]:
     raise ValueError(

@@ -69,6 +69,8 @@ def test_arrays_that_are_no_images_are_refused(images, message):
     ValueError, match=r"channels to gray images: .*\[..., Non"
   ):
     as_stored(pixels(2, 8, 8), DIGITS)
+  with pytest.raises(ValueError, match="one by one, each as image"):
+    as_stored([pixels(8, 8, 3), pixels(9, 8, 3)], CIFAR)
 
 
 def test_class_names_are_those_that_tfds_wrote(tmp_path):
