@@ -76,7 +76,7 @@ def figures(monkeypatch):
 @pytest.fixture
 def analyze(load_run, figures, monkeypatch):
   monkeypatch.setattr(trained_run, "create_dataset", toy_dataset)
-  monkeypatch.setattr(build, "dataset_spec", lambda config: SPEC)
+  monkeypatch.setattr(build, "dataset_spec", lambda *_: SPEC)
   monkeypatch.setattr(compare, "load_run", load_run)
   return lambda *arguments: run_script("analyze", *map(str, arguments))
 
