@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the environment, trains SGD and SAM on digits with noisy labels, and
-# compares them. Two to three minutes on two cores, installation apart.
+# compares them. A minute and a half on two cores, installation apart.
 # Usage: bash scripts/quickstart.sh [directory of the runs]; its default is
 # runs/quickstart in the checkout.
 set -euo pipefail
