@@ -49,13 +49,13 @@ def lower(
   if program == SGD:
     config = without_sam(config)
   with target.compiling_for("tpu"):
-    augment = _lower_augmentation(config, spec, devices)
-    batch = _shapes(augment.out_info)
+    augment, arguments = _augmentation(config, spec, devices)
     if program == AUGMENT:
-      return augment, {
-        "batch": _describe(raw_batch(config, spec, len(devices)))
-      }
-    return _lower_step(config, spec, devices, batch)
+      batch = raw_batch(config, spec, len(devices))
+      return augment.lower(*arguments), {"batch": _describe(batch)}
+    return _lower_step(
+      config, spec, devices, jax.eval_shape(augment, *arguments)
+    )
 
 
 def without_sam(config: ConfigDict) -> ConfigDict:
@@ -68,9 +68,10 @@ def without_sam(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def _lower_augmentation(
+def _augmentation(
   config: ConfigDict, spec: DatasetSpec, devices: Sequence[jax.Device]
-) -> jax.stages.Lowered:
+) -> tuple[Any, tuple[Any, ...]]:
+  """Return the program that makes a batch for a step, and its arguments."""
   program = parallel.map_over_devices(
     input_pipeline.augment_fn(config, spec),
     in_axes=(0, None, None),
@@ -79,7 +80,7 @@ def _lower_augmentation(
   )
   key = jax.eval_shape(lambda: input_pipeline.augmentation_key(config))
   batch = raw_batch(config, spec, len(devices))
-  return program.lower(batch, np.int32(0), key)
+  return program, (batch, np.int32(0), key)
 
 
 def _lower_step(
