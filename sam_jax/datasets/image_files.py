@@ -39,7 +39,7 @@ _NAMED = 5
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecords:
-  """Images of a split for a stream; see `streaming.Records`."""
+  """Images of a split for a stream; a `streaming.Source`."""
 
   images: Images
   is_for_pillow: np.ndarray  # bool [N]
@@ -58,16 +58,7 @@ class ImageRecords:
     return examples.astype(np.int32), np.zeros(len(examples), np.int64)
 
   def load_fn(self, crop: Crop, size: int) -> Load:
-    """Return a function that reads, decodes and crops an example.
-
-    Args:
-      crop: Maps (encoded image, size, seed) to an image.
-      size: Side of the result in pixels.
-
-    Returns:
-      A function of TensorFlow's, (example, file, offset, seed) -> `image` uint8
-      [size, size, 3], `label` int32 [] and `example` int64 [].
-    """
+    """Return the function that `streaming.Source.load_fn` describes."""
     import tensorflow as tf
 
     files = self.images.files.paths

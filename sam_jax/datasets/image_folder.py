@@ -119,7 +119,11 @@ def find_class_names(data_dir: str | None) -> tuple[str, ...]:
   Raises:
     DatasetError: It is missing, or has no classes.
   """
-  path = _existing(data_dir)
+  return _class_names_in(_existing(data_dir))
+
+
+def _class_names_in(path: epath.Path) -> tuple[str, ...]:
+  """Do what `find_class_names` does, for a path that exists."""
   if _is_csv(path):
     return _class_names_of(image_csv.read(path))
   train, _ = _split_directories(path)
@@ -157,7 +161,7 @@ def find(
       test set has other classes.
   """
   path = _existing(data_dir)
-  names = find_class_names(data_dir)
+  names = _class_names_in(path)
   if _is_csv(path):
     root, (train, test) = path.parent, _images_of_csv(path, names)
   else:

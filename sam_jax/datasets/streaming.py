@@ -54,7 +54,16 @@ class Source(Protocol):
     """Return the files int32 [n] and offsets int64 [n] of examples [n]."""
 
   def load_fn(self, crop: Crop, size: int) -> Load:
-    """Return a function of TensorFlow's that loads an example."""
+    """Return a function that reads, decodes and crops an example.
+
+    Args:
+      crop: Maps (encoded image, size, seed) to an image.
+      size: Side of the result in pixels.
+
+    Returns:
+      A function of TensorFlow's, (example, file, offset, seed) -> `image` uint8
+      [size, size, 3], `label` int32 [] and `example` int64 [].
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,16 +93,7 @@ class Records:
     return self.files.describe(self.numbers[example])
 
   def load_fn(self, crop: Crop, size: int) -> Load:
-    """Return a function that reads, decodes and crops an example.
-
-    Args:
-      crop: Maps (encoded image, size, seed) to an image.
-      size: Side of the result in pixels.
-
-    Returns:
-      A function of TensorFlow's, (example, file, offset, seed) -> `image` uint8
-      [size, size, 3], `label` int32 [] and `example` int64 [].
-    """
+    """Return the function that `Source.load_fn` describes."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
