@@ -17,8 +17,6 @@ READABLE = (
   "Give weights of a source that docs/pretrained.md lists, a file that `python"
   " -m sam_jax.convert` wrote, or the workdir of a run."
 )
-
-
 NO_PICKLES = (
   "Pickles can run code, so none is opened. timm's weights are on the Hugging"
   " Face hub as model.safetensors; convert others with safetensors.torch."
@@ -61,9 +59,8 @@ class Checkpoint(NamedTuple):
     ]
     if not kernels:
       return None
-    last = max(
-      kernels, key=lambda name: (len(name), name)
-    )  # Dense_10 > Dense_9
+    # The longest first: Dense_10 comes after Dense_9.
+    last = max(kernels, key=lambda name: (len(name), name))
     return self.params[last].shape[-1]
 
 

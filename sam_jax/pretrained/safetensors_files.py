@@ -48,11 +48,13 @@ def _exported(tensors: Any, names: list[str], path: str) -> Checkpoint:
   about = tensors.metadata() or {}
   kind = f"exported {about.get('model')} of {about.get('dataset')}"
   statement = f"It expects mean {about.get('mean')} and std {about.get('std')}."
-  shape = tuple(json.loads(about["images"])) if "images" in about else None
+  shape = IMAGE_SHAPE
+  if "images" in about:
+    shape = tuple(json.loads(about["images"]))
   return Checkpoint(
     *(group(_PARAMS), group(_STATS), kind, path),
     preprocessing=statement,
-    image_shape=shape or IMAGE_SHAPE,
+    image_shape=shape,
   )
 
 
