@@ -25,7 +25,7 @@ _TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What an evaluation found.
+  """The findings of an evaluation.
 
   Attributes:
     about: The run, its step, its weights and the data, by name.

@@ -1,1 +1,1 @@
-"""What a config needs on a TPU slice, read from compiled programs."""
+"""Needs of a config on a TPU slice, read from compiled programs."""

@@ -1,4 +1,4 @@
-"""What compiled programs need of a slice: memory, time, and images."""
+"""Needs of compiled programs on a slice: memory, time, and images."""
 
 import dataclasses
 import functools

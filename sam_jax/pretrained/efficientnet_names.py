@@ -91,7 +91,7 @@ def parse_torch_name(name: str) -> ArrayName | None:
 
 
 class Naming(NamedTuple):
-  """How a format names the layers of an EfficientNet.
+  """Names that a format gives the layers of an EfficientNet.
 
   Attributes:
     library: Name of the format, for messages.

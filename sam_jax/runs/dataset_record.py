@@ -1,4 +1,4 @@
-"""What a workdir keeps of its data set: classes, and what identifies files.
+"""The record of a data set in a workdir: classes, and a mark of its files.
 
 With it, a network can be used where its data are not. A run on files of a user
 resumes only on the same files.

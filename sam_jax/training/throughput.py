@@ -1,4 +1,4 @@
-"""How fast a run trains: images per second, and the time that remains."""
+"""Speed of a run: images per second, and the time that remains."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""How much of a perturbation is left after products round the weights."""
+"""The part of a perturbation that is left after products round weights."""
 
 import jax.numpy as jnp
 import numpy as np
