@@ -174,6 +174,18 @@ _CIFAR100 = DatasetSpec(
   std=(0.26733429, 0.25643846, 0.27615047),
   train_examples=50_000,
 )
+# Its statistics are those of data sets that replace it, too, as in the official
+# release for Fashion-MNIST.
+_MNIST = DatasetSpec(
+  name="mnist",
+  tfds_name="mnist",
+  num_classes=10,
+  image_shape=(28, 28, 1),
+  mean=(0.1307,),
+  std=(0.3081,),
+  flip=False,
+  train_examples=60_000,
+)
 _IMAGENET = DatasetSpec(
   name="imagenet2012",
   tfds_name="imagenet2012",
@@ -260,15 +272,11 @@ _SPECS = (
     autoaugment_policy="svhn",
     train_examples=604_388,
   ),
-  DatasetSpec(
-    name="fashion_mnist",
-    tfds_name="fashion_mnist",
-    num_classes=10,
-    image_shape=(28, 28, 1),
-    mean=(0.1307,),
-    std=(0.3081,),
-    train_examples=60_000,
+  dataclasses.replace(
+    _MNIST, name="fashion_mnist", tfds_name="fashion_mnist", flip=True
   ),
+  _MNIST,
+  dataclasses.replace(_MNIST, name="kmnist", tfds_name="kmnist"),
   _IMAGENET,
   _fine_grained(  # 47,386 and 2,443, the images that Flickr still had
     "birdsnap",

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from sam_jax import paths
-from sam_jax.datasets import bucket_files
+from sam_jax.datasets import bucket_files, local_files
 from sam_jax.datasets.catalog import DatasetError, DatasetSpec
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,8 @@ def download_and_prepare(
     spec: The data set.
     data_dir: TFDS's data directory; None for its default.
     manual_dir: Directory of the files that users must download; None for
-      downloads/manual in the data directory.
+      downloads/manual in the data directory. It may also hold what
+      `local_files` takes in place of downloads.
 
   Returns:
     Its TFDS builder.
@@ -178,8 +179,18 @@ def download_and_prepare(
     force_checksums_validation=":" not in spec.tfds_name,
   )
   try:
-    with _no_retry_without_connection(), _preparation(spec, builder) as staged:
+    with (
+      _no_retry_without_connection(spec),
+      _preparation(spec, builder) as staged,
+      local_files.found(
+        spec.name, manual_dir, staged.data_dir_root / "downloads" / "manual"
+      ) as files,
+    ):
+      if files:
+        local_files.use(staged, files)
       staged.download_and_prepare(download_config=config)
+  except DatasetError:
+    raise
   except Exception as error:  # TFDS raises all kinds
     if epath.Path(builder.data_path).exists():  # another process was faster
       return prepared_builder(spec, data_dir)
@@ -197,7 +208,7 @@ def _preparation(spec: DatasetSpec, builder: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _no_retry_without_connection() -> Iterator[None]:
+def _no_retry_without_connection(spec: DatasetSpec) -> Iterator[None]:
   """Make downloads fail at once if there is no connection.
 
   TFDS asks urllib3 to retry ten times, which takes minutes on a machine without
@@ -206,6 +217,7 @@ def _no_retry_without_connection() -> Iterator[None]:
   from urllib3.exceptions import NewConnectionError
   from urllib3.util import retry
 
+  others = local_files.remedies(spec.name)
   retry_class: Any = retry.Retry
   increment = retry_class.increment
 
@@ -216,8 +228,8 @@ def _no_retry_without_connection() -> Iterator[None]:
       return increment(self, *args, **kwargs)
     host = getattr(kwargs.get("_pool"), "host", "the server")
     raise ConnectionError(
-      f"{host} can't be reached. Connect this machine to the network, or copy"
-      " the prepared data from another machine."
+      f"{host} can't be reached. Connect this machine to the network,{others}"
+      " or copy the prepared data from another machine."
     ) from error
 
   retry_class.increment = fail_or_increment

@@ -11,7 +11,7 @@ import threading
 import pytest
 from absl.testing import flagsaver
 
-from sam_jax.datasets import catalog, prepare, tfds_files
+from sam_jax.datasets import catalog, local_files, prepare, tfds_files
 from sam_jax.datasets.builders import birdsnap, fgvc_aircraft
 from tests.datasets import archives
 
@@ -89,6 +89,7 @@ def test_download_without_a_known_checksum_is_refused(
 
   directory, address = server
   archives.write_fashion_mnist(directory)
+  monkeypatch.setattr(local_files, "INSTALLED", {})
   monkeypatch.setattr(mnist.FashionMNIST, "URL", f"{address}/")
   with pytest.raises(SystemExit, match="Missing checksums url: http") as error:
     run(tmp_path, "fashion_mnist")
