@@ -3,6 +3,7 @@
 python -m sam_jax.evaluate --workdir=runs/a
 python -m sam_jax.evaluate --workdir=runs/a@3900 --split=train
 python -m sam_jax.evaluate --workdir=runs/a --data=photos/new
+python -m sam_jax.evaluate --workdir=runs/a --data=cifar10_c --baseline=runs/b
 python -m sam_jax.evaluate --workdir=runs/a --split=none
   --export=safetensors,stablehlo
 
@@ -21,6 +22,7 @@ from absl import flags
 from etils import epath
 
 from sam_jax.config import cli
+from sam_jax.datasets import corrupted
 from sam_jax.runs import logging as run_logging
 
 _NO_SPLIT = "none"
@@ -32,8 +34,13 @@ _WORKDIR = flags.DEFINE_string(
 _DATA = flags.DEFINE_string(
   "data",
   None,
-  "Name of a data set, or path of images as for image_folder; default: the"
-  " run's.",
+  "Name of a data set, such as imagenet_v2, imagenet_real or cifar10_c, or path"
+  " of images as for image_folder; default: the run's.",
+)
+_BASELINE = flags.DEFINE_string(
+  "baseline",
+  None,
+  "RUN or RUN@STEP, by whose errors those on corrupted images are divided.",
 )
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Directory of the data sets; default: the run's."
@@ -72,22 +79,26 @@ def main(argv: list[str]) -> None:
     cli.refuse("--split=none evaluates nothing: name a split, or --export.")
   if _OUTPUT.value:
     cli.make_directory("output", _OUTPUT.value)
+  is_corrupted = _DATA.value in corrupted.NAMES
+  if _BASELINE.value and not is_corrupted:
+    cli.refuse(
+      f"--baseline={_BASELINE.value} needs corrupted images: --data="
+      f"{' or '.join(corrupted.NAMES)}."
+    )
   run_logging.show_on_stderr()
   # Import late: wrong flags are reported without waiting for JAX.
   import jax
 
-  from sam_jax.analysis import run_names
-  from sam_jax.analysis.trained_run import load_run
-
-  try:
-    (run_name,) = run_names.parse_names([str(_WORKDIR.value)])
-  except ValueError as error:
-    cli.refuse(str(error))
-  run = load_run(*run_name, use_ema=_EMA.value)
+  run = _load(str(_WORKDIR.value), "workdir")
+  baseline = _load(_BASELINE.value, "baseline") if _BASELINE.value else None
   try:
     if _EXPORT.value:
       _export(run)
-    if _SPLIT.value != _NO_SPLIT:
+    if _SPLIT.value == _NO_SPLIT:
+      return
+    if is_corrupted:
+      _evaluate_corrupted(run, baseline)
+    else:
       _evaluate(run)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
@@ -95,6 +106,18 @@ def main(argv: list[str]) -> None:
     cli.refuse(
       "The memory of the device is too small: try a smaller --batch_size."
     )
+
+
+def _load(text: str, flag: str) -> Any:
+  """Load RUN or RUN@STEP; errors name the flag."""
+  from sam_jax.analysis import run_names
+  from sam_jax.analysis.trained_run import load_run
+
+  try:
+    (name,) = run_names.parse_names([text])
+    return load_run(*name, use_ema=_EMA.value)
+  except ValueError as error:
+    cli.refuse(str(error).replace("--workdir", f"--{flag}"))
 
 
 def _evaluate(run: Any) -> None:
@@ -125,6 +148,38 @@ def _evaluate(run: Any) -> None:
     found.examples,
     found.has_labels,
   )
+  _report(result, directory)
+
+
+def _evaluate_corrupted(run: Any, baseline: Any) -> None:
+  """Print and write the errors of a run on corrupted images."""
+  from sam_jax.evaluation import corruptions, data
+
+  name = str(_DATA.value)
+  images = data.select_corrupted(
+    run, name, _SPLIT.value, data_dir=_DATA_DIR.value
+  )
+  if baseline:
+    data.check_classes(baseline, images.spec, str(images.path.parent))
+  directory = _directory(run, f"{name}_{run.step}")
+  about = {
+    "run": str(run.workdir),
+    "step": run.step,
+    "weights": _weights(run),
+    "data": name,
+    "path": str(images.path),
+  }
+  rows = corruptions.measure(run, images, _BATCH.value)
+  rows_of_baseline: list[Any] = []
+  if baseline:
+    about |= {"baseline": f"{baseline.workdir} at step {baseline.step}"}
+    rows_of_baseline = corruptions.measure(baseline, images, _BATCH.value)
+  result = corruptions.CorruptionReport(about, rows, rows_of_baseline)
+  _report(result, directory)
+
+
+def _report(result: Any, directory: epath.Path) -> None:
+  """Print the tables of a report, and write its files."""
   cli.show("\n".join(result.lines()))
   with _writing(directory):
     written = result.write(directory)

@@ -179,7 +179,9 @@ class TrainedRun:
     Yields:
       Arrays [n] for each batch, without its padding: `label` int32,
       `prediction` int32, `confidence` float32 (the largest probability), `nll`
-      float32 (cross-entropy) and `is_in_top_5` bool.
+      float32 (cross-entropy) and `is_in_top_5` bool. If images have sets of
+      labels: `has_label_set` bool, False if the set is empty, and
+      `is_in_label_set` bool, True if the prediction is in the set.
     """
     for batch, found in self._apply(_examine, dataset.eval_batches(split)):
       is_real = batch["mask"] > 0
@@ -235,12 +237,19 @@ def _examine(logits: jax.Array, batch: Any) -> dict[str, jax.Array]:
   labels, num_classes = batch["label"], logits.shape[-1]
   targets = jax.nn.one_hot(labels, num_classes)
   misses = losses.top_k_error(logits, labels, min(5, num_classes))
-  return {
-    "prediction": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+  prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  found = {
+    "prediction": prediction,
     "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
     "nll": losses.cross_entropy(logits, targets),
     "is_in_top_5": misses == 0,
   }
+  if "label_set" in batch:
+    sets = batch["label_set"]
+    found["has_label_set"] = jnp.any(sets, axis=-1)
+    is_in = jnp.take_along_axis(sets, prediction[:, None], axis=-1)
+    found["is_in_label_set"] = is_in[:, 0]
+  return found
 
 
 def load_run(

@@ -64,7 +64,7 @@ def read_arrays(directory: epath.Path, source: Any = None) -> Arrays | None:
       )
       return None
     checksums = content["arrays"]
-    arrays = {name: _read(directory / f"{name}.npy") for name in checksums}
+    arrays = {name: read_array(directory / f"{name}.npy") for name in checksums}
     is_whole = all(_checksum(arrays[n]) == checksums[n] for n in checksums)
   except (OSError, EOFError, ValueError, LookupError, TypeError):
     is_whole = False
@@ -99,7 +99,8 @@ def write_arrays(
     logger.warning("Can't cache arrays in %s: %s", directory, error)
 
 
-def _read(path: epath.Path) -> np.ndarray:
+def read_array(path: epath.Path) -> np.ndarray:
+  """Map a file of np.save into memory, or read it if it is at gs://."""
   if not paths.is_remote(path):
     return np.load(path, mmap_mode="r", allow_pickle=False)
   with path.open("rb") as file:

@@ -43,7 +43,10 @@ class DatasetSpec:
     storage: "memory" for uint8 arrays in host memory, or "stream" for images
       that the host decodes, crops and resizes every time.
     label_column: TFDS feature of the labels to train on.
-    noisy_label_columns: Other features with labels, in addition to "label".
+    clean_label_column: TFDS feature of the true labels.
+    noisy_label_columns: Other features with labels.
+    label_sets_column: TFDS feature with the set of all classes that an image
+      shows, which may be empty; None if an image has one class.
     noisy_labels: True if training labels may be wrong; batches then carry the
       clean labels too. The function that loads the data set sets this field.
     class_names: Names of the classes, if they are known without the data.
@@ -68,7 +71,9 @@ class DatasetSpec:
   manual_files: str = ""
   storage: str = IN_MEMORY
   label_column: str = CLEAN_LABEL
+  clean_label_column: str = CLEAN_LABEL
   noisy_label_columns: tuple[str, ...] = ()
+  label_sets_column: str | None = None
   noisy_labels: bool = False
   class_names: tuple[str, ...] = ()
   stored_shape: tuple[int, int, int] | None = None
@@ -78,12 +83,13 @@ class DatasetSpec:
   def directory(self) -> str:
     """Name of the directory that TFDS keeps it in, without loading TFDS."""
     # TFDS names the directory after the class; our modules have that name too.
-    return self.tfds_name.partition(":")[0].rpartition(".")[2]
+    name, colon, _ = self.tfds_name.partition(":")
+    return name.rpartition(".")[2] if colon else name
 
   @property
   def label_columns(self) -> tuple[str, ...]:
     """Names of all TFDS features that hold labels, the clean one first."""
-    return (CLEAN_LABEL, *self.noisy_label_columns)
+    return (self.clean_label_column, *self.noisy_label_columns)
 
   def with_image_size(self, size: int) -> "DatasetSpec":
     """Return the same data set with square images of another size."""
@@ -202,11 +208,8 @@ _IMAGENET = DatasetSpec(
 )
 
 
-def _fine_grained(name: str, num_classes: int, **fields: Any) -> DatasetSpec:
-  """Return the spec of a data set for fine-tuning, preprocessed like ImageNet.
-
-  Reference for the splits: Kornblith et al. (CVPR 2019), table 1.
-  """
+def _like_imagenet(name: str, num_classes: int, **fields: Any) -> DatasetSpec:
+  """Return the spec of a data set that is preprocessed like ImageNet."""
   defaults = {
     "tfds_name": name,
     "test_split": "test",
@@ -278,14 +281,15 @@ _SPECS = (
   _MNIST,
   dataclasses.replace(_MNIST, name="kmnist", tfds_name="kmnist"),
   _IMAGENET,
-  _fine_grained(  # 47,386 and 2,443, the images that Flickr still had
+  # Splits of those for fine-tuning: Kornblith et al. (CVPR 2019), table 1.
+  _like_imagenet(  # 47,386 and 2,443, the images that Flickr still had
     "birdsnap",
     500,
     train_examples=47_386,
     tfds_name="sam_jax.datasets.builders.birdsnap:Birdsnap",
     manual_files="birdsnap/images, the images that Flickr still had",
   ),
-  _fine_grained(  # 8,144 and 8,041
+  _like_imagenet(  # 8,144 and 8,041
     "stanford_cars",
     196,
     train_examples=8_144,
@@ -293,26 +297,53 @@ _SPECS = (
     manual_files="cars_train.tgz, cars_test.tgz, car_devkit.tgz and"
     " cars_test_annos_withlabels.mat",
   ),
-  _fine_grained(  # 2,040 and 6,149
+  _like_imagenet(  # 2,040 and 6,149
     "oxford_flowers102",
     102,
     train_examples=2_040,
     train_splits=("train", "validation"),
   ),
-  _fine_grained(  # 6,667 and 3,333
+  _like_imagenet(  # 6,667 and 3,333
     "fgvc_aircraft",
     100,
     train_examples=6_667,
     tfds_name="sam_jax.datasets.builders.fgvc_aircraft:FgvcAircraft",
     train_splits=("train", "validation"),
   ),
-  _fine_grained("oxford_iiit_pet", 37, train_examples=3_680),  # and 3,669
-  _fine_grained(  # 75,750 and 25,250
+  _like_imagenet("oxford_iiit_pet", 37, train_examples=3_680),  # and 3,669
+  _like_imagenet(  # 75,750 and 25,250
     "food101", 101, train_examples=75_750, test_split="validation"
   ),
 )
 
-_BY_NAME = {spec.name: spec for spec in _SPECS}
+
+# No config can train on these: their training split is their test split.
+_EVALUATION_SETS = (
+  # Recht et al. (ICML 2019). Papers report the one of matched frequency.
+  *(
+    _like_imagenet(
+      name, 1000, tfds_name=f"imagenet_v2/{variant}", train_splits=("test",)
+    )
+    for name, variant in (
+      ("imagenet_v2", "matched-frequency"),
+      ("imagenet_v2_threshold_0.7", "threshold-0.7"),
+      ("imagenet_v2_topimages", "topimages"),
+    )
+  ),
+  # Beyer et al. (2020): labeled again, with none, one or several classes.
+  _like_imagenet(
+    "imagenet_real",
+    1000,
+    tfds_name="imagenet2012_real",
+    train_splits=("validation",),
+    test_split="validation",
+    manual_files="ILSVRC2012_img_val.tar",
+    label_column="original_label",
+    clean_label_column="original_label",
+    label_sets_column="real_label",
+  ),
+)
+_BY_NAME = {spec.name: spec for spec in (*_SPECS, *_EVALUATION_SETS)}
 
 
 def image_folder_spec(class_names: Sequence[str], size: int) -> DatasetSpec:
@@ -348,7 +379,12 @@ def prepared_datasets() -> list[str]:
 
 def known_datasets() -> list[str]:
   """Return the names of the data sets that configs can ask for."""
-  return [*_BY_NAME, IMAGE_FOLDER]
+  return [*(spec.name for spec in _SPECS), IMAGE_FOLDER]
+
+
+def evaluation_sets() -> list[str]:
+  """Return the names of the data sets that have a test set alone."""
+  return [spec.name for spec in _EVALUATION_SETS]
 
 
 def dataset_spec(name: str) -> DatasetSpec:

@@ -1,7 +1,7 @@
 """Names of the classes of a data set, without loading TFDS."""
 
 from sam_jax.datasets import array_cache
-from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetSpec
+from sam_jax.datasets.catalog import DatasetSpec
 
 
 def class_names(spec: DatasetSpec, data_dir: str | None) -> tuple[str, ...]:
@@ -19,7 +19,9 @@ def class_names(spec: DatasetSpec, data_dir: str | None) -> tuple[str, ...]:
   if spec.class_names:
     return spec.class_names
   directory = array_cache.data_root(data_dir) / spec.directory
-  for file in sorted(directory.glob(f"[0-9]*/{CLEAN_LABEL}.labels.txt")):
+  for file in sorted(
+    directory.glob(f"[0-9]*/{spec.clean_label_column}.labels.txt")
+  ):
     names = tuple(file.read_text().split("\n"))
     names = names[:-1] if names[-1] == "" else names
     if len(names) == spec.num_classes:

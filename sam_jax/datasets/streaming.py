@@ -24,7 +24,7 @@ from etils import epath
 
 from sam_jax import paths
 from sam_jax.datasets import crops, labels, tfds_files, tfrecords
-from sam_jax.datasets.catalog import CLEAN_LABEL, DatasetError, DatasetSpec
+from sam_jax.datasets.catalog import DatasetError, DatasetSpec
 from sam_jax.datasets.image_folder import ImageFolder
 from sam_jax.datasets.in_memory import Batch, num_left_to_train
 from sam_jax.datasets.sampler import Sampler
@@ -70,6 +70,7 @@ class Source(Protocol):
 class Records:
   """Some examples of a data set that TFDS has prepared."""
 
+  spec: DatasetSpec
   files: tfrecords.RecordFiles
   features: Any  # of TFDS, which parse a record
   numbers: np.ndarray  # int64 [N], index into the records of the files
@@ -104,9 +105,16 @@ class Records:
     def load(example: Any, file: Any, offset: Any, seed: Any) -> dict[str, Any]:
       record = tfrecords.read_record(files[file], offset, is_remote=is_remote)
       found = self.features.deserialize_example(record, decoders=decoders)
-      label = tf.cast(found[CLEAN_LABEL], tf.int32)
+      label = tf.cast(found[self.spec.clean_label_column], tf.int32)
       image = crop(found["image"], size, seed)
-      return {"image": image, "label": label, "example": example}
+      loaded = {"image": image, "label": label, "example": example}
+      if self.spec.label_sets_column:
+        labels_of_image = found[self.spec.label_sets_column]
+        rows = tf.one_hot(
+          labels_of_image, self.spec.num_classes, True, False, dtype=tf.bool
+        )
+        loaded["label_set"] = tf.reduce_any(rows, axis=0)
+      return loaded
 
     return load
 
@@ -192,6 +200,7 @@ class StreamingDataset:
     Yields:
       `image` uint8 [n, size, size, 3], `label` int32 [n] and `mask` float32
       [n]: 0 marks padding, which gives all batches of all hosts the same size.
+      If images have sets of labels: `label_set` bool [n, classes].
     """
     count = len(self._splits[split])
 
@@ -369,13 +378,13 @@ def load_streaming(
     info = tfds_files.split_info(spec, builder, spec.train_splits[0])
     first = info.num_examples
     count = num_left_to_train(spec, first, validation_size)
-    test = Records(files, features, numbers[count:first])
+    test = Records(spec, files, features, numbers[count:first])
     numbers = np.delete(numbers, slice(count, first))
   else:
     splits = (spec.test_split,)
     test_files = tfrecords.RecordFiles(spec, builder, splits, data_dir)
-    test = Records(test_files, features, np.arange(len(test_files)))
-  train = Records(files, features, numbers)
+    test = Records(spec, test_files, features, np.arange(len(test_files)))
+  train = Records(spec, files, features, numbers)
   given = None
   if labels_path:
     given = labels.read_labels(labels_path, len(train), spec.num_classes)

@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 from sam_jax import buckets, paths
 from sam_jax.analysis.trained_run import TrainedRun
 from sam_jax.config.schema import ConfigError, did_you_mean
-from sam_jax.datasets import catalog, image_files, image_folder
+from sam_jax.datasets import catalog, corrupted, image_files, image_folder
+from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.datasets.class_names import class_names
+from sam_jax.datasets.corrupted import CorruptedImages
 from sam_jax.training import build
 from sam_jax.training.input_pipeline import Dataset, create_dataset
 
@@ -84,11 +86,12 @@ def select(
     return _select_files(run, data, split or "test", batch_size)
   name = data or run.config.dataset.name
   config = _config_without_training(run, name)
-  if data_dir is not None:
-    config.dataset.data_dir = data_dir
+  config.dataset.data_dir = _data_dir(run, name, data_dir)
   config.eval_batch_size = batch_size or run.eval_batch_size
   held_out = config.dataset.validation_size
   split = split or ("validation" if held_out else "test")
+  if name in catalog.evaluation_sets():
+    _check_is_test(name, split)
   if split == "validation" and not held_out:
     raise ConfigError(
       f"--split=validation: the run did not hold out examples of {name}. Use"
@@ -98,7 +101,7 @@ def select(
     _check_test_set(config)
     config.dataset.validation_size = 0
   if name != run.config.dataset.name:
-    _check_classes(run, config)
+    check_classes(run, build.dataset_spec(config), config.dataset.data_dir)
   dataset = create_dataset(config)
   if config.dataset.validation_size == held_out:
     _check_files(run, dataset)
@@ -106,9 +109,49 @@ def select(
   return EvaluationData(name, split, dataset, part)
 
 
+def select_corrupted(
+  run: TrainedRun,
+  name: str,
+  split: str | None = None,
+  *,
+  data_dir: str | None = None,
+) -> CorruptedImages:
+  """Find the images of a data set of corrupted images.
+
+  Args:
+    run: The run.
+    name: One of `corrupted.NAMES`.
+    split: "test" or None.
+    data_dir: Directory of the data sets; None for that of the run.
+
+  Raises:
+    ConfigError: The data set does not fit the network, or has no such split.
+    DatasetError: It is missing or damaged.
+  """
+  _check_is_test(name, split or "test")
+  data_dir = _data_dir(run, name, data_dir)
+  check_classes(run, corrupted.corrupted_spec(name), data_dir)
+  return corrupted.find(name, data_dir)
+
+
+def _data_dir(run: TrainedRun, name: str, data_dir: str | None) -> str | None:
+  """Return the directory of a data set: --data_dir, or that of the run."""
+  dataset = run.config.dataset
+  if data_dir is None and dataset.name in (name, *catalog.prepared_datasets()):
+    return dataset.data_dir
+  return data_dir  # `data_dir` of an image folder is that of its images
+
+
+def _check_is_test(name: str, split: str) -> None:
+  if split != "test":
+    raise ConfigError(
+      f"--split={split}: {name} has a test set alone. Use --split=test."
+    )
+
+
 def _is_path(data: str) -> bool:
   """Return True if --data is a directory or a CSV file, not a name."""
-  if data in catalog.known_datasets():
+  if data in (*catalog.known_datasets(), *catalog.evaluation_sets()):
     return False
   is_csv = data.lower().endswith(".csv")
   return is_csv or "/" in data or paths.resolve(data).is_dir()
@@ -172,8 +215,9 @@ def _check_files(run: TrainedRun, dataset: Dataset) -> None:
 
 def _config_without_training(run: TrainedRun, name: str) -> ConfigDict:
   """Return the config of a run with what evaluation needs of a data set."""
-  if name not in catalog.known_datasets():
-    known = did_you_mean(name, catalog.known_datasets())
+  names = [*catalog.known_datasets(), *catalog.evaluation_sets()]
+  if name not in names:
+    known = did_you_mean(name, [*names, *corrupted.NAMES])
     raise ConfigError(
       f"--data={name} is no data set, nor a directory or a CSV file. {known}"
     )
@@ -194,13 +238,14 @@ def _config_without_training(run: TrainedRun, name: str) -> ConfigDict:
   return config
 
 
-def _check_classes(run: TrainedRun, config: ConfigDict) -> None:
+def check_classes(
+  run: TrainedRun, spec: DatasetSpec, data_dir: str | None
+) -> None:
   """Check that another data set has the classes and channels of a run.
 
   Raises:
     ConfigError: It has not.
   """
-  spec = build.dataset_spec(config)
   for what, theirs, ours in (
     ("classes", spec.num_classes, run.spec.num_classes),
     ("channels", spec.image_shape[2], run.spec.image_shape[2]),
@@ -210,7 +255,7 @@ def _check_classes(run: TrainedRun, config: ConfigDict) -> None:
         f"--data={spec.name} has {theirs} {what}, and the network of"
         f" {run.workdir} {ours}. Choose data with the same {what}."
       )
-  names = class_names(spec, config.dataset.data_dir)
+  names = class_names(spec, data_dir)
   for i, pair in enumerate(zip(names, run.class_names, strict=True)):
     if pair[0] != pair[1] and str(i) not in pair:  # a number: without a name
       raise ConfigError(

@@ -25,7 +25,9 @@ def summary(outcomes: Outcomes, num_classes: int) -> dict[str, float]:
 
   Returns:
     `error_rate`, `top_5_error_rate` with more than 5 classes, `nll` (mean
-    cross-entropy, in nats) and `ece`, see `calibration_error`.
+    cross-entropy, in nats) and `ece`, see `calibration_error`. If images have
+    sets of labels: `real_error_rate`, the part of the images with a set that
+    are predicted as a class that is not in it (Beyer et al., 2020).
   """
   is_right = outcomes["prediction"] == outcomes["label"]
   values = {"error_rate": np.mean(~is_right)}
@@ -33,6 +35,9 @@ def summary(outcomes: Outcomes, num_classes: int) -> dict[str, float]:
     values["top_5_error_rate"] = np.mean(~outcomes["is_in_top_5"])
   values["nll"] = np.mean(outcomes["nll"], dtype=np.float64)
   values["ece"] = calibration_error(outcomes["confidence"], is_right)
+  if "has_label_set" in outcomes:
+    is_in_set = outcomes["is_in_label_set"][outcomes["has_label_set"]]
+    values["real_error_rate"] = np.mean(~is_in_set)
   return {name: float(value) for name, value in values.items()}
 
 

@@ -18,6 +18,7 @@ _CLASSES_SHOWN = 20
 _TITLES = {
   "error_rate": "error (%)",
   "top_5_error_rate": "top-5 error (%)",
+  "real_error_rate": "ReaL error (%)",
   "nll": "negative log-likelihood (nats)",
   "ece": f"expected calibration error (%), {CALIBRATION_BINS} bins",
 }
@@ -58,10 +59,12 @@ class Report:
     matrix: the files have all.
     """
     about = self.about
-    count = len(self.outcomes["label"])
+    count, with_set = len(self.outcomes["label"]), ""
+    if "has_label_set" in self.outcomes:
+      with_set = f", {self._count_sets():,} with ReaL labels"
     lines = [
       f"{about['run']} at step {about['step']}, {about['weights']}",
-      f"{about['data']}, {about['split']}: {count:,} examples",
+      f"{about['data']}, {about['split']}: {count:,} examples{with_set}",
       "",
     ]
     if not self.has_labels:
@@ -94,26 +97,34 @@ class Report:
     """
     count = len(self.outcomes["label"])
     result = {**self.about, "examples": count}
-    contents = {"predictions.csv": _csv(self._predictions())}
+    contents = {"predictions.csv": csv_text(self._predictions())}
     if self.has_labels:
       result |= self.summary
       contents |= self._tables_of_labels()
+    if "has_label_set" in self.outcomes:
+      result["real_examples"] = self._count_sets()
     for name, text in contents.items():
       files.write_atomically(directory / name, text)
     files.write_json(directory / "evaluation.json", result)
     return [directory / name for name in (*contents, "evaluation.json")]
 
+  def _count_sets(self) -> int:
+    """Return the number of examples with a set of labels that is not empty."""
+    return int(self.outcomes["has_label_set"].sum())
+
   def _tables_of_labels(self) -> dict[str, str]:
     """Return the contents of confusion.csv and classes.csv."""
     rows = measures.class_rows(self.confusion, self.class_names)
     return {
-      "confusion.csv": _csv(
+      "confusion.csv": csv_text(
         [
           ("label", *self.class_names),
           *zip(self.class_names, *self.confusion.T.tolist(), strict=True),
         ]
       ),
-      "classes.csv": _csv([rows[0].keys(), *(row.values() for row in rows)]),
+      "classes.csv": csv_text(
+        [rows[0].keys(), *(row.values() for row in rows)]
+      ),
     }
 
   def _prediction_table(self) -> list[str]:
@@ -159,8 +170,8 @@ def _class_table(rows: Sequence[dict[str, Any]]) -> list[str]:
   cells = [
     (
       *(row["class"], row["taken_for"], str(row["examples"])),
-      *(_percent(row["error_rate"]), str(row["predicted"])),
-      _percent(row["precision"]),
+      *(percent(row["error_rate"]), str(row["predicted"])),
+      percent(row["precision"]),
     )
     for row in rows
   ]
@@ -177,11 +188,12 @@ def _confusion_table(
   return markdown.table(("", *names), rows, text_columns=1)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+  """Return a fraction in percent; "" for None."""
   return "" if value is None else f"{100 * value:.2f}"
 
 
-def _csv(rows: Iterable[Iterable[Any]]) -> str:
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
   """Return rows as CSV; texts with separators or newlines are quoted."""
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows(rows)

@@ -150,6 +150,35 @@ def write_imagenet(directory, synsets=("n01440764", "n01443537")):
   write_tar(directory / "ILSVRC2012_img_val.tar", validation, "w")
 
 
+def write_imagenet_v2(directory, classes=(0, 1, 999)):
+  """Write the archive of matched frequency, a directory for each class."""
+  root = "imagenetv2-matched-frequency-format-val"
+  photos = {
+    f"{root}/{number}/{i}.jpeg": photo(50, 40 + i, seed=number + i)
+    for number in classes
+    for i in range(3)
+  }
+  write_tar(directory / "imagenetv2-matched-frequency.tar.gz", photos)
+
+
+def write_imagenet_real(directory):
+  """Write validation images, and the classes that each one shows."""
+  write_imagenet(directory)
+  sets = [[], [7], list(range(0, 1000, 2)), list(range(1, 1000, 2)), *[[3]] * 7]
+  (directory / "real.json").write_text(json.dumps(sets))
+
+
+def write_corrupted(directory, name, corruptions, count=6, num_classes=10):
+  """Write NAME/*.npy as published: the images of 5 severities, and labels."""
+  files = {c: pixels(5 * count, 32, 32, 3) for c in corruptions}
+  labels = RANDOM.integers(num_classes, size=count).astype(np.uint8)
+  files["labels"] = np.tile(labels, 5)
+  (directory / name).mkdir()
+  for file, array in files.items():
+    np.save(directory / name / f"{file}.npy", array)
+  return files
+
+
 def fetch_unchecked(manager, url, md5):
   """Stand in for `published.fetch`: small archives have other checksums."""
   del md5

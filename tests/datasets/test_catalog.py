@@ -11,16 +11,24 @@ CIFAR = catalog.dataset_spec("cifar10")
 IMAGENET = catalog.dataset_spec("imagenet2012")
 
 
-@pytest.mark.parametrize("name", catalog.prepared_datasets())
+NAMES = catalog.prepared_datasets()
+TEST_SETS = catalog.evaluation_sets()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_spec_is_consistent(name):
   spec = catalog.dataset_spec(name)
   channels = spec.image_shape[-1]
   assert len(spec.mean) == len(spec.std) == channels
-  assert spec.test_split not in spec.train_splits
+  has_test_set_alone = spec.train_splits == (spec.test_split,)
+  assert has_test_set_alone == (name in TEST_SETS)
+  assert (spec.test_split in spec.train_splits) == has_test_set_alone
+  assert (name in catalog.known_datasets()) != has_test_set_alone
   assert spec.label_column in spec.label_columns
   builder = tfds_files.tfds_builder(spec, None)
-  assert builder.info.features["label"].num_classes == spec.num_classes
-  assert builder.data_path.parent.name == spec.directory
+  label = builder.info.features[spec.clean_label_column]
+  assert label.num_classes == spec.num_classes
+  assert str(builder.data_path.parent).endswith(f"/{spec.directory}")
   assert bool(spec.manual_files) == bool(builder.MANUAL_DOWNLOAD_INSTRUCTIONS)
   for column in spec.label_columns:
     assert column in builder.info.features

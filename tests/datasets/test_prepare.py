@@ -100,7 +100,7 @@ def test_download_without_a_known_checksum_is_refused(
   ("names", "message"),
   [
     (["digits", "cifra10"], "error: Data set 'cifra10' is unknown. Known: dig"),
-    (["cifra10"], "food101. Did you mean 'cifar10'?"),
+    (["cifra10"], "imagenet_real. Did you mean 'cifar10'?"),
     ([], "error: Name the data sets to prepare. Known: digits, cifar10, "),
   ],
 )

@@ -8,14 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from sam_jax.analysis import trained_run
 from sam_jax.analysis.trained_run import TrainedRun
-from sam_jax.config.schema import ConfigError, default_config
+from sam_jax.config.schema import ConfigError
 from sam_jax.datasets import catalog
 from sam_jax.evaluation import export
 from sam_jax.pretrained.fitting import load_pretrained
 from sam_jax.runs import trained_weights
-from sam_jax.training import build
+from tests.evaluation.random_runs import random_run
 
 # Reads both files, as docs/after_training.md describes, and calls the program.
 SERVE = """
@@ -46,25 +45,8 @@ assert not loaded, loaded
 """
 
 
-def trained(model, dataset):
-  """Return a network with random weights and statistics as a run."""
-  config = default_config()
-  config.model.name, config.dataset.name = model, dataset
-  config.dataset.image_size = 40 if dataset == "imagenet2012" else None
-  spec = build.dataset_spec(config)
-  parts = build.parts(config, spec, 1, num_devices=1)
-  state = trained_run.empty_state(parts, spec)
-  random = np.random.default_rng(0)
-  # The logits of a network at initialization hardly depend on the images.
-  variables = jax.tree.map(
-    lambda x: random.uniform(0.1, 0.5, x.shape).astype(np.float32),
-    state.eval_variables(),
-  )
-  return TrainedRun("run", config, 7, spec, parts.model, variables)
-
-
 def test_exported_network_runs_without_this_package(tmp_path):
-  run = trained("cnn4", "cifar10")
+  run = random_run("cnn4", "cifar10")
   shape = (2, 3, *run.spec.shape_in_memory)
   images = np.random.default_rng(1).integers(256, size=shape, dtype=np.uint8)
   np.save(tmp_path / "images.npy", images)
@@ -83,7 +65,7 @@ def test_exported_network_runs_without_this_package(tmp_path):
 
 def test_weights_can_be_read_to_start_another_run(tmp_path):
   pytest.importorskip("safetensors")
-  run = trained("cnn4", "cifar10")
+  run = random_run("cnn4", "cifar10")
   file = tmp_path / "network.safetensors"
   file.write_bytes(export.to_safetensors(run))
   checkpoint = trained_weights.read(str(file))
@@ -95,16 +77,16 @@ def test_weights_can_be_read_to_start_another_run(tmp_path):
 
 
 def test_description_of_the_preprocessing():
-  about = export.description(trained("cnn4", "cifar10"))
+  about = export.description(random_run("cnn4", "cifar10"))
   assert json.loads(about["images"]) == [32, 32, 3]
   assert json.loads(about["mean"])[0] == catalog.dataset_spec("cifar10").mean[0]
   assert json.loads(about["class_names"])[9] == "9"
-  streamed = export.description(trained("cnn4", "imagenet2012"))
+  streamed = export.description(random_run("cnn4", "imagenet2012"))
   assert "40/72 of the shorter side" in streamed["resizing"]
 
 
 def test_network_that_cannot_be_exported(monkeypatch):
-  run = trained("cnn4", "cifar10")
+  run = random_run("cnn4", "cifar10")
 
   def fail(*_):
     raise NotImplementedError("no lowering of this\nand more")
