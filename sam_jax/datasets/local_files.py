@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from sam_jax.datasets import idx_files
+from sam_jax.datasets import cifar_python, idx_files
 
 # Where packages of Debian install data sets.
 INSTALLED = {
@@ -21,9 +21,15 @@ _PACKAGES = {"fashion_mnist": "dataset-fashion-mnist"}
 
 def remedies(name: str) -> str:
   """Return how to prepare a data set without a network, as parts of a list."""
-  parts = ""
+  files = ""
   if name in idx_files.SHA256:
-    parts += f" put {', '.join(idx_files.FILES)} (or .gz) into --manual_dir,"
+    files = f"{', '.join(idx_files.FILES)} (or .gz)"
+  elif name in cifar_python.LAYOUTS:
+    layout = cifar_python.LAYOUTS[name]
+    files = f"{layout.binary_archive} or {layout.archive}"
+  elif name == "svhn":
+    files = "train_32x32.mat, test_32x32.mat, extra_32x32.mat"
+  parts = f" put {files} into --manual_dir," if files else ""
   if name in _PACKAGES:
     parts += f" install Debian's package {_PACKAGES[name]},"
   return parts
@@ -70,10 +76,14 @@ def _extract(
   name: str, directories: list[pathlib.Path], staging: pathlib.Path
 ) -> dict[str, pathlib.Path]:
   """Extract the files of a data set from the first directory that has any."""
-  if name not in idx_files.SHA256:
+  if name in idx_files.SHA256:
+    extract = idx_files.decompress
+  elif name in cifar_python.LAYOUTS:
+    extract = cifar_python.convert
+  else:
     return {}
   for directory in directories:
-    files = idx_files.decompress(name, directory, staging)
+    files = extract(name, directory, staging)
     if files:
       return files
   return {}

@@ -6,6 +6,7 @@ The known data sets, and the files that you must download yourself. Put these
 files into --manual_dir first:
 """
 
+import pathlib
 import sys
 import textwrap
 
@@ -23,8 +24,8 @@ _DATA_DIR = flags.DEFINE_string(
 _MANUAL_DIR = flags.DEFINE_string(
   "manual_dir",
   None,
-  "Directory of the files that can't be downloaded; default: downloads/manual"
-  " in the data directory.",
+  "Directory of the files that can't be downloaded, or that are already here;"
+  " default: downloads/manual in the data directory.",
 )
 
 
@@ -54,11 +55,14 @@ def main(argv: list[str]) -> None:
     cli.refuse(str(error))
   if _DATA_DIR.value:
     buckets.check(_DATA_DIR.value, "--data_dir")
+  manual = _MANUAL_DIR.value
+  if manual and not pathlib.Path(manual).expanduser().is_dir():
+    cli.refuse(f"--manual_dir={manual} is no directory of this machine.")
   logging.set_verbosity(logging.WARNING)  # TFDS logs every step of its work
   for spec in specs:
     try:
       builder = tfds_files.download_and_prepare(
-        spec, _DATA_DIR.value, manual_dir=_MANUAL_DIR.value
+        spec, _DATA_DIR.value, manual_dir=manual
       )
       for split in (*spec.train_splits, spec.test_split):
         tfds_files.split_info(spec, builder, split)

@@ -2,13 +2,11 @@
 
 import gzip
 import hashlib
-import json
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from tensorflow_datasets.image_classification import mnist
 
 from sam_jax.datasets import (
@@ -16,40 +14,12 @@ from sam_jax.datasets import (
   idx_files,
   in_memory,
   local_files,
-  prepare,
   tfds_files,
 )
 from tests.datasets import archives
+from tests.datasets.preparation import error_of, prepared_bytes, run
 
 DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
-
-
-def run(data_dir, name, manual_dir=None):
-  """Prepare a data set as the command does."""
-  if not prepare.flags.FLAGS.is_parsed():
-    prepare.flags.FLAGS(["prepare"])
-  with flagsaver.flagsaver(data_dir=str(data_dir), manual_dir=manual_dir):
-    prepare.main(["prepare", name])
-
-
-def error_of(*arguments):
-  """Return the line with which the command ends."""
-  with pytest.raises(SystemExit) as error:
-    run(*arguments)
-  message = str(error.value)
-  assert message.startswith("error: ") and "\n" not in message
-  return message
-
-
-def prepared_bytes(data_dir, name):
-  """Return the contents of the files that TFDS wrote, except the download."""
-  spec = catalog.dataset_spec(name)
-  directory = pathlib.Path(
-    tfds_files.prepared_builder(spec, str(data_dir)).data_path
-  )
-  contents = {file.name: file.read_bytes() for file in directory.iterdir()}
-  info = json.loads(contents.pop("dataset_info.json"))
-  return contents, info["splits"]
 
 
 @pytest.fixture
@@ -80,7 +50,7 @@ def test_idx_files_become_what_tfds_prepares(idx, tmp_path):
     content = gzip.decompress((idx / f"{file}.gz").read_bytes())
     (idx / file).write_bytes(content)
     (idx / f"{file}.gz").unlink()
-  run(tmp_path / "ours", "fashion_mnist", str(idx))
+  run(tmp_path / "ours", "fashion_mnist", manual_dir=str(idx))
   ours = prepared_bytes(tmp_path / "ours", "fashion_mnist")
   assert ours == prepared_bytes(tmp_path / "tfds", "fashion_mnist")
   assert len(ours[0]) == 4  # two splits, features, names of classes
@@ -101,12 +71,14 @@ def test_files_are_found_without_a_flag(place, idx, tmp_path, monkeypatch):
 
 def test_each_data_set_may_have_a_directory_of_its_name(idx, tmp_path, caplog):
   shutil.copytree(idx, tmp_path / "manual" / "kmnist")
-  message = error_of(tmp_path / "data", "kmnist", str(tmp_path / "manual"))
+  message = error_of(
+    tmp_path / "data", "kmnist", manual_dir=str(tmp_path / "manual")
+  )
   assert (
     "kmnist/train-images-idx3-ubyte.gz is that of fashion_mnist." in message
   )
   archives.write_fashion_mnist(tmp_path / "manual" / "kmnist")
-  run(tmp_path / "data", "kmnist", str(tmp_path / "manual"))
+  run(tmp_path / "data", "kmnist", manual_dir=str(tmp_path / "manual"))
   assert (
     "kmnist: the checksums of its decompressed files are not" in caplog.text
   )
@@ -135,7 +107,7 @@ def test_format_is_checked_where_no_checksum_is_known(
   monkeypatch.setitem(idx_files.SHA256, "fashion_mnist", {})
   suffix = "idx3-ubyte" if "images" in file else "idx1-ubyte"
   edited(idx, f"{file}-{suffix}", edit)
-  message = error_of(tmp_path / "data", "kmnist", str(idx))
+  message = error_of(tmp_path / "data", "kmnist", manual_dir=str(idx))
   assert f"{file}-{suffix}.gz {problem}" in message
 
 
@@ -145,7 +117,7 @@ def test_other_content_is_refused(idx, tmp_path):
   published = path.read_bytes()
 
   def error():
-    message = error_of(tmp_path / "data", "fashion_mnist", str(idx))
+    message = error_of(tmp_path / "data", "fashion_mnist", manual_dir=str(idx))
     assert not list((tmp_path / "data").glob("fashion_mnist/*"))
     return message
 
@@ -157,7 +129,7 @@ def test_other_content_is_refused(idx, tmp_path):
   path.unlink()
   assert f"{idx} lacks train-labels-idx1-ubyte, compressed (.gz)" in error()
   path.write_bytes(published)
-  run(tmp_path / "data", "fashion_mnist", str(idx))
+  run(tmp_path / "data", "fashion_mnist", manual_dir=str(idx))
 
 
 def test_interrupt_leaves_nothing(idx, tmp_path, monkeypatch):
@@ -170,7 +142,7 @@ def test_interrupt_leaves_nothing(idx, tmp_path, monkeypatch):
   staging.mkdir()
   monkeypatch.setattr(local_files.tempfile, "tempdir", str(staging))
   with pytest.raises(KeyboardInterrupt):
-    run(tmp_path / "data", "fashion_mnist", str(idx))
+    run(tmp_path / "data", "fashion_mnist", manual_dir=str(idx))
   assert not list((tmp_path / "data" / "fashion_mnist").iterdir())
   assert not list(staging.glob("sam_jax_*"))
 
@@ -186,3 +158,14 @@ def test_debian_files_have_the_published_content(tmp_path):
     files["t10k-labels-idx1-ubyte.gz"].read_bytes(), np.uint8, offset=8
   )
   assert np.bincount(labels).tolist() == [1000] * 10
+
+
+def test_manual_directory_must_exist(tmp_path, capsys):
+  missing = str(tmp_path / "idx")
+  with pytest.raises(SystemExit) as error:
+    run(tmp_path / "data", "mnist", manual_dir=missing)
+  assert error.value.code == 2
+  said = capsys.readouterr().err
+  assert (
+    said == f"error: --manual_dir={missing} is no directory of this machine.\n"
+  )

@@ -9,11 +9,11 @@ import sys
 import threading
 
 import pytest
-from absl.testing import flagsaver
 
-from sam_jax.datasets import catalog, local_files, prepare, tfds_files
+from sam_jax.datasets import catalog, local_files, tfds_files
 from sam_jax.datasets.builders import birdsnap, fgvc_aircraft
 from tests.datasets import archives
+from tests.datasets.preparation import run
 
 
 @pytest.fixture
@@ -28,14 +28,6 @@ def server(tmp_path):
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield directory, f"http://127.0.0.1:{running.server_port}"
     running.shutdown()
-
-
-def run(data_dir, *names, **kwargs):
-  # In a test no command line was parsed.
-  if not prepare.flags.FLAGS.is_parsed():
-    prepare.flags.FLAGS(["prepare"])
-  with flagsaver.flagsaver(data_dir=str(data_dir), **kwargs):
-    prepare.main(["prepare", *names])
 
 
 def test_download_and_manual_directory(server, tmp_path, monkeypatch, capsys):

@@ -158,7 +158,8 @@ def test_without_a_network_no_download_is_retried(
   assert asked == [host]
   assert str(error.value) == (
     "Data set 'cifar10' can't be prepared: www.cs.toronto.edu can't be reached."
-    " Connect this machine to the network, or copy the prepared data from"
+    " Connect this machine to the network, put cifar-10-binary.tar.gz or"
+    " cifar-10-python.tar.gz into --manual_dir, or copy the prepared data from"
     " another machine."
   )
   assert "Retrying" not in caplog.text
