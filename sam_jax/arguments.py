@@ -175,6 +175,7 @@ def check(
   surrogate_gap: Any,
   sync: Any,
   second_order: Any,
+  is_random: bool,
 ) -> None:
   """Check the arguments of `sharpness_aware`, see there.
 
@@ -207,6 +208,10 @@ def check(
     raise ValueError(
       "second_order needs p = 2 and ascent_steps = 1, got"
       f" p = {p} and ascent_steps = {ascent_steps}."
+    )
+  if second_order and is_random:
+    raise ValueError(
+      "second_order has no term for random directions: drop random_key."
     )
   try:
     axis, groups = (

@@ -94,6 +94,7 @@ def sharpness_aware(
   mask: Mask | None = None,
   surrogate_gap: float = 0.0,
   second_order: bool = False,
+  random_key: jax.Array | None = None,
   has_value: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """Replace the gradient at `params` with the sharpness-aware gradient.
@@ -117,6 +118,9 @@ def sharpness_aware(
     second_order: Add the term that SAM drops (appendix C.4), at the cost of two
       more gradients; `grad_fn` gets `ascent_step=-1` for it. Needs p = 2 and
       one ascent step.
+    random_key: If set, the control of appendix C.5: a normal draw takes the
+      place of the ascent gradient, another one at each step, and the same one
+      for all shards.
     has_value: `grad_fn` returns `(value, gradient)`; the state keeps the value.
 
   Returns:
@@ -144,7 +148,8 @@ def sharpness_aware(
     True
   """
   arguments.check(
-    rho, p, eta, ascent_steps, every, surrogate_gap, sync, second_order
+    *(rho, p, eta, ascent_steps, every, surrogate_gap, sync, second_order),
+    is_random=random_key is not None,
   )
   ball = _Ball(p, adaptive, eta, mask)
   is_off = not callable(rho) and not arguments.is_traced(rho) and rho == 0
@@ -166,7 +171,11 @@ def sharpness_aware(
 
     u, sam_grads = None, grads
     for step in range(ascent_steps):
-      ascent_grads = _mean(sam_grads, sync)
+      if random_key is None:
+        ascent_grads = _mean(sam_grads, sync)
+      else:
+        draw = jax.random.fold_in(random_key, ascent_steps * state.count + step)
+        ascent_grads = optax.tree.random_like(draw, params, dtype=jnp.float32)
       perturbed, u = perturb(ascent_grads, params, u)
       eps = difference(perturbed, params)
       # Behind this barrier XLA may reuse the memory of g and eps: SAM takes one

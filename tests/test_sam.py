@@ -295,6 +295,39 @@ def test_second_order_spans_the_shards_that_share_a_perturbation():
   np.testing.assert_allclose(flat(actual), expected, atol=2e-6)
 
 
+def test_random_direction_is_normal_and_of_length_rho():
+  params = random_tree(5)
+  points = []
+
+  def grad_fn(w, ascent_step):
+    points.append(flat(w) - flat(params))
+    return optax.tree.scale(2.0, w)
+
+  tx = sam_jax.sharpness_aware(RHO, random_key=jax.random.key(0))
+  state = tx.init(params)
+  for _ in range(400):
+    gradient, state = tx.update(params, state, params, grad_fn=grad_fn)
+  eps = np.array(points)
+  np.testing.assert_allclose(flat(gradient), 2 * (flat(params) + eps[-1]), 1e-5)
+  np.testing.assert_allclose(np.linalg.norm(eps, axis=1), RHO, rtol=1e-4)
+  # Uniform on the sphere: mean 0, and the same variance in each of 14 axes.
+  standard_error = RHO / np.sqrt(14 * len(eps))
+  assert np.abs(eps.mean(0)).max() < 4 * standard_error
+  np.testing.assert_allclose((eps**2).mean(0), RHO**2 / 14, rtol=0.35)
+  assert len(np.unique(eps, axis=0)) == len(eps)
+
+
+def test_random_direction_is_shared_by_the_shards():
+  tx = sam_jax.sharpness_aware(RHO, random_key=jax.random.key(1))
+
+  def perturbed(gradient):
+    grad_fn = lambda w, _: w  # noqa: E731
+    return tx.update(gradient, tx.init(W), W, grad_fn=grad_fn)[0]
+
+  shards = jax.vmap(perturbed, axis_name="batch")(jnp.eye(3))
+  np.testing.assert_array_equal(shards, np.tile(perturbed(W), (3, 1)))
+
+
 def test_second_order_leaves_a_flat_point_alone():
   gradient, _ = sam_gradient(np.zeros_like(W), second_order=True)
   np.testing.assert_array_equal(gradient, np.zeros_like(W))
@@ -470,6 +503,10 @@ def test_clipping_inside_the_base_optimizer_bites():
     ({"rho": 0.1, "ascent_steps": 2.0}, r"ascent_steps = 2\.0"),
     ({"rho": 0.1, "surrogate_gap": math.nan}, "surrogate_gap = nan"),
     ({"rho": 0.1, "second_order": True, "p": 1.0}, r"got p = 1\.0"),
+    (
+      {"rho": 0.1, "second_order": True, "random_key": jax.random.key(0)},
+      "drop random_key",
+    ),
     (
       {"rho": 0.1, "second_order": True, "ascent_steps": 2},
       "ascent_steps = 2",

@@ -101,14 +101,12 @@ FIELDS: dict[str, Field] = {
   "model.additional_skips": Field(
     None,
     bool,
-    help="Shortcuts around the groups of a wide ResNet, as in AutoAugment's"
-    " code.",
+    help="Shortcuts around the groups of wide ResNets, as in AutoAugment.",
   ),
   "model.normalization": Field(
     None,
     bool,
-    help="False: a wide ResNet without batch normalization, as in the paper's"
-    " study of the Hessian.",
+    help="False: wide ResNets without batch normalization, as in figure 3.",
   ),
   "dataset.name": Field(
     "cifar10",
@@ -257,6 +255,9 @@ FIELDS: dict[str, Field] = {
   ),
   "sam.second_order": Field(
     False, help="Include the term with the Hessian that SAM drops."
+  ),
+  "sam.random_direction": Field(
+    False, help="Perturb along a normal draw, not the gradient: figure 6."
   ),
   "optimizer.name": Field(
     "sgd",

@@ -74,7 +74,8 @@ def _check_rho_min(config: ConfigDict) -> None:
 
 
 def _check_second_order(config: ConfigDict) -> None:
-  for field, value in (("p", 2), ("ascent_steps", 1)):
+  needed = {"p": 2, "ascent_steps": 1, "random_direction": False}
+  for field, value in needed.items():
     if config.sam.second_order and config.sam[field] != value:
       raise ConfigError(
         "config.sam.second_order = True needs"

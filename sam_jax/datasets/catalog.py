@@ -161,7 +161,7 @@ class DatasetSpec:
     )
 
 
-# Means and standard deviations are those of google-research/sam.
+# Statistics are those of google-research/sam: MNIST's for Fashion-MNIST, too.
 _CIFAR10 = DatasetSpec(
   name="cifar10",
   tfds_name="cifar10",
@@ -180,8 +180,6 @@ _CIFAR100 = DatasetSpec(
   std=(0.26733429, 0.25643846, 0.27615047),
   train_examples=50_000,
 )
-# Its statistics are those of data sets that replace it, too, as in the official
-# release for Fashion-MNIST.
 _MNIST = DatasetSpec(
   name="mnist",
   tfds_name="mnist",

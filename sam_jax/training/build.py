@@ -154,6 +154,8 @@ def sharpness(
     given["adaptive"] = masks.SCALED_BY_ASAM[fields.adaptive_mask]
   if fields.second_order:
     given["second_order"] = True
+  if fields.random_direction:
+    given["random_key"] = random_stream(config.seed, "perturbation")
   rho = optimizer_lib.rho_schedule(config, learning_rate)
   given |= {
     "has_value": True,

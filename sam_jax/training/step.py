@@ -44,7 +44,7 @@ _SOMETIMES = (
 )
 METRICS = _ALWAYS + _SOMETIMES
 
-_STREAMS = ("init", "dropout", "augment")
+_STREAMS = ("init", "dropout", "augment", "perturbation")
 
 
 def random_stream(seed: int | jax.Array, purpose: str) -> jax.Array:
@@ -52,7 +52,7 @@ def random_stream(seed: int | jax.Array, purpose: str) -> jax.Array:
 
   Args:
     seed: The seed of a run, or the random key that stands for it.
-    purpose: "init", "dropout" or "augment".
+    purpose: One of `_STREAMS`.
   """
   key = jax.random.key(seed) if isinstance(seed, int) else seed
   return jax.random.fold_in(key, _STREAMS.index(purpose))

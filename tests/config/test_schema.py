@@ -232,7 +232,10 @@ def test_configs_survive_json():
   assert tree["sam"]["m"] == 32
 
 
-@pytest.mark.parametrize(("field", "value"), [("p", 1.0), ("ascent_steps", 2)])
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [("p", 1.0), ("ascent_steps", 2), ("random_direction", True)],
+)
 def test_second_order_needs_a_smooth_perturbation(field, value):
   config = config_with({"sam.second_order": True, f"sam.{field}": value})
   with pytest.raises(ConfigError, match=f"second_order .*sam.{field} ="):

@@ -128,6 +128,19 @@ def test_every_method_trains_the_same_on_any_number_of_devices(method):
   assert metrics["loss"] == pytest.approx(one_metrics["loss"], rel=1e-5)
 
 
+def test_random_direction_is_the_same_on_any_number_of_devices():
+  config = make_config(m=2, random_direction=True)
+  (one, metrics), (eight, _) = one_step(config, 1), one_step(config)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    *(one.params, eight.params),
+  )
+  # Next to the gradient, a normal draw hardly climbs.
+  climbed = one_step(make_config(m=2), 1)[1]["sharpness"]
+  assert abs(metrics["sharpness"]) < 0.2 * climbed
+  assert metrics["perturbation_norm"] == pytest.approx(config.sam.rho)
+
+
 def test_a_method_in_a_file_of_ones_own(own_file):
   plain, _ = one_step(make_config(rho=0.0))
   sam, _ = one_step(make_config())
