@@ -145,6 +145,11 @@ FIELDS: dict[str, Field] = {
     help="Side in pixels that the network sees; None: that of the images in"
     " memory or, for streamed images, that the network was designed for.",
   ),
+  "dataset.normalization": Field(
+    "statistics",
+    choices=("statistics", "symmetric"),
+    help="By the data set's mean and std; symmetric: 2 * pixel / 255 - 1.",
+  ),
   "dataset.label_column": Field(
     None,
     str,
@@ -362,10 +367,7 @@ FIELDS: dict[str, Field] = {
     0.05, ge=0, decides="nothing", help="Radius of the measured sharpness."
   ),
   "analysis.m": Field(
-    32,
-    ge=1,
-    decides="nothing",
-    help="Examples that share a perturbation in the measured m-sharpness.",
+    32, ge=1, decides="nothing", help="m of the measured m-sharpness."
   ),
   "analysis.lanczos_steps": Field(
     15,

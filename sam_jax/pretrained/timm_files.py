@@ -89,8 +89,12 @@ def _preprocessing(config: Mapping[str, Any]) -> str:
       "No config.json next to it says that it is a tf_efficientnet_*: another"
       " EfficientNet of timm would have other padding."
     )
+  remedy = ""
+  if set(found["mean"]) == {0.5}:  # AdvProp
+    remedy = " Set config.dataset.normalization = 'symmetric'."
   return (
     f"It was trained on images of {found.get('input_size', '?')[-1]} pixels of"
     f" mean {found['mean']} and std {found.get('std')}"
     f" ({found.get('interpolation')}, center crop {found.get('crop_pct')})."
+    f"{remedy}"
   )

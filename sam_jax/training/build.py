@@ -325,7 +325,7 @@ def dataset_spec(
     names = class_names or find_class_names(config.dataset.data_dir)
     side = relations.image_folder_size(config)
     spec = catalog.image_folder_spec(names, side)
-    return _with_label_column(spec, config)
+    return _with_options(spec, config)
   spec = catalog.dataset_spec(config.dataset.name)
   if len(class_names) == spec.num_classes:
     spec = dataclasses.replace(spec, class_names=tuple(class_names))
@@ -334,11 +334,14 @@ def dataset_spec(
     size = models.image_size(config.model.name)
   if size is not None:
     spec = spec.with_image_size(size)
-  return _with_label_column(spec, config)
+  return _with_options(spec, config)
 
 
-def _with_label_column(spec: DatasetSpec, config: ConfigDict) -> DatasetSpec:
+def _with_options(spec: DatasetSpec, config: ConfigDict) -> DatasetSpec:
   column = config.dataset.label_column
+  if config.dataset.normalization == "symmetric":
+    half = (0.5,) * spec.image_shape[2]
+    spec = dataclasses.replace(spec, mean=half, std=half)
   return spec if column is None else spec.with_label_column(column)
 
 

@@ -74,7 +74,8 @@ def test_directory_of_the_hub(tmp_path):
   assert f"{path} (timm's tf_efficientnet_b0)" in report
   assert report.endswith(
     "It was trained on images of 224 pixels of mean [0.5, 0.5, 0.5] and std"
-    " [0.25, 0.25, 0.25] (bicubic, center crop 0.875)."
+    " [0.25, 0.25, 0.25] (bicubic, center crop 0.875). Set"
+    " config.dataset.normalization = 'symmetric'."
   )
 
 

@@ -263,3 +263,17 @@ def test_batch_statistics_of_a_device_are_recorded(m, devices, examples):
   recorded.model.batch_norm_examples += 1
   with pytest.raises(ConfigError, match=f"_examples = .* it is {examples}"):
     build.validate(recorded, devices)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_symmetric_pixels_are_those_of_advprop(name):
+  config = default_config()
+  config.dataset.name = name
+  config.dataset.normalization = "symmetric"
+  spec = build.dataset_spec(config)
+  images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  images = np.broadcast_to(images, (1, 16, 16, spec.image_shape[2]))
+  spec = spec.with_image_size(16)
+  np.testing.assert_allclose(
+    build.preprocess_fn(spec)(images), 2.0 * images / 255 - 1, atol=1e-6
+  )
