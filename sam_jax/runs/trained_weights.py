@@ -64,11 +64,15 @@ def pin(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
   return config
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, workdir: epath.PathLike) -> None:
   """Check that the weights to start from exist, and are no unreadable format.
 
   This is not part of `validate_config` because a run that has started no longer
   needs them.
+
+  Args:
+    config: A valid config.
+    workdir: Workdir of the run that has this config.
 
   Raises:
     ConfigError: They do not exist, or no reader opens them.
@@ -76,6 +80,9 @@ def check(config: ConfigDict) -> None:
   """
   path = config.pretrained
   if not path:
+    return
+  buckets.check(workdir, "--workdir", for_checkpoints=True)
+  if workdir_lib.has_begun(paths.resolve(workdir)):
     return
   buckets.check(path, "config.pretrained")
   if not formats.exists(path):

@@ -46,10 +46,9 @@ def open_run(
   distributed.check_same(config, workdir)
   config = trained_weights.pin(config, workdir)
   config = build.validate(config, jax.device_count())
+  trained_weights.check(config, workdir)  # before anything is written
   with contextlib.ExitStack() as stack:
     path = stack.enter_context(workdir_lib.claim(workdir, config))
-    if not workdir_lib.has_begun(path):
-      trained_weights.check(config)
     dataset = input_pipeline.create_dataset_on_all_hosts(config)
     dataset_record.keep(path, dataset, config.dataset.data_dir)
     checkpoints = Checkpoints(

@@ -219,10 +219,10 @@ def test_source_in_a_bucket(run, bucket, tmp_path, monkeypatch):
     loop.train_and_evaluate(config, tmp_path / "b")
 
 
-def test_missing_weights_are_named():
+def test_missing_weights_are_named(tmp_path):
   config = make_config(pretrained="/no/file")
   with pytest.raises(ConfigError, match=r"pretrained = '/no/file'.*no such"):
-    trained_weights.check(config)
+    trained_weights.check(config, tmp_path / "b")
   validate_config(config, num_devices=8)  # it may have done its work
 
 
@@ -237,6 +237,7 @@ def test_pickles_are_refused_before_data_are_read(tmp_path):
       ConfigError, match=rf"pretrained: /.*{file} is .*Pickle"
     ):
       loop.train_and_evaluate(config, tmp_path / "b")
+  assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_paths_of_other_libraries_stay(file, path, tmp_path):
   (tmp_path / "hub").mkdir()
   (tmp_path / "hub" / file).touch()
   config = make_config(pretrained=str(tmp_path / "hub" / path))
-  trained_weights.check(config)
+  trained_weights.check(config, tmp_path / "b")
   pinned = trained_weights.pin(config, tmp_path / "b")
   assert pinned.pretrained == config.pretrained
 
