@@ -161,10 +161,12 @@ def find(
       test set has other classes.
   """
   path = _existing(data_dir)
-  names = _class_names_in(path)
   if _is_csv(path):
-    root, (train, test) = path.parent, _images_of_csv(path, names)
+    rows = image_csv.read(path)
+    names = _class_names_of(rows)
+    root, (train, test) = path.parent, _images_of_csv(path, rows, names)
   else:
+    names = _class_names_in(path)
     root, (train, test) = path, _images_of_directory(path, names)
   if not len(train):
     raise error(path, "there is no image to train on.")
@@ -233,7 +235,8 @@ def find_to_evaluate(
     images = Images(files, np.zeros(len(files), np.int32))
   else:
     if _is_csv(path):
-      train, test = _images_of_csv(path, class_names)
+      rows = image_csv.read(path)
+      train, test = _images_of_csv(path, rows, class_names)
     else:
       train, test = _images_of_directory(path, class_names)
     images = train if split == "train" or not len(test) else test
@@ -366,13 +369,12 @@ def _class_names_of(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _images_of_csv(
-  path: epath.Path, class_names: Sequence[str]
+  path: epath.Path, rows: Sequence[Row], class_names: Sequence[str]
 ) -> tuple[Images, Images]:
   """Return the images of the training set and of the test set, if any."""
-  rows = image_csv.read(path)
   _check_classes(path, [row.label for row in rows], class_names)
   number = {name: i for i, name in enumerate(class_names)}
-  rows.sort(key=lambda row: (number[row.label], row.path))
+  rows = sorted(rows, key=lambda row: (number[row.label], row.path))
   found = {row.split for row in rows}
   test = [name for name in TEST_SPLITS if name in found]
   splits = []
