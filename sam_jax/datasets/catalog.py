@@ -208,12 +208,8 @@ _IMAGENET = DatasetSpec(
 
 def _like_imagenet(name: str, num_classes: int, **fields: Any) -> DatasetSpec:
   """Return the spec of a data set that is preprocessed like ImageNet."""
-  defaults = {
-    "tfds_name": name,
-    "test_split": "test",
-    "manual_files": "",
-    "train_examples": None,
-  }
+  defaults: dict[str, Any] = {"tfds_name": name, "test_split": "test"}
+  defaults |= {"manual_files": "", "train_examples": None}
   return dataclasses.replace(
     _IMAGENET, name=name, num_classes=num_classes, **{**defaults, **fields}
   )
