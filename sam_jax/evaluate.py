@@ -131,7 +131,8 @@ def _evaluate(run: Any) -> None:
     data_dir=_DATA_DIR.value,
     batch_size=_BATCH.value,
   )
-  directory = _directory(run, f"{found.name}_{found.split}_{run.step}")
+  name = f"{found.name}_{found.split}_{run.step}"
+  directory = _directory(run, name, found.path)
   batches = run.outcomes(found.dataset, found.split_of_dataset)
   about = {
     "run": str(run.workdir),
@@ -205,12 +206,26 @@ def _export(run: Any) -> None:
   _print_files(written)
 
 
-def _directory(run: Any, name: str) -> epath.Path:
-  """Return the directory of results: --output, or a new one in the run's."""
+def _directory(run: Any, name: str, path: str | None = None) -> epath.Path:
+  """Return the directory of results: --output, or one in the run's.
+
+  Args:
+    run: The run.
+    name: Name of the directory, which a number is appended to if it has the
+      results for images of another path.
+    path: Path of the images, if they are files.
+  """
+  from sam_jax.evaluation import report
+
+  if _OUTPUT.value:
+    return cli.make_directory("output", _OUTPUT.value)
   if not _EMA.value and run.config.ema.decay:
     name += "_without_ema"
-  default = run.workdir / "evaluation" / name
-  return cli.make_directory("output", _OUTPUT.value or default)
+  directory, number = run.workdir / "evaluation" / name, 1
+  while report.is_of_other_images(directory, path):
+    number += 1
+    directory = directory.parent / f"{name}_{number}"
+  return cli.make_directory("output", directory)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,13 @@ def load(
   folder = image_folder.find(
     data_dir, validation_size=validation_size, split_seed=split_seed
   )
-  folder, arrays = examined(folder, spec, skips_broken=skips_broken)
+  folder, arrays = examined(
+    folder,
+    spec,
+    skips_broken=skips_broken,
+    remedy="Repair or remove them, or set config.dataset.broken_images ="
+    " 'skip'",
+  )
   folder.check()  # again: a class may have had broken images only
   given, clean = None, folder.train.labels
   if labels_path:
@@ -183,7 +189,7 @@ def dataset_of(
 
 
 def examined(
-  folder: ImageFolder, spec: DatasetSpec, *, skips_broken: bool
+  folder: ImageFolder, spec: DatasetSpec, *, skips_broken: bool, remedy: str
 ) -> tuple[ImageFolder, array_cache.Arrays]:
   """Decode every image once, and keep what was found.
 
@@ -191,6 +197,7 @@ def examined(
     folder: The data set.
     spec: How the network sees it.
     skips_broken: True to leave out files that can't be decoded.
+    remedy: What to do about them otherwise, for a message.
 
   Returns:
     The data set without them; arrays with an entry for each image, first those
@@ -218,8 +225,8 @@ def examined(
     more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     raise error(
       folder.root,
-      f"{len(broken)} of {len(names)} images are broken: {shown}{more}. Repair"
-      " or remove them, or set config.dataset.broken_images = 'skip'.",
+      f"{len(broken)} of {len(names)} images are broken: {shown}{more}."
+      f" {remedy}.",
     )
   left = {key: array[~is_broken] for key, array in found.items()}
   return folder.without(reasons), left

@@ -171,7 +171,10 @@ def _select_files(
   )
   skips_broken = run.config.dataset.broken_images == "skip"
   folder, arrays = image_files.examined(
-    folder, run.spec, skips_broken=skips_broken
+    folder,
+    run.spec,
+    skips_broken=skips_broken,
+    remedy="Repair or remove them, or list the others in a CSV file",
   )
   if not len(folder.train):
     raise ConfigError(f"--data={data}: all images are broken. Repair them.")

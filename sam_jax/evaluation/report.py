@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -151,6 +152,20 @@ class Report:
     ):
       known = (names[label], f"{nll:.6g}") if self.has_labels else ("", "")
       yield example, known[0], names[prediction], f"{confidence:.6g}", known[1]
+
+
+def is_of_other_images(directory: epath.Path, path: str | None) -> bool:
+  """Return True if a directory has the results for images of another path.
+
+  Args:
+    directory: Directory of `Report.write`, which need not exist.
+    path: Path of the images; None if they are of a data set of TFDS.
+  """
+  try:
+    result = json.loads((directory / "evaluation.json").read_text())
+    return result["path"] != path
+  except (OSError, ValueError, LookupError, TypeError):  # none, or damaged
+    return False
 
 
 def _summary_table(summary: dict[str, float]) -> list[str]:

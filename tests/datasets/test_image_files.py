@@ -234,7 +234,7 @@ def test_too_few_images_for_a_batch(photos):
 def test_gray_networks_see_gray_images(photos):
   spec = catalog.dataset_spec("digits")
   folder = image_folder.find(str(photos))
-  _, arrays = image_files.examined(folder, spec, skips_broken=False)
+  _, arrays = image_files.examined(folder, spec, skips_broken=False, remedy="")
   assert arrays["image"].shape == (24, 8, 8, 1)
 
 

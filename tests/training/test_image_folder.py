@@ -171,6 +171,28 @@ def test_classes_of_other_images_are_those_of_the_network(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_directories_of_one_name_do_not_share_results(photos, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  loop.train_and_evaluate(config_of(photos), workdir)
+  for place in ("a", "b", "a"):
+    folders.write(tmp_path / place, ["new/dog/1.png"])
+    evaluate(workdir, f"--data={tmp_path}/{place}/new")
+  places = {
+    path.name: json.loads((path / "evaluation.json").read_text())["path"]
+    for path in (workdir / "evaluation").iterdir()
+  }
+  assert places == {
+    "new_test_2": f"{tmp_path}/a/new",
+    "new_test_2_2": f"{tmp_path}/b/new",
+  }
+  (tmp_path / "a/new/dog/2.jpg").write_bytes(b"no image")
+  with pytest.raises(SystemExit):
+    evaluate(workdir, f"--data={tmp_path}/a/new")
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert "1 of 2 images are broken: dog/2.jpg (" in line
+  assert line.endswith("remove them, or list the others in a CSV file.")
+
+
 def test_own_test_set_is_needed_for_the_split_test(tmp_path):
   folders.write(
     tmp_path / "flat", [f"{c}/{i}.png" for c in "ab" for i in range(10)]
