@@ -370,10 +370,7 @@ FIELDS: dict[str, Field] = {
     32, ge=1, decides="nothing", help="m of the measured m-sharpness."
   ),
   "analysis.lanczos_steps": Field(
-    15,
-    ge=1,
-    decides="nothing",
-    help="Hessian products of a measurement; more are more accurate.",
+    15, ge=1, decides="nothing", help="Hessian products of a measurement."
   ),
   "profile": Field(
     "",
