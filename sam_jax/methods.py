@@ -115,7 +115,7 @@ def gsam(
   (f_p, h): g_SAM - alpha * (part of g orthogonal to g_SAM). The second form in
   the authors' JAX code minimizes (f, h): g + alpha * (part of g_SAM orthogonal
   to g). They find it more stable. In the paper rho follows the learning rate
-  (`config.sam.rho_min`). Cost: 2.
+  (`config.sam.schedule=learning_rate`). Cost: 2.
 
   Args:
     surrogate_gap: alpha, such as 0.6 in the authors' ViT-B/32 config.

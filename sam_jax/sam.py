@@ -77,9 +77,23 @@ class SharpnessAwareState(NamedTuple):
   perturbed_value: jax.typing.ArrayLike  # shape=(), float32; L(w + eps) or nan
 
 
-def is_sam_step(count: jax.Array, every: int) -> bool | jax.Array:
-  """Return True if `sharpness_aware(every=every)` perturbs step `count`."""
-  return every == 1 or count % every == 0
+def is_sam_step(
+  count: jax.Array, rho: optax.ScalarOrSchedule, every: int
+) -> bool | jax.Array:
+  """Return True if `sharpness_aware(rho, every=every)` perturbs step `count`.
+
+  The answer is a bool if it is the same for all steps, else an array: a plain
+  step then costs one gradient.
+  """
+  is_on: Any = True
+  if callable(rho):
+    is_on = rho(count) > 0
+  elif not arguments.is_traced(rho):
+    is_on = rho > 0
+  is_on = is_on if arguments.is_traced(is_on) else bool(is_on)
+  if is_on is False or every == 1:
+    return is_on
+  return is_on & (count % every == 0)
 
 
 def sharpness_aware(
@@ -100,7 +114,8 @@ def sharpness_aware(
   """Replace the gradient at `params` with the sharpness-aware gradient.
 
   Args:
-    rho: Radius of the neighborhood, or a schedule. 0 never traces `grad_fn`.
+    rho: Radius of the neighborhood, or a schedule. 0 never traces `grad_fn`; a
+      step at which a schedule is 0 never runs it.
     p: Norm of the neighborhood, in [1, inf].
     adaptive: ASAM (Kwon et al., 2021): ||eps / T||_p <= rho with T = |w| + eta.
       True scales what its authors scale, every leaf but those named "bias"
@@ -152,7 +167,6 @@ def sharpness_aware(
     is_random=random_key is not None,
   )
   ball = _Ball(p, adaptive, eta, mask)
-  is_off = not callable(rho) and not arguments.is_traced(rho) and rho == 0
 
   def init_fn(params: optax.Params) -> SharpnessAwareState:
     del params
@@ -205,14 +219,15 @@ def sharpness_aware(
     del extra_args
     updates, params = arguments.check_update(updates, params, grad_fn)
     rho_t = rho(state.count) if callable(rho) else rho
-    if is_off:
+    is_perturbed = is_sam_step(state.count, rho, every)
+    if is_perturbed is False:
       updates, state = plain_update(updates, state)
-    elif every == 1:
+    elif is_perturbed is True:
       updates, state = sam_update(updates, state, params, rho_t, grad_fn)
     else:
       # `optax.conditionally_transform` would keep the scalars of an older step.
       updates, state = jax.lax.cond(
-        is_sam_step(state.count, every),
+        is_perturbed,
         lambda g: sam_update(g, state, params, rho_t, grad_fn),
         lambda g: plain_update(g, state),
         updates,

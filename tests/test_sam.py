@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import sam_jax
-from sam_jax.sam import dual_vector
+from sam_jax.sam import dual_vector, is_sam_step
 
 RHO = 0.1
 CURVATURE = np.diag([1.0, 2.0, 5.0]).astype(np.float32)
@@ -192,6 +192,39 @@ def test_schedule_of_rho_counts_steps():
   for expected in (0.1, 0.2, 0.3):
     _, state = tx.update(W, state, W, grad_fn=quadratic_grad_fn)
     assert state.perturbation_norm == pytest.approx(expected)
+
+
+def test_a_step_at_which_a_schedule_is_zero_takes_no_second_gradient():
+  calls = []
+
+  def grad_fn(w, _):
+    jax.debug.callback(lambda: calls.append(1))
+    return jax.grad(quadratic)(w)
+
+  tx = sam_jax.sharpness_aware(lambda count: jnp.where(count < 2, 0.0, RHO))
+  update = jax.jit(functools.partial(tx.update, grad_fn=grad_fn))
+  state, plain = tx.init(W), quadratic_grad_fn(W, 0)
+  for step in range(4):
+    gradient, state = update(plain, state, W)
+    jax.effects_barrier()
+    assert len(calls) == max(step - 1, 0)
+    expected = plain if step < 2 else sam_gradient(W)[0]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("rho", "every", "expected"),
+  [
+    (0.1, 1, True),
+    (0.0, 1, False),
+    (0.0, 2, False),
+    (lambda count: 0.1, 1, True),
+    (lambda count: 0.0, 3, False),
+  ],
+)
+def test_steps_that_are_all_alike_need_no_branch(rho, every, expected):
+  count = jnp.int32(1)
+  assert is_sam_step(count, rho, every) is expected
 
 
 def test_every_other_step_is_plain():

@@ -6,6 +6,7 @@ docs come from these rows. Rules that relate several fields are in
 """
 
 from sam_jax.config.field_type import Field
+from sam_jax.config.schedule_fields import schedule_fields
 
 # Defaults are those of the paper where it has them.
 FIELDS: dict[str, Field] = {
@@ -220,13 +221,12 @@ FIELDS: dict[str, Field] = {
   "sam.rho": Field(
     0.05, ge=0, is_argument=True, help="Radius of the neighborhood; 0: no SAM."
   ),
-  "sam.rho_min": Field(
-    None,
-    float,
-    ge=0,
-    is_argument=True,
-    help="If set, rho follows the learning rate from rho to rho_min, as in"
-    " GSAM.",
+  **schedule_fields(
+    "sam",
+    "rho",
+    "constant",
+    further_kinds=("learning_rate",),
+    outside="Before it and after schedule_end rho is 0: plain descent.",
   ),
   "sam.m": Field(
     None,
@@ -275,16 +275,11 @@ FIELDS: dict[str, Field] = {
   "optimizer.learning_rate": Field(
     0.1, ge=0, is_argument=True, help="Learning rate at its peak."
   ),
-  "optimizer.schedule": Field(
+  **schedule_fields(
+    "optimizer",
+    "learning_rate",
     "cosine",
-    choices=("cosine", "exponential", "constant"),
-    help="Learning rate over the run: to 0, to 1.2% of its peak, or constant.",
-  ),
-  "optimizer.warmup_epochs": Field(
-    0.0,
-    ge=0,
-    is_argument=True,
-    help="Epochs in which the learning rate rises from 0.",
+    outside="Before it the learning rate is at its peak.",
   ),
   "optimizer.momentum": Field(
     0.9, ge=0, le=1, is_argument=True, help="Momentum of sgd and rmsprop."

@@ -5,6 +5,7 @@ see `training/build.py`.
 """
 
 import inspect
+from typing import Any
 
 import optax
 from ml_collections import ConfigDict
@@ -17,6 +18,9 @@ from sam_jax.m_sharpness import m_sharpness_layout
 
 # Optimizers with fields of their own in `config.optimizer`.
 _OWN_OPTIMIZERS = ("sgd", "rmsprop", "adamw")
+
+# The schedule that most papers use for a number that falls.
+_SMOOTH = {"optimizer": "cosine", "sam": "learning_rate"}
 
 
 def check(config: ConfigDict, num_devices: int) -> None:
@@ -32,10 +36,10 @@ def check(config: ConfigDict, num_devices: int) -> None:
   """
   _check_batches(config, num_devices)
   _check_m(config, num_devices)
-  _check_rho_min(config)
   _check_second_order(config)
   _check_optimizer(config)
-  _check_warmup(config)
+  _check_schedule(config, "optimizer", "learning_rate")
+  _check_schedule(config, "sam", "rho")
   _check_kept_checkpoints(config)
   _check_analysis(config)
   _check_model(config)
@@ -63,14 +67,6 @@ def _check_m(config: ConfigDict, num_devices: int) -> None:
     )
   except ValueError as error:
     raise ConfigError(f"config.sam.m: {error}") from error
-
-
-def _check_rho_min(config: ConfigDict) -> None:
-  rho, rho_min = config.sam.rho, config.sam.rho_min
-  if rho_min is not None and rho_min > rho:
-    raise ConfigError(
-      f"config.sam.rho_min = {rho_min} must be at most config.sam.rho = {rho}."
-    )
 
 
 def _check_second_order(config: ConfigDict) -> None:
@@ -105,14 +101,52 @@ def _is_optimizer(name: str) -> bool:
   return "learning_rate" in inspect.signature(function).parameters
 
 
-def _check_warmup(config: ConfigDict) -> None:
-  warmup = config.optimizer.warmup_epochs
-  if warmup > config.num_epochs:
+def _check_schedule(config: ConfigDict, group: str, number: str) -> None:
+  """Check the rows of `schedule_fields.py` of one group."""
+  fields, kind = config[group], config[group].schedule
+  peak, lowest = fields[number], fields[f"{number}_min"]
+  at = f"config.{group}"
+  if fields.warmup_epochs > config.num_epochs:
     raise ConfigError(
-      f"config.optimizer.warmup_epochs = {warmup} must be at most"
-      f" config.num_epochs = {config.num_epochs}: the learning rate would never"
-      " reach its peak."
+      f"{at}.warmup_epochs = {fields.warmup_epochs} must be at most"
+      f" config.num_epochs = {config.num_epochs}: {number} would never reach"
+      " its peak."
     )
+  if lowest is not None and lowest > peak:
+    raise ConfigError(
+      f"{at}.{number}_min = {lowest} must be at most {at}.{number} = {peak}."
+    )
+  if lowest is not None and kind in ("constant", "step"):
+    raise ConfigError(
+      f"{at}.{number}_min = {lowest} needs a schedule that falls smoothly, such"
+      f" as {at}.schedule = {_SMOOTH[group]!r}, not {kind!r}."
+    )
+  if lowest == 0 and kind == "exponential":
+    raise ConfigError(
+      f"{at}.{number}_min = 0 is no end of {at}.schedule = 'exponential': use a"
+      " positive number, or None for 1.2% of the peak."
+    )
+  start, end = fields.schedule_start or 0, fields.schedule_end or 1
+  if start >= end:
+    raise ConfigError(
+      f"{at}.schedule_start = {start} must be less than {at}.schedule_end ="
+      f" {end}."
+    )
+  _check_steps(fields.step_at, kind, at)
+
+
+def _check_steps(step_at: Any, kind: str, at: str) -> None:
+  if bool(step_at) != (kind == "step"):
+    raise ConfigError(
+      f"{at}.step_at = {tuple(step_at)} and {at}.schedule = {kind!r}: 'step',"
+      " and no other schedule, needs fractions at which it steps, such as"
+      " (0.5, 0.75)."
+    )
+  for fraction in step_at:
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+      raise ConfigError(f"{at}.step_at: {fraction!r} must be a number.")
+    if not 0 < fraction < 1:
+      raise ConfigError(f"{at}.step_at: {fraction} must be in (0, 1).")
 
 
 def _check_kept_checkpoints(config: ConfigDict) -> None:

@@ -73,12 +73,12 @@ def free_fields() -> frozenset[str]:
   return frozenset(k for k, f in FIELDS.items() if f.decides == "nothing")
 
 
-def arguments(config: ConfigDict) -> dict[str, float]:
+def arguments(config: ConfigDict) -> dict[str, Any]:
   """Return the numbers that a compiled training step takes as arguments.
 
   Returns:
-    Values by dotted name, such as {"sam.rho": 0.05}: the fields marked by
-    `Field.is_argument`, except those that are 0 or None.
+    Numbers, or tuples of them, by dotted name, such as {"sam.rho": 0.05}: the
+    fields marked by `Field.is_argument`, except those that are 0, () or None.
   """
   flat = dict(flatten(config.to_dict()))
   return {k: flat[k] for k, f in FIELDS.items() if f.is_argument and flat[k]}

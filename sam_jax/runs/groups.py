@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -24,8 +25,14 @@ def program_of(config: ConfigDict) -> str:
     del fields[name]
   for name, value in schema.arguments(config).items():
     if name not in _SHARED:  # an integer is of another type in the program
-      fields[name] = type(value).__name__
+      fields[name] = _type_of(value)
   return json.dumps(fields, sort_keys=True)
+
+
+def _type_of(value: Any) -> str:
+  """Return the type of an argument of a program, with its shape."""
+  shape = f"[{len(value)}]" if isinstance(value, list | tuple) else ""
+  return type(value).__name__ + shape
 
 
 def in_groups(

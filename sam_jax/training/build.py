@@ -24,7 +24,7 @@ from sam_jax.datasets.image_folder import find_class_names
 from sam_jax.m_sharpness import MSharpnessLayout, m_sharpness_layout
 from sam_jax.models.summary import model_summary
 from sam_jax.sam import sharpness_aware
-from sam_jax.training import checks, losses
+from sam_jax.training import checks, losses, schedules
 from sam_jax.training import optimizer as optimizer_lib
 from sam_jax.training.checks import errors_of
 from sam_jax.training.hyperparameters import is_zero
@@ -56,8 +56,7 @@ def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
   built = parts(config, spec, 1, num_devices)
   if ":" in config.model.name:
     checks.check_network(config, spec, built.model)
-  method = functools.partial(sharpness, shards=m_sharpness_layout(None, 1, 1))
-  checks.check_transformation(config, "sam.method", method)
+  checks.check_transformation(config, "sam.method", _method_of_one_shard)
   checks.check_transformation(config, "optimizer.name", optimizer)
   return config
 
@@ -77,20 +76,22 @@ def parts(
     ConfigError: The method, optimizer or network does not take its options.
   """
   shards = layout(config, num_devices)
-  learning_rate = optimizer_lib.learning_rate_schedule(
+  learning_rate = schedules.learning_rate_schedule(
     config.optimizer, steps_per_epoch, config.num_epochs
   )
+  rho = schedules.rho_schedule(config, learning_rate, steps_per_epoch)
   update_ema = None
   if not is_zero(config.ema.decay):
     update_ema = functools.partial(optimizer_lib.update_ema, **config.ema)
   return Parts(
     model=model(config, spec, shards),
     loss_fn=loss_fn(config),
-    sharpness=sharpness(config, learning_rate, shards),
+    sharpness=sharpness(config, rho, shards),
     optimizer=optimizer(config, learning_rate),
     learning_rate=learning_rate,
+    rho=rho,
     dropout_key=random_stream(config.seed, "dropout"),
-    ascent_steps=0 if is_zero(config.sam.rho) else config.sam.ascent_steps,
+    ascent_steps=config.sam.ascent_steps,
     every=config.sam.every,
     num_microbatches=shards.microbatches,
     unrolls_microbatches=is_slow_in_loops(config),
@@ -98,6 +99,13 @@ def parts(
     update_ema=update_ema,
     log_every_steps=config.log_every_steps,
   )
+
+
+def _method_of_one_shard(
+  config: ConfigDict, learning_rate: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+  rho = schedules.rho_schedule(config, learning_rate, 1)
+  return sharpness(config, rho, m_sharpness_layout(None, 1, 1))
 
 
 def layout(config: ConfigDict, num_devices: int) -> MSharpnessLayout:
@@ -133,7 +141,7 @@ def loss_fn(
 
 
 def sharpness(
-  config: ConfigDict, learning_rate: optax.Schedule, shards: MSharpnessLayout
+  config: ConfigDict, rho: optax.ScalarOrSchedule, shards: MSharpnessLayout
 ) -> optax.GradientTransformationExtraArgs:
   """Build the transformation that `config.sam` describes, for one shard.
 
@@ -156,7 +164,6 @@ def sharpness(
     given["second_order"] = True
   if fields.random_direction:
     given["random_key"] = random_stream(config.seed, "perturbation")
-  rho = optimizer_lib.rho_schedule(config, learning_rate)
   given |= {
     "has_value": True,
     "sync": shards.sync(AXIS),

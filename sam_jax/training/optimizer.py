@@ -1,10 +1,9 @@
-"""The descent: learning-rate schedules, optimizers, weight averages.
+"""The descent: optimizers and weight averages.
 
 The descent direction is the sharpness-aware gradient, averaged over all shards.
 """
 
 import inspect
-import math
 from typing import Any
 
 import jax
@@ -15,65 +14,6 @@ from ml_collections import ConfigDict
 from sam_jax import masks
 from sam_jax.reductions import norm
 from sam_jax.training.hyperparameters import is_zero
-
-# The exponential schedule ends at this fraction of the initial learning rate,
-# as in google-research/sam, after the EfficientNet paper.
-EXPONENTIAL_END = 0.012
-
-
-def learning_rate_schedule(
-  config: ConfigDict, steps_per_epoch: int, num_epochs: float
-) -> optax.Schedule:
-  """Return the learning rate as a function of the step, as google-research/sam.
-
-  "cosine" is lr/2 (1 + cos(pi t/T)) and "exponential" lr 0.012^(t/T) over the
-  T steps of the run, "constant" is lr. A warm-up of w > 0 epochs multiplies any
-  of them by min(t / (w steps_per_epoch), 1).
-
-  Args:
-    config: `config.optimizer`.
-    steps_per_epoch: Optimizer steps in an epoch.
-    num_epochs: Epochs of the whole run.
-
-  Returns:
-    step -> float32 ().
-  """
-  base = config.learning_rate
-  total = num_epochs * steps_per_epoch
-  warmup = config.warmup_epochs * steps_per_epoch
-
-  def schedule(step):
-    t = jnp.asarray(step, jnp.float32)
-    factor = {
-      "cosine": lambda: 0.5 * (1 + jnp.cos(jnp.pi * t / total)),
-      "exponential": lambda: jnp.exp(math.log(EXPONENTIAL_END) * t / total),
-      "constant": lambda: jnp.ones_like(t),
-    }[config.schedule]()
-    if not is_zero(config.warmup_epochs):
-      factor *= jnp.minimum(t / warmup, 1)
-    return base * factor
-
-  return schedule
-
-
-def rho_schedule(
-  config: ConfigDict, learning_rate: optax.Schedule
-) -> optax.ScalarOrSchedule:
-  """Return the radius: constant, or GSAM's, which follows the learning rate.
-
-  With `rho_min` set, rho_t = rho_min + (rho - rho_min) * lr_t / lr_max (Zhuang
-  et al., ICLR 2022, with a learning rate that ends at 0).
-
-  Args:
-    config: The whole config.
-    learning_rate: Learning rate by step.
-  """
-  rho, rho_min = config.sam.rho, config.sam.rho_min
-  peak = config.optimizer.learning_rate
-  # A radius or a learning rate of 0 stays 0: no perturbation, or no training.
-  if rho_min is None or is_zero(rho) or is_zero(peak):
-    return rho
-  return lambda step: rho_min + (rho - rho_min) * learning_rate(step) / peak
 
 
 def create_optimizer(

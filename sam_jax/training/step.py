@@ -33,6 +33,7 @@ _ALWAYS = (
 )
 # Metrics that some steps, methods or data sets do not have: nan.
 _SOMETIMES = (
+  "rho",
   "sam_loss",
   "sharpness",
   "gradient_norm",
@@ -69,7 +70,8 @@ class Parts:
     sharpness: The gradient of one shard -> its sharpness-aware gradient.
     optimizer: The mean over all shards -> updates.
     learning_rate: Step -> learning rate, for the logs.
-    ascent_steps: Steps of ascent; 0 without SAM.
+    rho: Radius of the neighborhood, or a schedule.
+    ascent_steps: Steps of ascent.
     every: SAM perturbs every `every`-th step.
     num_microbatches: Shards of each device.
     unrolls_microbatches: Compile a copy of the passes for each of them.
@@ -85,6 +87,7 @@ class Parts:
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   dropout_key: jax.Array
+  rho: optax.ScalarOrSchedule
   ascent_steps: int = 1
   every: int = 1
   num_microbatches: int = 1
@@ -160,7 +163,7 @@ def train_step(
       (_, (loss, _, _)), gradient = value_and_grad(params, is_ascent)
       return loss, gradient
 
-    is_ascent = parts.ascent_steps > 0 and is_sam_step(state.step, parts.every)
+    is_ascent = is_sam_step(state.step, parts.rho, parts.every)
     (_, (loss, logits, batch_stats)), gradient = _either(
       is_ascent, lambda is_ascent: value_and_grad(state.params, is_ascent)
     )
@@ -318,11 +321,21 @@ def _accumulate(state, shard, params, parts) -> Metrics:
     "sam_gradient_norm": norm(shard["gradient"]),
     "param_norm": norm(params),
     "learning_rate": parts.learning_rate(state.step),
+    "rho": _radius(parts.rho, state.step),
     **_perturbation_metrics(shard),
     **_noise_metrics(shard),
   }
   is_measured = {name: ~jnp.isnan(values[name]) for name in _SOMETIMES}
   return metrics.add(state.step, values, is_measured)
+
+
+def _radius(rho: optax.ScalarOrSchedule, step: jax.Array) -> jax.Array:
+  """Return the radius of a step; nan for runs without SAM."""
+  if callable(rho):
+    rho = rho(step)
+  elif not is_traced(rho) and rho == 0:
+    rho = jnp.nan
+  return jnp.asarray(rho, jnp.float32)
 
 
 def _perturbation_metrics(shard):

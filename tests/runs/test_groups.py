@@ -86,6 +86,16 @@ def test_a_group_is_ready_once_it_is_full():
   assert [len(group) for group in groups.in_groups(runs(), 9)] == [4, 2]
 
 
+def test_as_many_steps_of_a_schedule_share_a_program():
+  programs = [
+    groups.program_of(
+      make_config(**{"sam.schedule": "step", "sam.step_at": step_at})
+    )
+    for step_at in ((0.5, 0.75), (0.3, 0.6), (0.5,))
+  ]
+  assert programs[0] == programs[1] != programs[2]
+
+
 def test_command_of_a_group_has_the_flags_of_each_run():
   a = plan("a b", "--config.seed=1", "--verbosity=1")
   b = plan("c", "--config.notes=it's", "--verbosity=1")

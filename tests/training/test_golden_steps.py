@@ -64,7 +64,7 @@ def create_parts(model, config, num_devices):
     learning_rate=schedule,
     loss_fn=loss_fn,
     dropout_key=step_lib.random_stream(0, "dropout"),
-    ascent_steps=int(rho > 0),
+    rho=rho,
   )
 
 

@@ -1,0 +1,70 @@
+"""The rows of a number that follows a schedule: the same for each of them."""
+
+from sam_jax.config.field_type import Field
+
+_KINDS = ("cosine", "exponential", "linear", "step", "constant")
+
+
+def schedule_fields(
+  group: str,
+  number: str,
+  default: str,
+  *,
+  further_kinds: tuple[str, ...] = (),
+  outside: str,
+) -> dict[str, Field]:
+  """Return the rows that describe the schedule of a number.
+
+  Args:
+    group: Group of the rows, such as "sam".
+    number: Name of the number in it, such as "rho": its value at the peak.
+    default: The schedule unless a config says otherwise.
+    further_kinds: Schedules of this number only.
+    outside: The value before the start and from the end on, in words.
+  """
+  return {
+    f"{group}.schedule": Field(
+      default,
+      choices=(*_KINDS, *further_kinds),
+      help=f"Path of {number} from its peak to {number}_min.",
+    ),
+    f"{group}.{number}_min": Field(
+      None,
+      float,
+      ge=0,
+      is_argument=True,
+      help=f"Value of {number} at the end of a schedule that falls smoothly;"
+      " None: 0 or, of exponential, 1.2% of the peak.",
+    ),
+    f"{group}.warmup_epochs": Field(
+      0.0,
+      ge=0,
+      is_argument=True,
+      help=f"Epochs in which {number} rises from 0.",
+    ),
+    f"{group}.schedule_start": Field(
+      None,
+      float,
+      ge=0,
+      lt=1,
+      is_argument=True,
+      help="Fraction of the run at which the schedule starts; None: 0."
+      f" {outside}",
+    ),
+    f"{group}.schedule_end": Field(
+      None,
+      float,
+      gt=0,
+      le=1,
+      is_argument=True,
+      help="Fraction of the run at which the schedule ends; None: 1.",
+    ),
+    f"{group}.step_at": Field(
+      (),
+      is_argument=True,
+      help=f"Fractions of the schedule at which a step multiplies {number}.",
+    ),
+    f"{group}.step_factor": Field(
+      0.1, ge=0, is_argument=True, help="Factor of such a step."
+    ),
+  }
