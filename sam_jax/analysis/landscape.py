@@ -17,8 +17,8 @@ from sam_jax.analysis.objective import Objective, Params
 def random_direction(params: Params, seed: int | Sequence[int]) -> Params:
   """Draw a normal direction whose filters have the norms of the network's.
 
-  A filter consists of the weights of one output channel, the last axis. Biases
-  and normalization parameters, which have one axis, do not move.
+  A filter consists of the weights of one output channel. Biases and
+  normalization parameters, which have one axis, do not move.
 
   Args:
     params: Parameters of the network.
@@ -86,7 +86,12 @@ def loss_at(
 
 
 def _filter_norms(weight: jax.typing.ArrayLike) -> np.ndarray:
-  """Return the norms [C] of the filters of a kernel [..., C]."""
-  return np.linalg.norm(
-    np.asarray(weight).reshape(-1, np.shape(weight)[-1]), axis=0
-  )
+  """Return the norm of each filter of a kernel [..., C]: [1, ..., C].
+
+  The kernel [h, w, C, 1] of a depthwise convolution has a filter for each of
+  its C input channels: [1, 1, C, 1].
+  """
+  weight = np.asarray(weight)
+  is_depthwise = weight.ndim == 4 and weight.shape[-1] == 1
+  axes = (0, 1) if is_depthwise else tuple(range(weight.ndim - 1))
+  return np.sqrt(np.sum(np.square(weight), axis=axes, keepdims=True))

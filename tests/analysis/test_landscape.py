@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from sam_jax import models
 from sam_jax.analysis import landscape
 from sam_jax.analysis.objective import Objective
 
@@ -54,6 +55,29 @@ def test_each_filter_of_a_direction_is_as_long_as_the_networks():
   other = landscape.random_direction(params, seed=[0, 2])
   np.testing.assert_array_equal(direction["kernel"], same["kernel"])
   assert np.any(direction["kernel"] != other["kernel"])
+
+
+def test_a_depthwise_kernel_has_a_filter_for_each_channel():
+  spec = models.create_model("efficientnet_b0", 10)
+  shapes = jax.eval_shape(
+    lambda: spec.init(jax.random.key(0), np.zeros((1, 32, 32, 3)), train=False)
+  )["params"]["MBConvBlock_1"]["depthwise_conv2d"]
+  (kernel,) = jax.tree.map(
+    lambda x: random.normal(size=x.shape).astype(np.float32),
+    jax.tree.leaves(shapes),
+  )
+  kernel *= 2.0 ** random.integers(-9, 9, size=(32, 1))
+  direction = landscape.random_direction({"kernel": kernel}, seed=0)["kernel"]
+  lengths = np.sqrt((direction**2).sum((0, 1)))
+  assert lengths.shape == (32, 1)
+  np.testing.assert_allclose(lengths, np.sqrt((kernel**2).sum((0, 1))), 1e-5)
+
+
+def test_a_layer_with_one_output_has_one_filter():
+  kernel = random.normal(size=(7, 1)).astype(np.float32)
+  direction = landscape.random_direction({"kernel": kernel}, seed=0)["kernel"]
+  assert np.linalg.norm(direction) == pytest.approx(np.linalg.norm(kernel))
+  assert np.ptp(np.abs(direction / kernel)) > 0.1
 
 
 def test_plane_of_a_quadratic(objective):
