@@ -181,7 +181,7 @@ FIELDS: dict[str, Field] = {
     " classes of CIFAR-10.",
   ),
   "dataset.label_noise.seed": Field(
-    0, ge=0, lt=2**32, help="Seed of the corruption."
+    0, ge=0, lt=2**32, decides="run", help="Seed of the corruption."
   ),
   "augment.policy": Field(
     "basic",

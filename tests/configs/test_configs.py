@@ -70,6 +70,10 @@ TRAINED = [
   ("noisy_labels", "mixup", 464_154, 0.1, 2e-4, False, 0, 5),
   ("m_sharpness", "sgd", 269_722, 0.1, 5e-4, True, 0, 5),
   ("digits", "sam", None, 0.1, 5e-4, True, 0, 5),
+  ("hessian", "sam", None, 0.01, 5e-4, True, 0, 5),
+  # Without the convolutions of shortcuts, which the paper's network lacks.
+  ("second_order", "", 2_232_794, 0.1, 5e-4, True, 0, 5),
+  ("norms", "random", 36_220_634, 0.1, 5e-4, True, 0, 5),
 ]
 STEPS_PER_EPOCH = 100
 
@@ -298,6 +302,22 @@ RECIPES = [
   ("noisy_labels", "", 200, 0.1, 2e-4, 0.1, "basic", "none", NOISY),
   ("noisy_labels", "noise80", 200, 0.1, 2e-4, 0.05, "basic", "none", NOISY),
   ("m_sharpness", "", 200, 0.1, 5e-4, 0.05, "basic", "none", CIFAR),
+  (
+    *("hessian", "sgd", 300, 0.01, 5e-4, 0.0, "basic", "none"),
+    CIFAR | {"model.name": "wrn40_10", "model.normalization": False},
+  ),
+  (
+    *("second_order", "", 250, 0.1, 5e-4, 0.05, "basic", "none"),
+    CIFAR | {"model.name": "wrn40_2", "sam.second_order": True},
+  ),
+  (
+    *("norms", "p_inf", 200, 0.1, 5e-4, 0.05, "basic", "none"),
+    CIFAR | {"model.name": "wrn28_10", "sam.p": math.inf},
+  ),
+  (
+    *("norms", "random", 200, 0.1, 5e-4, 0.05, "basic", "none"),
+    CIFAR | {"sam.p": 2.0, "sam.random_direction": True},
+  ),
 ]
 
 
@@ -346,6 +366,8 @@ def test_grids_are_the_papers():
   runs = list(load("cifar").sweep("inner_steps,cifar100"))
   assert {run["sam.ascent_steps"] for run in runs} == {1, 2, 3, 5}
   assert {run["seed"] for run in runs} == set(range(20))
+  rhos = {run["sam.rho"] for run in load("norms").sweep("p2")}
+  assert sorted(rhos) == pytest.approx([10.0**k for k in range(-6, 4)])
   runs = list(load("m_sharpness").sweep("sam"))
   assert sorted({run["sam.m"] for run in runs}) == [1, 4, 16, 64, 256]
   assert {run["seed"] for run in runs} == {0, 1, 2, 3, 4}
