@@ -1,6 +1,6 @@
 """Follow-up methods of SAM as short compositions of `sharpness_aware`.
 
-A gradient goes in, the gradient to descend along comes out:
+A gradient goes in, the gradient to descend along comes out::
 
   optimizer = optax.chain(
     weighted_sam(rho=0.05, gamma=0.9), mean_across("batch"), optax.sgd(0.1)
@@ -62,7 +62,7 @@ def _spell_out_kwargs(method: _Method) -> _Method:
 def asam(
   rho: optax.ScalarOrSchedule, *, scale_biases: bool = False, **kwargs: Any
 ) -> optax.GradientTransformationExtraArgs:
-  """Adaptive SAM: ||eps / T||_2 <= rho with T = |w| + eta.
+  """Adaptive SAM: `||eps / T||_2 <= rho` with `T = |w| + eta`.
 
   The authors' code scales parameters whose name contains "weight", which in
   PyTorch includes those of normalization layers, and sets T = 1 for biases. The
@@ -71,7 +71,7 @@ def asam(
   eta = 0.01, as here, and their example eta = 0. Cost: 2.
 
   Args:
-    scale_biases: Use T = |w| + eta for biases too.
+    scale_biases: Use `T = |w| + eta` for biases too.
 
   Reference: Kwon et al. (ICML 2021), arXiv:2102.11600; code: SamsungLabs/ASAM,
   asam.py and example_cifar.py.

@@ -117,7 +117,8 @@ def sharpness_aware(
     rho: Radius of the neighborhood, or a schedule. 0 never traces `grad_fn`; a
       step at which a schedule is 0 never runs it.
     p: Norm of the neighborhood, in [1, inf].
-    adaptive: ASAM (Kwon et al., 2021): ||eps / T||_p <= rho with T = |w| + eta.
+    adaptive: ASAM (Kwon et al., 2021): `||eps / T||_p <= rho` with
+      `T = |w| + eta`.
       True scales what its authors scale, every leaf but those named "bias"
       (there T = 1); a mask selects the scaled leaves.
     eta: Offset of ASAM.

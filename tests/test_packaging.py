@@ -105,6 +105,7 @@ def test_wheel_holds_the_package_and_the_configs(installed):
   assert python_files(installed / "sam_jax") == package | configs
   assert "configs/digits.py" in configs
   assert (installed / "sam_jax/py.typed").exists()
+  assert (installed / "sam_jax/models/sizes.json").exists()
   assert (installed / information / "licenses/LICENSE").exists()
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -196,6 +197,38 @@ def parse_flags(argv: list[str]) -> list[str]:
     return parse(flags.FLAGS, argv)
   except ConfigError as error:
     refuse(str(error))
+  except SystemExit as end:
+    if end.code != 1:
+      raise
+    # absl has shown the help, and would end as if something had failed.
+    if _config_flag(flags.FLAGS) is not None:
+      show(f"\n{_known_values()}")
+    sys.exit()
+
+
+def _known_values() -> str:
+  """Return the configs, networks and data sets that a command line can name."""
+  from sam_jax.datasets import catalog
+  from sam_jax.models import registry
+
+  networks = [name for f in registry.families() for name in f.names]
+  datasets = catalog.known_datasets()
+  lists = [
+    ("--config.model.name", "python -m sam_jax.models", networks),
+    ("--config.dataset.name", "python -m sam_jax.datasets", datasets),
+  ]
+  lines = ["--config: a file of your own, or one of these, which list words:"]
+  lines += [f"  {name:27} {title}" for name, title in files.titles().items()]
+  for field, command, names in lists:
+    text = textwrap.fill(
+      f"{', '.join(names)}.",
+      80,
+      initial_indent="  ",
+      subsequent_indent="  ",
+      break_on_hyphens=False,
+    )
+    lines += ["", f"{field}: sizes are in `{command}`.", text]
+  return "\n".join(lines)
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:

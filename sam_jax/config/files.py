@@ -1,5 +1,6 @@
 """Config files: where they are, and what their functions return."""
 
+import ast
 import contextlib
 import importlib.util
 import pathlib
@@ -79,6 +80,16 @@ def read_sweep(source: str) -> list[dict[str, Any]]:
 def project_config(name: str) -> pathlib.Path:
   """Return the path of a config of this project, such as "cifar"."""
   return next(path for path in _project_configs() if path.stem == name)
+
+
+def titles() -> dict[str, str]:
+  """Return the first line of the docstring of each config of this project."""
+  found = {}
+  for path in sorted(set(_project_configs())):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    title = (ast.get_docstring(tree) or "").partition("\n")[0]
+    found[f"configs/{path.name}"] = title
+  return found
 
 
 def load(file: str) -> types.ModuleType:

@@ -102,7 +102,7 @@ def known_models() -> list[str]:
 
   Some families have more members, such as any `wrn{depth}_{width}`.
   """
-  names = {name for f in _families() for name in (*f.names, *f.aliases)}
+  names = {name for f in families() for name in (*f.names, *f.aliases)}
   return sorted(name for name in names if "-" not in name)
 
 
@@ -118,6 +118,15 @@ def image_size(name: str) -> int | None:
   family, match = _lookup(name)
   size = family.image_size
   return size(match[0]) if callable(size) else size
+
+
+def options(name: str) -> list[str] | None:
+  """Return the options that a network takes; None if it takes any.
+
+  Raises:
+    ValueError: The name is unknown.
+  """
+  return _lookup(name)[0].options()
 
 
 def synchronizes_batch_norm(name: str) -> bool:
@@ -198,11 +207,13 @@ def _import_families() -> None:
   """Import the files of this folder, which register their families."""
   package = importlib.import_module("sam_jax.models")
   for module in pkgutil.iter_modules(package.__path__):
+    if module.name == "__main__":  # a command
+      continue
     importlib.import_module(f"sam_jax.models.{module.name}")
 
 
-def _families() -> list[Family]:
-  """Return all families."""
+def families() -> list[Family]:
+  """Return all families, those of a file together."""
   _import_families()
   return list(_FAMILIES.values())
 
@@ -213,16 +224,16 @@ def _lookup(name: str) -> tuple[Family, re.Match[str]]:
   Raises:
     ValueError: The name is unknown.
   """
-  families = [_imported_family(name)] if ":" in name else _families()
-  for family in families:
+  known_families = [_imported_family(name)] if ":" in name else families()
+  for family in known_families:
     match = re.fullmatch(family.pattern, family.aliases.get(name, name))
     if match:
       return family, match
   known = known_models()
-  aliases = [alias for family in families for alias in family.aliases]
+  aliases = [alias for family in known_families for alias in family.aliases]
   near = difflib.get_close_matches(name, [*known, *aliases], n=1, cutoff=0.4)
   hint = f" Did you mean {near[0]!r}?" if near else ""
-  general = sorted(f.general_name for f in families if f.general_name)
+  general = sorted(f.general_name for f in known_families if f.general_name)
   raise ValueError(
     f"Unknown model {name!r}.{hint} Known: {', '.join(known)}; also any "
     f"{', '.join(general)}, and package.module:function."

@@ -132,7 +132,7 @@ def test_image_size(name, size):
 
 
 def test_every_name_belongs_to_one_family():
-  families = registry._families()
+  families = registry.families()
   for name in known_models():
     matches = [
       f for f in families if re.fullmatch(f.pattern, f.aliases.get(name, name))
