@@ -3,7 +3,8 @@
 python -m sam_jax.datasets
 
 `python -m sam_jax.datasets.prepare NAME` prepares one, once. A directory or a
-CSV file of your own images is image_folder, and needs no preparation.
+CSV file of your own images is image_folder, and needs no preparation. Those
+without training images are for `python -m sam_jax.evaluate --data=NAME`.
 """
 
 from sam_jax.config import cli
@@ -27,7 +28,7 @@ def table() -> list[str]:
       _source(spec),
       f"{spec.num_classes}",
       "x".join(map(str, spec.image_shape)),
-      f"{spec.train_examples:,}" if spec.train_examples else "unknown",
+      f"{spec.train_examples:,}" if spec.train_examples else "-",
     ]
     for spec in specs
   ]
