@@ -1,4 +1,4 @@
-"""The Hessian's spectrum, computed from products with vectors only.
+"""The Hessian's spectrum and trace, from its products with vectors only.
 
 Stochastic Lanczos quadrature, which Ghorbani, Krishnan and Xiao (2019,
 arXiv:1901.10159) apply to networks: each probe is a Lanczos run from a random
@@ -17,11 +17,13 @@ in the memory of the host.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
+from sam_jax.analysis import monte_carlo
 from sam_jax.analysis.objective import Objective, Params
 
 # float32 [n] -> float32 [n], linear and symmetric
@@ -169,6 +171,39 @@ def probe(
     seconds=time.monotonic() - start,
     host_bytes=basis.nbytes,
   )
+
+
+def trace(
+  product: Callable[[Params], Params],
+  params: Params,
+  *,
+  draws: int,
+  seed: int = 0,
+  on_draw: Callable[[int], Any] = lambda done: None,
+) -> monte_carlo.Estimate:
+  """Estimate the trace of a symmetric matrix from its products.
+
+  The mean of v^T H v over vectors v of random signs. Its variance is twice the
+  sum of the squares off the diagonal: a diagonal matrix takes one draw.
+
+  Args:
+    product: Multiplies the matrix by a tree like `params`.
+    params: A tree of arrays.
+    draws: Number of vectors.
+    seed: Seed of the vectors.
+    on_draw: Called with 1 after each draw.
+
+  Raises:
+    ValueError: `draws` < 1.
+
+  Reference: Hutchinson (1990), Communications in Statistics 19 (2).
+  """
+
+  def draw(number: int) -> float:
+    vector = monte_carlo.signs_like(params, [seed, number])
+    return float(optax.tree.vdot(vector, product(vector)))
+
+  return monte_carlo.mean_of_draws(draw, draws, on_draw)
 
 
 def top_eigenvalues(probes: Sequence[Probe], count: int) -> list[Eigenvalue]:
