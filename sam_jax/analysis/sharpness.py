@@ -181,6 +181,41 @@ def m_sharpness_fn(
   Raises:
     ValueError: There are fewer than m examples, or an argument is out of range.
   """
+
+  def sharpness_of_group(params, rho, group):
+    return group_sharpness(example_losses, params, rho, group, **kwargs)
+
+  mean_of_groups = mean_over_groups(sharpness_of_group, examples, m, devices)
+
+  def measure(params, rho, on_groups=lambda count: None):
+    sharpness_aware(rho, **kwargs)  # checks rho, which is traced below
+    return mean_of_groups(params, rho, on_groups)
+
+  return measure
+
+
+def mean_over_groups(
+  of_group: Callable[..., tuple[jax.Array, jax.Array]],
+  examples: dict[str, np.ndarray],
+  m: int,
+  devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Sharpness]:
+  """Compile the mean of losses over disjoint groups of m consecutive examples.
+
+  Args:
+    of_group: (params, number, group) -> losses at w and near it of one group,
+      arrays [m, ...]. The number is traced.
+    examples: Arrays [N, ...], an entry for each of the N examples.
+    m: Examples of a group.
+    devices: Devices to use; None for all of this host.
+
+  Returns:
+    (params, number, on_groups) -> means over the N // m groups, as in
+    `m_sharpness_fn`.
+
+  Raises:
+    ValueError: There are fewer than m examples.
+  """
   devices = devices or jax.local_devices()
   total = len(next(iter(examples.values())))
   count = total // m if m > 0 else 0
@@ -188,27 +223,22 @@ def m_sharpness_fn(
     raise ValueError(
       f"m = {m} makes no group of {total:,} examples; m can be 1 to {total}."
     )
-
-  def sharpness_of_group(params, rho, group):
-    return group_sharpness(example_losses, params, rho, group, **kwargs)
-
   mapped = parallel.map_over_devices(
-    sharpness_of_group, in_axes=(None, None, 0), out_axes=0, devices=devices
+    of_group, in_axes=(None, None, 0), out_axes=0, devices=devices
   )
   everywhere = replicated_sharding(devices)
 
-  def measure(params, rho, on_groups=lambda count: None):
-    sharpness_aware(rho, **kwargs)  # checks rho, which is traced below
+  def mean(params, number, on_groups=lambda count: None):
     params = jax.device_put(params, everywhere)
     results = []
     for groups, used in _groups_of_devices(examples, m, count, len(devices)):
-      pairs = jax.device_get(mapped(params, np.float32(rho), groups))
+      pairs = jax.device_get(mapped(params, np.float32(number), groups))
       results.append(np.stack(pairs, axis=-1)[:used])
       on_groups(used)
     loss, perturbed = np.concatenate(results).astype(np.float64).mean(axis=0)
     return Sharpness(float(loss), float(perturbed))
 
-  return measure
+  return mean
 
 
 def _groups_of_devices(
