@@ -11,8 +11,9 @@ distinguishes them.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +109,51 @@ def rank_correlations(
 def kendall(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
   """Return Kendall's tau of two sequences [N]."""
   return float(stats.kendalltau(first, second).statistic)
+
+
+class RankCorrelation(NamedTuple):
+  """Kendall's tau of a sample of networks.
+
+  Attributes:
+    tau: Kendall's tau, in [-1, 1]; nan if a sequence is constant.
+    low: Lower end of its 95% interval; nan if the sample has none.
+    high: Upper end.
+    p_value: Probability of a tau at least as far from 0 if the order of one
+      sequence were random.
+  """
+
+  tau: float
+  low: float
+  high: float
+  p_value: float
+
+
+def rank_correlation(
+  first: npt.ArrayLike, second: npt.ArrayLike
+) -> RankCorrelation:
+  """Return Kendall's tau of two sequences [N], with an interval.
+
+  The interval is that of the jackknife: mean of the pseudo-values, plus and
+  minus their standard error times the quantile of Student's t, within [-1, 1].
+  There is none below four networks, and none if all of them agree, as then the
+  pseudo-values are equal: the p-value still depends on their number.
+  """
+  x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
+  count = len(x)
+  if count < 2:
+    return RankCorrelation(math.nan, math.nan, math.nan, math.nan)
+  found = stats.kendalltau(x, y)
+  tau, p_value = float(found.statistic), float(found.pvalue)
+  low = high = math.nan
+  if count >= 4:
+    without = [kendall(np.delete(x, i), np.delete(y, i)) for i in range(count)]
+    pseudo = count * tau - (count - 1) * np.array(without)
+    error = np.std(pseudo, ddof=1) / np.sqrt(count)
+    if error > 1e-9:  # rounding
+      half = stats.t.ppf(0.975, count - 1) * error
+      ends = np.mean(pseudo) - half, np.mean(pseudo) + half
+      low, high = np.clip(ends, -1, 1).tolist()
+  return RankCorrelation(tau, low, high, p_value)
 
 
 def _cells(

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.training import losses, parallel
@@ -29,13 +30,19 @@ _LITTLE_MEMORY_ON_CPU = {
 
 
 def network_losses(
-  model: Any, preprocess: Callable[[jax.Array], jax.Array]
+  model: Any,
+  preprocess: Callable[[jax.Array], jax.Array],
+  *,
+  normalize_logits: bool = False,
 ) -> ExampleLosses:
   """Return the cross-entropy of a network in evaluation mode.
 
   Args:
     model: The network, as in `build.model`.
     preprocess: uint8 images [n, h, w, C] -> float images [n, H, W, C].
+    normalize_logits: Subtract the mean of the logits of an example, and scale
+      them to length 1, as in Andriushchenko et al. (ICML 2023): the loss does
+      not change with the scale of the logits.
 
   Returns:
     A function of variables, {"params", "batch_stats"}, and a batch of `image`
@@ -56,10 +63,19 @@ def network_losses(
       preprocess(batch["image"]),
       train=False,
     )
+    if normalize_logits:
+      logits = _normalize(logits)
     targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
     return losses.cross_entropy(logits, targets)
 
   return example_losses
+
+
+def _normalize(logits: jax.Array) -> jax.Array:
+  """Center logits [n, classes], and scale them to length 1; zero stays zero."""
+  logits = logits - logits.mean(axis=-1, keepdims=True)
+  square = jnp.sum(logits**2, axis=-1, keepdims=True)
+  return logits * jnp.where(square > 0, square, 1) ** -0.5
 
 
 def first_examples(
@@ -162,9 +178,11 @@ class Objective:
       _LITTLE_MEMORY_ON_CPU if devices[0].platform == "cpu" else None
     )
     loss_sum, hessian_product = _sums_over_batch(example_losses)
+    gradient_norms = _sum_of_gradient_norms(example_losses)
     self._passes = {
       "loss": _add_to_total(loss_sum, 1, devices),
       "gradient": _add_to_total(jax.value_and_grad(loss_sum), 1, devices),
+      "gradient_norms": _add_to_total(gradient_norms, 1, devices),
       "hessian_product": _add_to_total(hessian_product, 2, devices),
     }
     self._programs: dict[str, jax.stages.Compiled] = {}  # by name of the pass
@@ -180,6 +198,13 @@ class Objective:
   def value_and_grad(self, params: Params) -> tuple[jax.Array, Params]:
     """Return the mean loss and its gradient, a tree like the parameters."""
     return self._mean("gradient", params)
+
+  def mean_squared_gradient(self, params: Params) -> jax.Array:
+    """Return the mean squared norm of the gradients of examples, float32 ().
+
+    Each device takes one example at a time: memory is that of one gradient.
+    """
+    return self._mean("gradient_norms", params)
 
   def hessian_product(self, params: Params, vector: Params) -> Params:
     """Multiply the Hessian of the mean loss by a tree like the parameters.
@@ -199,7 +224,8 @@ class Objective:
     """Return the compiled pass over a batch, for example to see its memory.
 
     Args:
-      name: "loss", "gradient" (with the loss), or "hessian_product".
+      name: "loss", "gradient" (with the loss), "gradient_norms", or
+        "hessian_product".
       params: The parameters, or their shapes.
     """
     if name not in self._programs:
@@ -246,6 +272,7 @@ def _result_like(name: str, params: Params) -> Any:
   return {
     "loss": loss,
     "gradient": (loss, params),
+    "gradient_norms": loss,
     "hessian_product": params,
   }[name]
 
@@ -272,6 +299,22 @@ def _sums_over_batch(
     return jax.grad(slope)(params)
 
   return loss_sum, hessian_product
+
+
+def _sum_of_gradient_norms(
+  example_losses: ExampleLosses,
+) -> Callable[..., jax.Array]:
+  """Return (params, batch) -> sum of the squared norms of the gradients."""
+
+  def norms_sum(params, batch):
+    def squared_norm(example):
+      one = jax.tree.map(lambda x: x[None], example)
+      gradient = jax.grad(lambda w: example_losses(w, one).sum())(params)
+      return optax.tree.norm(gradient, squared=True)
+
+    return jnp.sum(jax.lax.map(squared_norm, batch["examples"]) * batch["mask"])
+
+  return norms_sum
 
 
 def _padded_batches(

@@ -9,6 +9,7 @@ import pytest
 from sam_jax.analysis.generalization_score import (
   generalization_score,
   kendall,
+  rank_correlation,
   rank_correlations,
 )
 
@@ -75,6 +76,33 @@ def test_rank_correlation_of_each_hyperparameter():
   columns = {"a": [a for a, _ in grid], "b": [b for _, b in grid]}
   found = rank_correlations(columns, measure, gap)
   assert found == {"a": pytest.approx(1), "b": pytest.approx(-1)}
+
+
+def test_interval_of_the_rank_correlation_covers_the_true_one():
+  """Normal pairs of correlation r have tau = 2 / pi * arcsin(r)."""
+  random = np.random.default_rng(0)
+  true = 2 / np.pi * np.arcsin(0.6)
+  found = []
+  for _ in range(100):
+    x, noise = random.normal(size=(2, 16))
+    found.append(rank_correlation(x, 0.6 * x + 0.8 * noise))
+  covered = np.mean([each.low <= true <= each.high for each in found])
+  assert 0.88 < covered < 1
+  assert np.mean([each.high - each.low for each in found]) < 0.8
+
+
+def test_rank_correlation_of_few_networks():
+  """Four can be ordered in 24 ways, two of which have this tau or -1."""
+  perfect = rank_correlation([1, 2, 3, 4], [2, 3, 5, 9])
+  assert perfect.tau == pytest.approx(1)
+  assert perfect.p_value == pytest.approx(2 / 24)
+  assert math.isnan(perfect.low)  # nothing disagrees
+  assert math.isnan(rank_correlation([1, 2, 3], [1, 3, 2]).low)
+  one = rank_correlation([1, 2, 3, 4, 5], [1, 2, 3, 5, 4])
+  assert one.tau == pytest.approx(0.8)
+  assert -1 <= one.low < one.tau < one.high <= 1
+  assert math.isnan(rank_correlation([1], [1]).tau)
+  assert math.isnan(rank_correlation([1, 1, 1, 1], [1, 2, 3, 4]).tau)
 
 
 def test_a_grid_with_a_hole_is_refused():
