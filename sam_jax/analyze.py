@@ -6,11 +6,13 @@ Sub-commands:
   sharpness  Sharpness and m-sharpness for several radii.
   hessian    The Hessian's largest eigenvalues, and the density of all.
   landscape  The loss along lines, and on planes, through the parameters.
+  measures   Many measures, and which of them ranks runs as their test errors.
 
 RUN@STEP is the checkpoint of that step, RUN the newest one. Results are saved
 in RUN/analysis/*.json one by one, and never computed twice: the same command
 resumes where it was stopped. A result is the sharpness for one rho and m, a
-whole Lanczos run (a stopped one starts again), or one point of a landscape.
+whole Lanczos run (a stopped one starts again), one point of a landscape, or one
+measure.
 Pictures go to --output, and to TensorBoard as the run RUN/analysis of the first
 run. Exit codes: 1, a checkpoint can't be read now; 2, a mistake that one line
 describes; 130, Ctrl-C.
@@ -70,8 +72,14 @@ _POINTS = flags.DEFINE_integer("points", 21, "Points of a line, or a side.", 2)
 _REACH = flags.DEFINE_float(
   "reach", 1.0, "Largest distance along random lines, in filter norms."
 )
+_MEASURES = flags.DEFINE_multi_string(
+  "measure",
+  [],
+  "Measure, as in average:sigma=0.01,adaptive; repeat it for more. Default: the"
+  " common ones, see docs/analysis.md.",
+)
 
-_STUDIES = ("sharpness", "hessian", "landscape")
+_STUDIES = ("sharpness", "hessian", "landscape", "measures")
 
 
 def main(argv: list[str]) -> None:
@@ -113,8 +121,14 @@ def _compare(
   study: str, names: Sequence[run_names.RunName], output: epath.Path
 ) -> None:
   """Print the results of a study, and write its pictures."""
-  from sam_jax.analysis import compare
+  from sam_jax.analysis import compare, compare_measures, measure_names
 
+  try:
+    measures = measure_names.parse_measures(
+      _MEASURES.value or measure_names.DEFAULT
+    )
+  except ValueError as error:
+    cli.refuse(f"--measure: {error}")
   runs = compare.load_runs(
     names, study, _SPLIT.value, _EXAMPLES.value, _BATCH.value
   )
@@ -127,6 +141,10 @@ def _compare(
   elif study == "hessian":
     found = compare.compare_spectra(
       runs, output, _PROBES.value, _STEPS.value, _SEED.value
+    )
+  elif study == "measures":
+    found = compare_measures.compare_measures(
+      runs, output, measures, _SEED.value
     )
   else:
     found = compare.compare_landscapes(

@@ -15,7 +15,13 @@ from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
 from sam_jax import masks
-from sam_jax.analysis import compare, hessian, measure, trained_run
+from sam_jax.analysis import (
+  compare,
+  features,
+  hessian,
+  measure,
+  trained_run,
+)
 from sam_jax.analysis.sharpness import Sharpness
 from sam_jax.config.schema import default_config
 from sam_jax.datasets import catalog
@@ -247,10 +253,50 @@ def test_landscapes_meet_at_the_run(saved, analyze, figures):
   assert axis.get_xlabel() == "Part of the way from first (0) to second (1)"
 
 
+def test_measures_are_ranked_by_the_test_errors(
+  saved, analyze, figures, capsys
+):
+  chosen = ("rank", "noise", "worst:m=4,steps=2", "average:draws=2")
+  flags = [f"--measure={text}" for text in chosen]
+  analyze("measures", *both(saved), *SMALL, *flags)
+  printed = capsys.readouterr().out
+  check_picture(saved, "measures")
+  file = json.loads((saved / "measures.json").read_text())
+  assert list(file["test_errors"]) == ["first", "second"]
+  for name, error in file["test_errors"].items():
+    assert re.search(rf"\| {name} +\| +{100 * error:.2f} \|", printed)
+  assert [each["measure"] for each in file["measures"]] == list(chosen)
+  for panel, each in zip(
+    figures["measures.png"].axes, file["measures"], strict=False
+  ):
+    (points,) = panel.lines
+    values = [value for value, _ in each["values"].values()]
+    assert list(points.get_xdata()) == values
+    errors = [100 * error for error in file["test_errors"].values()]
+    assert list(points.get_ydata()) == errors
+    tau = np.sign(np.diff(values) * np.diff(errors)).item()
+    assert each["rank_correlation"]["tau"] == (tau or None)  # None of a tie
+    assert each["rank_correlation"]["low"] is None
+    assert re.search(rf"\| +{re.escape(f'{values[0]:.4g}')} ", printed)
+  analyze("measures", *both(saved), *SMALL, *flags)  # from the cache
+  assert capsys.readouterr().out == printed
+
+
+def test_a_measure_that_diverges_has_no_value(
+  saved, analyze, capsys, monkeypatch
+):
+  monkeypatch.setattr(features, "feature_rank", lambda *_: math.nan)
+  run = f"--workdir={saved / 'first'}"
+  analyze("measures", run, *SMALL, "--measure=rank:variance=0.5")
+  assert "not finite" in capsys.readouterr().out
+  (each,) = json.loads((saved / "measures.json").read_text())["measures"]
+  assert each["values"] == {"first": [None, None]}
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], "'' is no sub-command. Known: sharpness, hessian, landscape."),
+    ([], "is no sub-command. Known: sharpness, hessian, landscape, measures."),
     (["hesian"], "Did you mean 'hessian'?"),
     (["hessian", "sharpness"], "Unexpected arguments: sharpness"),
     (["hessian"], "--workdir is missing"),
@@ -262,6 +308,8 @@ def test_landscapes_meet_at_the_run(saved, analyze, figures):
     (["sharpness", "--workdir={run}", "--p=0.5"], "--p"),
     (["hessian", "--workdir={run}", "--batch_size=9"], "as is 16."),
     (["hessian", "--workdir={run}", "--probe=9"], "--probe"),
+    (["measures", "--workdir={run}", "--measure=rnk"], "mean 'rank'?"),
+    (["measures", "--workdir={run}", "--measure=worst:m=999"], "not 16."),
     (["sharpness", "--workdir={run}", "--m=1000"], "m = 1000 makes no group"),
     (["sharpness", "--workdir={run}", "--rho=a"], "--rho=a must be numbers"),
     (["landscape", "--workdir={run}", "--reach=inf"], "--reach=inf must be"),

@@ -147,7 +147,7 @@ def compare_sharpness(
         for rho, value in zip(rhos, values, strict=True)
       ]
       lines.append(f"{label}: sharpness, {name}: {'  '.join(texts)}")
-  note = _describe_examples(runs)
+  note = describe_examples(runs)
   # Differences from SAM's own neighborhood and ascent.
   if p != 2:
     note += f", p = {p:g}"
@@ -196,7 +196,7 @@ def compare_spectra(
       ratio = top[0].value / top[4].value
       lines.append(f"{label}: first / fifth {ratio:.3g}")
   path = output / "hessian.png"
-  plots.plot_spectra(found, _describe_examples(runs), path)
+  plots.plot_spectra(found, describe_examples(runs), path)
   return Comparison(lines, [path])
 
 
@@ -249,7 +249,7 @@ def _compare_planes(
   found = {
     run.label: measure.losses_on_plane(run, distances, seed) for run in runs
   }
-  plots.plot_planes(found, distances, _describe_examples(runs), path)
+  plots.plot_planes(found, distances, describe_examples(runs), path)
 
 
 def _compare_lines(
@@ -269,7 +269,7 @@ def _compare_lines(
     "random": "Distance along a random direction (filter norms)",
     "sam": "Distance along SAM's perturbation (rho)",
   }[direction]
-  plots.plot_lines(found, distances, xlabel, _describe_examples(runs), path)
+  plots.plot_lines(found, distances, xlabel, describe_examples(runs), path)
 
 
 def _draw_line_between(
@@ -282,7 +282,7 @@ def _draw_line_between(
     {f"{start.label} to {end.label}": losses},
     distances,
     f"Part of the way from {start.label} (0) to {end.label} (1)",
-    f"{_describe_examples(runs)}; batch statistics interpolated",
+    f"{describe_examples(runs)}; batch statistics interpolated",
     path,
   )
 
@@ -308,7 +308,7 @@ def describe_run(run: MeasuredRun) -> str:
   return f"{run.label}: step {run.run.step:,}, {count:,} {split} examples"
 
 
-def _describe_examples(runs: Sequence[MeasuredRun]) -> str:
+def describe_examples(runs: Sequence[MeasuredRun]) -> str:
   """Return a note for pictures about the losses."""
   count, split = len(runs[0].examples["label"]), _SPLITS[runs[0].split]
   return f"Losses of {count:,} {split} examples, in evaluation mode"
