@@ -12,13 +12,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from sam_jax.analysis.hessian import probe_hessian
-from sam_jax.analysis.objective import (
-  Objective,
-  first_examples,
-  network_losses,
-)
+from sam_jax.analysis.measure_names import parse_measures
+from sam_jax.analysis.measured_network import MeasuredNetwork
+from sam_jax.analysis.objective import first_examples
 from sam_jax.analysis.rounding import mantissa_bits, perturbation_seen
-from sam_jax.analysis.sharpness import m_sharpness_fn, sharpness
+from sam_jax.analysis.sharpness import sharpness
 from sam_jax.config.schema import ConfigError
 from sam_jax.training.build import preprocess_fn
 from sam_jax.training.hooks import LogMetrics, RunContext
@@ -36,7 +34,7 @@ class AnalysisHook:
       log: Its log lines.
 
     Raises:
-      ConfigError: The data set has fewer than m examples.
+      ConfigError: The data set has too few examples for a measure.
     """
     self._run, self._log = run, log
     self._config = run.config.analysis
@@ -44,13 +42,21 @@ class AnalysisHook:
     examples = _as_many_on_all_hosts(
       first_examples(run.dataset, "train", self._config.num_examples)
     )
-    losses = network_losses(run.parts.model, preprocess_fn(spec))
     batch_size = run.config.batch_size // jax.process_count()
-    self._objective = Objective(losses, examples, batch_size)
+    self._network = MeasuredNetwork(
+      run.parts.model, preprocess_fn(spec), examples, batch_size
+    )
+    self._objective = self._network.objective()
     try:
-      self._m_sharpness = m_sharpness_fn(losses, examples, self._config.m)
+      self._m_sharpness = self._network.one_step(self._config.m)
     except ValueError as error:
       raise ConfigError(f"config.analysis.m: {error}") from error
+    self._measures = parse_measures(self._config.measures)
+    try:
+      for measure in self._measures:
+        measure.check(len(examples["label"]))
+    except ValueError as error:
+      raise ConfigError(f"config.analysis.measures: {error}") from error
 
   def __call__(
     self, step: int, state: TrainState, metrics: Any, is_last: bool
@@ -74,7 +80,8 @@ class AnalysisHook:
       `loss`; `sharpness` of all examples and `m_sharpness`, the mean over
       groups of m, in nats; `lambda_max`, an estimate of the largest eigenvalue
       of the Hessian from below; `perturbation_seen`, the cosine between the
-      perturbation of all examples and what training sees of one of that radius.
+      perturbation of all examples and what training sees of one of that radius;
+      and `config.analysis.measures` by their texts.
     """
     # Copy: the next training step donates the buffers of the variables.
     variables = self._objective.put(jax.device_get(variables))
@@ -98,12 +105,22 @@ class AnalysisHook:
     of_groups = self._m_sharpness(
       variables, rho, on_groups=lambda _: check_stop()
     )
+    further = {
+      measure.text: measure(
+        self._network,
+        variables,
+        self._run.config.seed,
+        lambda _: check_stop(),
+      ).value
+      for measure in self._measures
+    }
     return {
       "loss": together.loss,
       "sharpness": together.value,
       "m_sharpness": of_groups.value,
       "lambda_max": float(probe.ritz_values[0]),
       "perturbation_seen": float(seen),
+      **further,
     }
 
 

@@ -83,7 +83,14 @@ class Measure(NamedTuple):
 
 
 def parse_measures(texts: Sequence[str]) -> list[Measure]:
-  """Parse texts, see `parse_measure`; repeated ones count once."""
+  """Parse texts, see `parse_measure`; repeated ones count once.
+
+  Raises:
+    ValueError: One is no such text.
+  """
+  for text in texts:
+    if not isinstance(text, str):
+      raise ValueError(f"{text!r} must be a string, as in 'average'.")
   return [parse_measure(text) for text in dict.fromkeys(texts)]
 
 

@@ -367,6 +367,12 @@ FIELDS: dict[str, Field] = {
   "analysis.lanczos_steps": Field(
     15, ge=1, decides="nothing", help="Hessian products of a measurement."
   ),
+  "analysis.measures": Field(
+    (),
+    decides="nothing",
+    help="Further measures, such as ('average:sigma=0.01', 'trace'); see"
+    " docs/analysis.md.",
+  ),
   "profile": Field(
     "",
     decides="nothing",

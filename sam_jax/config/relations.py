@@ -165,6 +165,15 @@ def _check_analysis(config: ConfigDict) -> None:
       f"config.analysis.m = {m} must be at most config.analysis.num_examples ="
       f" {count}."
     )
+  # Imported late: most runs have none of these measures.
+  if config.analysis.measures:
+    from sam_jax.analysis.measure_names import parse_measures
+
+    try:
+      for measure in parse_measures(config.analysis.measures):
+        measure.check(count)
+    except ValueError as error:
+      raise ConfigError(f"config.analysis.measures: {error}") from error
 
 
 def _check_model(config: ConfigDict) -> None:

@@ -65,17 +65,31 @@ def train(workdir, config):
 
 def test_run_is_measured_and_not_changed(tmp_path, monkeypatch):
   monkeypatch.setattr(input_pipeline, "create_dataset", tiny_dataset)
-  lines, state = train(tmp_path / "with", tiny_config(every_epochs=1))
+  further = ("average:draws=2", "rank")
+  lines, state = train(
+    tmp_path / "with", tiny_config(every_epochs=1, measures=further)
+  )
   measured = [line for line in lines if "analysis/loss" in line]
   assert [line["step"] for line in measured] == [2, 4]
   for line in measured:
-    assert {f"analysis/{name}" for name in NAMES} < line.keys()
+    assert {f"analysis/{name}" for name in (*NAMES, *further)} < line.keys()
     assert line["analysis/m_sharpness"] > line["analysis/sharpness"] > 0
     assert line["analysis/lambda_max"] > 0
+    assert 1 <= line["analysis/rank"] <= 24
     assert line["analysis/perturbation_seen"] == pytest.approx(1, abs=1e-3)
   lines, other = train(tmp_path / "without", tiny_config())
   assert not any("analysis/loss" in line for line in lines)
   jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
+
+
+def test_examples_must_be_enough_for_every_measure():
+  """The data set may have fewer than the config asks for."""
+  config = tiny_config(every_epochs=1, measures=("worst:m=40",))
+  config.analysis.num_examples = 50
+  parts = build.parts(config, SPEC, 2, 8)
+  run = RunContext(config, None, tiny_dataset(), parts, None, None)
+  with pytest.raises(ConfigError, match=r"analysis.measures: worst:m=40 needs"):
+    AnalysisHook(run, None)
 
 
 def test_groups_must_exist():
