@@ -7,6 +7,7 @@ Sub-commands:
   hessian    The Hessian's largest eigenvalues, and the density of all.
   landscape  The loss along lines, and on planes, through the parameters.
   measures   Many measures, and which of them ranks runs as their test errors.
+  connectivity  Loss and error on paths between the weights of two runs.
 
 RUN@STEP is the checkpoint of that step, RUN the newest one. Results are saved
 in RUN/analysis/*.json one by one, and never computed twice: the same command
@@ -79,7 +80,17 @@ _MEASURES = flags.DEFINE_multi_string(
   " common ones, see docs/analysis.md.",
 )
 
-_STUDIES = ("sharpness", "hessian", "landscape", "measures")
+_CURVES = flags.DEFINE_multi_enum(
+  "curve",
+  ["line"],
+  ["line", "bezier"],
+  "Paths of the connectivity; bezier: a curve that is trained for low loss.",
+)
+_CURVE_STEPS = flags.DEFINE_integer(
+  "curve_steps", 200, "Training steps of the bezier curve.", 1
+)
+
+_STUDIES = ("sharpness", "hessian", "landscape", "measures", "connectivity")
 
 
 def main(argv: list[str]) -> None:
@@ -121,7 +132,12 @@ def _compare(
   study: str, names: Sequence[run_names.RunName], output: epath.Path
 ) -> None:
   """Print the results of a study, and write its pictures."""
-  from sam_jax.analysis import compare, compare_measures, measure_names
+  from sam_jax.analysis import (
+    compare,
+    compare_connectivity,
+    compare_measures,
+    measure_names,
+  )
 
   try:
     measures = measure_names.parse_measures(
@@ -145,6 +161,15 @@ def _compare(
   elif study == "measures":
     found = compare_measures.compare_measures(
       runs, output, measures, _SEED.value
+    )
+  elif study == "connectivity":
+    found = compare_connectivity.compare_connectivity(
+      runs,
+      output,
+      _CURVES.value,
+      _POINTS.value,
+      _CURVE_STEPS.value,
+      _SEED.value,
     )
   else:
     found = compare.compare_landscapes(
@@ -179,6 +204,8 @@ def _check_arguments(argv: Sequence[str]) -> str:
     cli.refuse(f"--reach={_REACH.value} must be above 0, and finite.")
   if "between" in _ALONG.value and len(_WORKDIR.value) != 2:
     cli.refuse("--along=between needs two runs.")
+  if study == "connectivity" and len(_WORKDIR.value) != 2:
+    cli.refuse("connectivity needs two runs: --workdir=A --workdir=B.")
   return study
 
 

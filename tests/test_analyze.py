@@ -9,6 +9,7 @@ import os
 import re
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -282,6 +283,53 @@ def test_measures_are_ranked_by_the_test_errors(
   assert capsys.readouterr().out == printed
 
 
+def test_connectivity_measures_batch_statistics_on_the_way(
+  saved, analyze, load_run, figures, capsys
+):
+  """One batch has all examples: its statistics are those of train mode."""
+  curves = ("--curve=line", "--curve=bezier", "--curve_steps=2")
+  analyze("connectivity", *both(saved), *SMALL, *curves)
+  printed = capsys.readouterr().out
+  check_picture(saved, "connectivity")
+  found = results(saved / "first/analysis/connectivity.json")
+  assert [(key["path"], key["at"]) for key, _ in found] == [
+    (curve, at) for curve in ("line", "bezier") for at in (0, 0.5, 1)
+  ]
+  line, bezier = np.array([result for _, result in found]).reshape(2, 3, 2)
+  np.testing.assert_allclose(bezier[[0, -1]], line[[0, -1]], rtol=1e-4)
+  assert bezier[1, 0] != line[1, 0]
+  runs = [load_run(saved / name, None) for name in ("first", "second")]
+  settings = dataclasses.replace(
+    runs[0].model.settings, batch_norm_axis=None, batch_norm_groups=None
+  )
+  examples = runs[0].examples("train", 12)
+  for at, (loss, error) in zip((0, 0.5, 1), line, strict=True):
+    logits, _ = (
+      runs[0]
+      .model.clone(settings=settings)
+      .apply(
+        jax.tree.map(
+          lambda a, b, t=at: (1 - t) * a + t * b, *(r.variables for r in runs)
+        ),
+        runs[0].preprocess(examples["image"]),
+        train=True,
+        rngs={"dropout": jax.random.key(0)},
+        mutable=["batch_stats"],
+      )
+    )
+    logits = np.asarray(logits, np.float64)
+    chosen = logits[np.arange(12), examples["label"]]
+    nll = np.log(np.exp(logits).sum(axis=1)) - chosen
+    assert loss == pytest.approx(nll.mean(), rel=1e-3)
+    assert error == pytest.approx(np.mean(chosen < logits.max(axis=1)))
+  losses = line[:, 0]
+  barrier = max(0, losses[1] - (losses[0] + losses[2]) / 2)
+  assert f"first to second: line: barrier {barrier:.4g} in loss" in printed
+  left, right = figures["connectivity.png"].axes
+  assert lines_of(left)["bezier"] == ([0, 0.5, 1], list(bezier[:, 0]))
+  assert lines_of(right)["line"][1] == pytest.approx(100 * line[:, 1])
+
+
 def test_a_measure_that_diverges_has_no_value(
   saved, analyze, capsys, monkeypatch
 ):
@@ -296,7 +344,8 @@ def test_a_measure_that_diverges_has_no_value(
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], "is no sub-command. Known: sharpness, hessian, landscape, measures."),
+    ([], "is no sub-command. Known: sharpness, hessian, landscape"),
+    (["connectivity", "--workdir={run}"], "needs two runs"),
     (["hesian"], "Did you mean 'hessian'?"),
     (["hessian", "sharpness"], "Unexpected arguments: sharpness"),
     (["hessian"], "--workdir is missing"),

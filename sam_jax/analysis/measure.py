@@ -92,8 +92,8 @@ class MeasuredRun:
   def _identity(self) -> dict[str, Any]:
     return {
       "checkpoint": self.run.step,
-      "weights": _checksum(self.run.variables),
-      "examples": _checksum(self.examples),
+      "weights": checksum(self.run.variables),
+      "examples": checksum(self.examples),
       "num_examples": len(self.examples["label"]),
     }
 
@@ -293,7 +293,7 @@ def losses_between(
   objective = Objective(
     start.run.variable_losses, start.examples, start.batch_size
   )
-  to = _checksum(end.run.variables)
+  to = checksum(end.run.variables)
   found = start.results(
     f"to {end.label}",
     [{"to": to, "at": at} for at in distances],
@@ -302,7 +302,7 @@ def losses_between(
   return np.array(found, np.float64)
 
 
-def _checksum(tree: Any) -> str:
+def checksum(tree: Any) -> str:
   """Return the CRC-32 of all bytes of a tree of arrays, in order."""
   crc = 0
   for leaf in jax.tree.leaves(tree):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from sam_jax.reports.plot_style import STYLES, plt, save
+from sam_jax.reports.plot_style import STYLES, finish, plt, save
 
 # With more runs than this, their names would overlap.
 _MAX_LABELS = 8
@@ -58,6 +58,34 @@ def plot_measures(
     axis.set_ylabel("Test error (%)")
   figure.supxlabel(note, fontsize="small")
   save(figure, path)
+
+
+def plot_paths(
+  losses: Mapping[str, np.ndarray],
+  errors: Mapping[str, np.ndarray],
+  positions: Sequence[float],
+  xlabel: str,
+  note: str,
+  path: epath.Path,
+) -> None:
+  """Draw losses and errors on paths: a panel for each, a line for each path.
+
+  Args:
+    losses: Name of a path -> losses [points]; nan leaves a gap.
+    errors: Name of a path -> error rates [points], in [0, 1].
+    positions: Positions of the points.
+    xlabel: Name of the position.
+    note: Title of the legend.
+    path: PNG file to write.
+  """
+  figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+  for i, name in enumerate(losses):
+    style = STYLES[i] | {"markersize": 4}
+    axes[0].plot(positions, losses[name], label=name, **style)
+    axes[1].plot(positions, 100 * errors[name], label=name, **style)
+  axes[0].set(ylabel="Loss (nats)", xlabel=xlabel)
+  axes[1].set(ylabel="Error (%)", xlabel=xlabel)
+  finish(figure, axes[0], note, path)
 
 
 def _points() -> dict[str, str | float]:

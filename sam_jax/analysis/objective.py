@@ -51,24 +51,53 @@ def network_losses(
     highest precision, whatever the network trains in: differences of losses are
     small, and so are perturbations.
   """
-  settings = dataclasses.replace(
-    model.settings, dtype=jnp.float32, precision="highest"
-  )
-  model = model.clone(settings=settings)
+  network_logits = _network_logits(model, preprocess)
 
   def example_losses(variables, batch):
-    statistics = jax.lax.stop_gradient(variables["batch_stats"])
-    logits = model.apply(
-      {"params": variables["params"], "batch_stats": statistics},
-      preprocess(batch["image"]),
-      train=False,
-    )
+    logits = network_logits(variables, batch)
     if normalize_logits:
       logits = _normalize(logits)
     targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
     return losses.cross_entropy(logits, targets)
 
   return example_losses
+
+
+def network_errors(
+  model: Any, preprocess: Callable[[jax.Array], jax.Array]
+) -> ExampleLosses:
+  """Return 1 for each example that a network gets wrong, and 0 otherwise.
+
+  Arguments and precision are those of `network_losses`.
+  """
+  network_logits = _network_logits(model, preprocess)
+
+  def example_errors(variables, batch):
+    return losses.top_k_error(
+      network_logits(variables, batch), batch["label"], 1
+    )
+
+  return example_errors
+
+
+def _network_logits(
+  model: Any, preprocess: Callable[[jax.Array], jax.Array]
+) -> Callable[..., jax.Array]:
+  """Return (variables, batch) -> logits in evaluation mode and float32."""
+  settings = dataclasses.replace(
+    model.settings, dtype=jnp.float32, precision="highest"
+  )
+  model = model.clone(settings=settings)
+
+  def network_logits(variables, batch):
+    statistics = jax.lax.stop_gradient(variables["batch_stats"])
+    return model.apply(
+      {"params": variables["params"], "batch_stats": statistics},
+      preprocess(batch["image"]),
+      train=False,
+    )
+
+  return network_logits
 
 
 def _normalize(logits: jax.Array) -> jax.Array:
