@@ -24,6 +24,7 @@ from sam_jax.analysis.objective import (
   Params,
   replicated_sharding,
 )
+from sam_jax.arguments import is_traced
 from sam_jax.sam import sharpness_aware
 from sam_jax.training import parallel
 
@@ -120,8 +121,12 @@ def group_sharpness(
     ValueError: An argument is out of range.
   """
   value_and_grad = jax.value_and_grad(lambda w: example_losses(w, group).mean())
-  transformation = sharpness_aware(lambda _: rho, **kwargs)
   loss, gradient = value_and_grad(params)
+  if not is_traced(rho) and rho == 0:
+    return loss, loss
+  # Not a schedule: one that may be 0 runs the ascent in a branch, from which
+  # its losses can't be taken.
+  transformation = sharpness_aware(rho, **kwargs)
   return loss, _highest_loss(transformation, value_and_grad, params, gradient)
 
 
