@@ -11,7 +11,13 @@ from tests.reports.written_runs import groups_of, paper_config, write_run
 
 def test_seeds_and_places_of_files_make_no_group(tmp_path):
   write_run(tmp_path / "a", [0.1], seed=0, dataset__data_dir="/a")
-  write_run(tmp_path / "b", [0.3], seed=1, compilation_cache_dir="")
+  write_run(
+    tmp_path / "b",
+    [0.3],
+    seed=1,
+    dataset__label_noise__seed=1,
+    compilation_cache_dir="",
+  )
   write_run(tmp_path / "c", [0.1], seed=1, is_finished=False)
   (group,) = groups_of(tmp_path)
   assert [run.path.name for run in group.runs] == ["a", "b"]
