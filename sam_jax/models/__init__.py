@@ -5,6 +5,7 @@ from sam_jax.models.registry import (
   create_model,
   image_size,
   known_models,
+  patch_size,
   register,
   synchronizes_batch_norm,
 )
@@ -15,6 +16,7 @@ __all__ = [
   "create_model",
   "image_size",
   "known_models",
+  "patch_size",
   "register",
   "synchronizes_batch_norm",
 ]

@@ -103,6 +103,39 @@ def norm_relu(x: Array, settings: LayerSettings, *, name: str) -> Array:
   return nn.relu(batch_norm(x, settings, name=name))
 
 
+def layer_norm(
+  x: Array, settings: LayerSettings, *, name: str, **options: Any
+) -> Array:
+  """Normalize over the last axis.
+
+  Args:
+    x: Float array [..., C].
+    settings: Shared layer settings; `normalize` is for batch normalization.
+    name: Name of the layer.
+    **options: Arguments of `nn.LayerNorm` in place of those here.
+  """
+  options = {"epsilon": 1e-6, "dtype": settings.dtype} | options
+  return nn.LayerNorm(name=name, **options)(x)
+
+
+def patches(
+  x: Array, features: int, patch: int, settings: LayerSettings, *, name: str
+) -> Array:
+  """Map the square patches of [N, H, W, C] to tokens [N, tokens, features]."""
+  x = conv(
+    x,
+    features,
+    patch,
+    settings,
+    strides=(patch, patch),
+    padding="VALID",
+    init=nn.initializers.lecun_normal(),
+    use_bias=True,
+    name=name,
+  )
+  return x.reshape(len(x), -1, features)
+
+
 def dense_logits(
   x: Array, num_classes: int, *, name: str, init: Initializer = dense_init
 ) -> Array:

@@ -37,6 +37,8 @@ class Family:
     image_size: Side in pixels of the images that the networks were designed
       for, or a function of the name that returns it; None if unknown.
     synchronized: Officially, batch statistics are averaged over all devices.
+    patch_group: Number of the group that is the side of a patch in pixels;
+      None for networks that take images of any size.
   """
 
   pattern: str
@@ -46,6 +48,7 @@ class Family:
   aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
   image_size: int | Callable[[str], int] | None = 32
   synchronized: bool = False
+  patch_group: int | None = None
 
   def options(self) -> list[str] | None:
     """Return the names of the options; None if `build` takes any name."""
@@ -136,6 +139,18 @@ def synchronizes_batch_norm(name: str) -> bool:
     ValueError: The name is unknown.
   """
   return _lookup(name)[0].synchronized
+
+
+def patch_size(name: str) -> int:
+  """Return the side in pixels that divides the sides of a network's images.
+
+  It is 1 for networks that do not cut images into patches.
+
+  Raises:
+    ValueError: The name is unknown.
+  """
+  family, match = _lookup(name)
+  return 1 if family.patch_group is None else int(match[family.patch_group])
 
 
 def create_model(

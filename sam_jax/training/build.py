@@ -295,6 +295,7 @@ def model(
   }
   given |= _options("model", config.model, {*config.model, *given})
   with errors_of("model.name", config.model.name):
+    checks.check_patches(config, spec)
     return models.create_model(config.model.name, spec.num_classes, **given)
 
 

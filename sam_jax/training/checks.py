@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from sam_jax import models
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.training import hyperparameters
@@ -116,3 +117,20 @@ def check_transformation(
 def _describe(tree: Any) -> str:
   """Return the structure of a tree with dtypes and shapes."""
   return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
+
+
+def check_patches(config: ConfigDict, spec: DatasetSpec) -> None:
+  """Check that images consist of whole patches.
+
+  Raises:
+    ConfigError: The network would not see the pixels at their edge.
+  """
+  patch = models.patch_size(config.model.name)
+  height, width, _ = spec.image_shape
+  if height % patch or width % patch:
+    raise ConfigError(
+      f"config.model.name = {config.model.name!r} cuts images into patches of"
+      f" {patch}x{patch} pixels, which {height}x{width} is no multiple of."
+      f" Choose a smaller patch, or set config.dataset.image_size, to"
+      f" {max(1, round(height / patch)) * patch} for example."
+    )

@@ -107,7 +107,7 @@ def block_variables(block: nn.Module, x: Any, **kwargs: Any) -> dict[str, Any]:
     lambda x: block.init(jax.random.key(0), x, **kwargs), x
   )
   params, stats = (
-    {name: leaf.shape for name, leaf in flattened(shapes[part]).items()}
+    {name: leaf.shape for name, leaf in flattened(shapes.get(part, {})).items()}
     for part in ("params", "batch_stats")
   )
   return _filled(params, stats, gain=2.0)

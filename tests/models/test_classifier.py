@@ -30,6 +30,8 @@ SMALL = [
   "resnet18",
   "efficientnet_tiny",
   "cnn8",
+  "vit_nano4",
+  "mixer_nano4",
 ]
 
 

@@ -47,7 +47,7 @@ def trace_shapes(name, classes):
   )
   assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(variables))
   return tuple(
-    {name: leaf.shape for name, leaf in flattened(variables[part]).items()}
+    {n: v.shape for n, v in flattened(variables.get(part, {})).items()}
     for part in ("params", "batch_stats")
   )
 
@@ -109,6 +109,9 @@ def test_plain_cnn_has_as_many_weight_layers_as_its_name_says(name):
     ("Resnet200", "resnet200"),
     ("CNN36", "cnn36"),
     ("efficientnet-l2-475", "efficientnet_l2_475"),
+    ("ViT-Ti_16", "vit_ti16"),
+    ("ViT-B_32", "vit_b32"),
+    ("Mixer-S_32", "mixer_s32"),
   ],
 )
 def test_official_names_are_aliases(official, ours):
@@ -125,6 +128,9 @@ def test_official_names_are_aliases(official, ours):
     ("efficientnet-b7", 600),
     ("efficientnet_l2", 800),
     ("efficientnet_l2_475", 475),
+    ("vit_ti16", 224),
+    ("ViT-S_16-gap-norep", 224),
+    ("mixer_nano4", 32),
   ],
 )
 def test_image_size(name, size):
@@ -151,12 +157,16 @@ def test_only_efficientnets_synchronize_batch_norm():
     ("wrn2810", {}, r"'wrn2810'.*Did you mean 'wrn28_10'.*Known: .*resnet50"),
     ("efficientnet-b9", {}, "Did you mean 'efficientnet-b"),
     ("transformer-xxl", {}, "Unknown model 'transformer-xxl'"),
-    ("", {}, r"also any cnn\{depth\}, wrn\{depth\}_\{width\}, and package"),
+    ("", {}, r"also any cnn\{depth\}, .*, wrn\{depth\}_\{width\}, and package"),
     ("wrn29_10", {}, r"depth is 6n \+ 4"),
     ("wrn4_10", {}, r"depth is 6n \+ 4"),
     ("wrn28_0", {}, "width at least 1"),
     ("pyramidnet270", {}, r"depth is 9n \+ 2"),
     ("cnn3", {}, "at least 4"),
+    ("vit_ti0", {}, "a patch has at least 1 pixel"),
+    ("mixer_b0", {}, "a patch has at least 1 pixel"),
+    ("vit_b15x", {}, r"Did you mean 'vit_b.*any .*vit_\{size\}\{patch\}"),
+    ("mixer_s16", {"dropout_rate": 0.1}, "no option 'dropout_rate'"),
     ("resnet50", {"dropout_rate": 0.1}, "no option 'dropout_rate'.*none"),
     ("resnet50", {"normalization": False}, "no option 'normalization'"),
     (

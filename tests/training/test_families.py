@@ -32,6 +32,8 @@ FAMILIES = [
   "resnet18",
   "efficientnet_tiny",
   "cnn8",
+  "vit_nano4",
+  "mixer_nano4",
 ]
 
 
