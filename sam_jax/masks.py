@@ -11,6 +11,10 @@ import optax
 
 from sam_jax.arguments import names
 
+# Parameters that are added to activations: biases, and the embeddings of
+# positions and of the additional token in Vision Transformers.
+_ADDED = ("bias", "cls", "pos_embedding")
+
 
 def everything(params: optax.Params) -> Any:
   """Return the mask of all leaves."""
@@ -18,12 +22,12 @@ def everything(params: optax.Params) -> Any:
 
 
 def weights(params: optax.Params) -> Any:
-  """Return the mask of every leaf that is not named "bias".
+  """Return the mask of all leaves but biases and embeddings of ViTs.
 
   ASAM's authors scale these leaves: in PyTorch, names that contain "weight".
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: names(path)[-1:] != ("bias",), params
+    lambda path, _: not _is_added(path), params
   )
 
 
@@ -38,18 +42,21 @@ def normalization(params: optax.Params) -> Any:
 
 
 def kernels(params: optax.Params) -> Any:
-  """Return the mask of all but normalization parameters and biases.
+  """Return the mask of kernels: no normalization, biases, embeddings of ViTs.
 
   Equal to the rule of google-research/sam, more than one dimension, for its
-  networks; biases of attention heads have two dimensions.
+  networks, and to that of big_vision, named "kernel", for ViTs and Mixers;
+  biases of attention heads have two dimensions.
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, w, is_norm: (
-      w.ndim > 1 and not is_norm and names(path)[-1:] != ("bias",)
-    ),
+    lambda path, w, is_norm: w.ndim > 1 and not is_norm and not _is_added(path),
     params,
     normalization(params),
   )
+
+
+def _is_added(path: tuple[Any, ...]) -> bool:
+  return any(name in _ADDED for name in names(path)[-1:])
 
 
 # Names of the parameters that ASAM scales, see `config.sam.adaptive_mask`.

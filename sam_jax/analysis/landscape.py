@@ -6,19 +6,24 @@ look flat or sharp, and batch normalization makes that scale meaningless.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sam_jax import masks
 from sam_jax.analysis.objective import Objective, Params
+from sam_jax.arguments import names
+
+_INPUTS_OF_ATTENTION = ("query", "key", "value")
 
 
 def random_direction(params: Params, seed: int | Sequence[int]) -> Params:
   """Draw a normal direction whose filters have the norms of the network's.
 
-  A filter consists of the weights of one output channel. Biases and
-  normalization parameters, which have one axis, do not move.
+  A filter consists of the weights of one output channel. Biases, normalization
+  parameters and embeddings of ViTs do not move.
 
   Args:
     params: Parameters of the network.
@@ -29,13 +34,16 @@ def random_direction(params: Params, seed: int | Sequence[int]) -> Params:
   """
   random = np.random.default_rng(seed)
 
-  def direction(weight):
-    if weight.ndim < 2:
+  def direction(path, weight, is_weight):
+    if weight.ndim < 2 or not is_weight:
       return np.zeros(weight.shape, np.float32)
     noise = random.standard_normal(weight.shape, np.float32)
-    return noise * (_filter_norms(weight) / _filter_norms(noise))
+    norms = [_filter_norms(path, w) for w in (weight, noise)]
+    return noise * (norms[0] / norms[1])
 
-  return jax.tree.map(direction, params)
+  return jax.tree_util.tree_map_with_path(
+    direction, params, masks.weights(params)
+  )
 
 
 def sam_direction(objective: Objective, params: Params) -> Params:
@@ -85,13 +93,18 @@ def loss_at(
   return float(objective.value(params))
 
 
-def _filter_norms(weight: jax.typing.ArrayLike) -> np.ndarray:
+def _filter_norms(
+  path: tuple[Any, ...], weight: jax.typing.ArrayLike
+) -> np.ndarray:
   """Return the norm of each filter of a kernel [..., C]: [1, ..., C].
 
   The kernel [h, w, C, 1] of a depthwise convolution has a filter for each of
-  its C input channels: [1, 1, C, 1].
+  its C input channels: [1, 1, C, 1]. The kernel [C, heads, C / heads] of an
+  input of attention has one for each output of a head: [1, heads, C / heads].
   """
   weight = np.asarray(weight)
   is_depthwise = weight.ndim == 4 and weight.shape[-1] == 1
+  is_of_heads = weight.ndim == 3 and names(path)[-2] in _INPUTS_OF_ATTENTION
   axes = (0, 1) if is_depthwise else tuple(range(weight.ndim - 1))
+  axes = (0,) if is_of_heads else axes
   return np.sqrt(np.sum(np.square(weight), axis=axes, keepdims=True))
