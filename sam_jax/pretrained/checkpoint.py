@@ -13,6 +13,9 @@ IMAGE_SHAPE = (32, 32, 3)  # of images for a network of any image size
 FlatArrays = dict[str, np.ndarray]
 Variables = Mapping[str, Any]
 
+# Modules of ViTs and Mixers whose linear layers are not the last ones.
+_PERCEPTRONS = ("MlpBlock_0", "token_mixing", "channel_mixing")
+
 READABLE = (
   "Give weights of a source that docs/pretrained.md lists, a file that `python"
   " -m sam_jax.convert` wrote, or the workdir of a run."
@@ -65,9 +68,13 @@ class Checkpoint(NamedTuple):
 
 
 def is_head(name: str) -> bool:
-  """Return True if an array belongs to a final linear layer."""
-  layer = name.split("/")[-2:-1]
-  return layer == ["dense"] or (bool(layer) and layer[0].startswith("Dense_"))
+  """Return True if an array belongs to a final linear layer.
+
+  Linear layers of ViTs and Mixers with a number are inside of blocks.
+  """
+  *path, layer = ["", *name.split("/")[:-1]]
+  is_numbered = layer.startswith("Dense_") and path[-1] not in _PERCEPTRONS
+  return layer in ("dense", "head") or is_numbered
 
 
 def first_of(names: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from flax import traverse_util
 
 from sam_jax.models.classifier import Classifier
 from sam_jax.models.registry import create_model
+from sam_jax.pretrained import position_embeddings
 from sam_jax.pretrained.checkpoint import (
   Checkpoint,
   CheckpointError,
@@ -25,7 +26,8 @@ def load_pretrained(
   """Replace freshly initialized variables by those of a checkpoint.
 
   The final linear layer stays as initialized if the numbers of classes differ,
-  and if the checkpoint has none. All other names and shapes must be the same in
+  and if the checkpoint has none. Position embeddings are resized to the network
+  for another size of images. All other names and shapes must be the same in
   both.
 
   Args:
@@ -45,7 +47,8 @@ def load_pretrained(
     dict(variables.get("batch_stats", {})), sep="/"
   )
   new_head = _new_head(fresh, checkpoint.params)
-  loaded = {k: v for k, v in checkpoint.params.items() if k not in new_head}
+  params = position_embeddings.fit(checkpoint.params, fresh)
+  loaded = {k: v for k, v in params.items() if k not in new_head}
   expected = {k: v for k, v in fresh.items() if k not in new_head}
   found_stats = checkpoint.batch_stats
   _check_match(checkpoint, "parameter", expected, loaded)
@@ -79,7 +82,9 @@ def load_network(
   """
   classes = checkpoint.num_classes()
   model = create_model(name, classes or 1)
-  image = jax.ShapeDtypeStruct((1, *checkpoint.image_shape), jnp.float32)
+  fixed_shape = position_embeddings.image_shape(checkpoint.params)
+  shape = fixed_shape or checkpoint.image_shape
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   keys = {"params": jax.random.key(0)}
   shapes = jax.eval_shape(lambda x: model.init(keys, x, train=False), image)
   variables, report = load_pretrained(checkpoint, shapes)
@@ -182,4 +187,5 @@ def _report(
     line += f", the head of {classes} classes included."
   else:
     line += "."
-  return " ".join(filter(None, (line, checkpoint.preprocessing)))
+  resized = position_embeddings.report(checkpoint.params, loaded)
+  return " ".join(filter(None, (line, resized, checkpoint.preprocessing)))

@@ -1,13 +1,16 @@
-"""Weights of the JAX ports `tf_efficientnet_*` (rwightman/efficientnet-jax).
+"""Files of NumPy: ViTs and Mixers, and EfficientNets of efficientnet-jax.
 
-A .npz file with an array `names`; the others are named by their position in it.
-The names are PyTorch's: `blocks.STAGE.NUMBER.bn_exp.running_mean`.
+Those of `transformer_files` have arrays named by their paths. The JAX ports
+`tf_efficientnet_*` (rwightman/efficientnet-jax) have an array `names`, and the
+others are named by their position in it. The names are PyTorch's:
+`blocks.STAGE.NUMBER.bn_exp.running_mean`.
 """
 
 import pathlib
 
 import numpy as np
 
+from sam_jax.pretrained import transformer_files
 from sam_jax.pretrained.checkpoint import (
   READABLE,
   UNSTATED,
@@ -61,13 +64,16 @@ def read(file: pathlib.Path, path: str) -> Checkpoint:
     path: Path that the user gave, for messages.
 
   Raises:
-    CheckpointError: It is not of an EfficientNet.
+    CheckpointError: It is not of a known network.
   """
   with np.load(file, allow_pickle=False) as arrays:
+    if transformer_files.is_known(arrays):
+      return transformer_files.read(list(arrays), arrays.__getitem__, path)
     if "names" not in arrays:
       raise CheckpointError(
-        f"{path} is a .npz file without the array 'names' that those of"
-        f" efficientnet-jax have. {READABLE}"
+        f"{path} is a .npz file without the array 'embedding/kernel' or"
+        " 'stem/kernel' that those of ViTs and Mixers have, and without the"
+        f" array 'names' that those of efficientnet-jax have. {READABLE}"
       )
     keys = {str(name): str(i) for i, name in enumerate(arrays["names"])}
     checkpoint = translate(

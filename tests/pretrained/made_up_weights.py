@@ -30,7 +30,8 @@ def make_array(name, shape):
 
 def is_scale(name):
   """Return True for the factors of a normalization."""
-  return name.endswith(("bn1.weight", "bn2.weight", "bn3.weight", "/gamma"))
+  ends = ("bn1.weight", "bn2.weight", "bn3.weight", "/gamma", "/scale")
+  return name.endswith(ends)
 
 
 def make_images(count, size):
