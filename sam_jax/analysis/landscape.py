@@ -104,7 +104,8 @@ def _filter_norms(
   """
   weight = np.asarray(weight)
   is_depthwise = weight.ndim == 4 and weight.shape[-1] == 1
-  is_of_heads = weight.ndim == 3 and names(path)[-2] in _INPUTS_OF_ATTENTION
+  layer = "".join(names(path)[-2:-1])
+  is_of_heads = weight.ndim == 3 and layer in _INPUTS_OF_ATTENTION
   axes = (0, 1) if is_depthwise else tuple(range(weight.ndim - 1))
   axes = (0,) if is_of_heads else axes
   return np.sqrt(np.sum(np.square(weight), axis=axes, keepdims=True))

@@ -242,7 +242,7 @@ FIELDS: dict[str, Field] = {
     "weights",
     choices=("weights", "kernels", "all"),
     help="Parameters that ASAM scales: all but biases, as in its authors' code;"
-    " neither biases nor normalization; or all.",
+    " neither biases nor normalization; or all. A ViT's embeddings are biases.",
   ),
   "sam.eta": Field(0.01, ge=0, help="Offset of ASAM's scale abs(w) + eta."),
   "sam.ascent_steps": Field(1, ge=1, help="Steps of gradient ascent."),

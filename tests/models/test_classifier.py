@@ -164,7 +164,7 @@ def test_odd_image_sizes(name, size):
 def canonical_names():
   # Larger members of a family run the same code, and take longer to trace.
   large = re.compile(
-    "272|110|b[0-8]|l2|101|152|200|resnet3|56$|39|26|16_8|28|40"
+    "272|110|b[0-8]|l2|101|152|200|resnet3|56$|39|26|16_8|28|40|_(ti|s|l)[13]"
   )
   return [
     name for name in known_models() if name.islower() and not large.search(name)

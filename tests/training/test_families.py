@@ -12,7 +12,7 @@ import pytest
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
-from sam_jax.models import resnet
+from sam_jax.models import mlp_mixer, resnet, vision_transformer
 from sam_jax.pretrained.formats import read_checkpoint
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.training import build, input_pipeline, loop, parallel
@@ -68,6 +68,9 @@ def take_step(name, dtype="float32"):
 def test_sam_step_of_every_family(name, monkeypatch):
   # Two of its four stages have every kind of layer, and 3% of the parameters.
   monkeypatch.setitem(resnet._RESNETS, 18, ((1, 1), False))
+  for module in (vision_transformer, mlp_mixer):
+    size = module.SIZES["nano"]._replace(depth=1)
+    monkeypatch.setitem(module.SIZES, "nano", size)
   before, after, metrics = take_step(name)
   assert metrics["diverged_at"] == -1
   assert metrics["perturbation_norm"] == pytest.approx(0.05, rel=1e-4)
