@@ -230,7 +230,8 @@ def _import_families() -> None:
 def families() -> list[Family]:
   """Return all families, those of a file together."""
   _import_families()
-  return list(_FAMILIES.values())
+  # By file: other files may have imported some of them before.
+  return sorted(_FAMILIES.values(), key=lambda f: f.build.__module__)
 
 
 def _lookup(name: str) -> tuple[Family, re.Match[str]]:
