@@ -77,8 +77,6 @@ def main(argv: list[str]) -> None:
       cli.refuse(f"--export={name} must be of {', '.join(_FORMATS)}.")
   if _SPLIT.value == _NO_SPLIT and not _EXPORT.value:
     cli.refuse("--split=none evaluates nothing: name a split, or --export.")
-  if _OUTPUT.value:
-    cli.make_directory("output", _OUTPUT.value)
   is_corrupted = _DATA.value in corrupted.NAMES
   if _BASELINE.value and not is_corrupted:
     cli.refuse(
@@ -91,6 +89,8 @@ def main(argv: list[str]) -> None:
 
   run = _load(str(_WORKDIR.value), "workdir")
   baseline = _load(_BASELINE.value, "baseline") if _BASELINE.value else None
+  if _OUTPUT.value:  # before any data are read
+    cli.make_directory("output", _OUTPUT.value)
   try:
     if _EXPORT.value:
       _export(run)

@@ -253,3 +253,9 @@ def test_mistakes_give_one_line(workdir, capsys, arguments, message):
   (line,) = capsys.readouterr().err.strip().splitlines()
   assert line.startswith("error: ")
   assert message in line
+
+
+def test_wrong_workdir_leaves_no_output(tmp_path):
+  with pytest.raises(SystemExit):
+    evaluate("/no/run", f"--output={tmp_path}/results")
+  assert not (tmp_path / "results").exists()

@@ -92,8 +92,15 @@ class ImageFolder:
     """Check that there is something to learn, and something to evaluate on.
 
     Raises:
-      DatasetError: A class has no training image, or no test image is there.
+      DatasetError: There is one class, a class has no training image, or no
+        test image is there.
     """
+    if len(self.class_names) == 1:
+      raise error(
+        self.root,
+        f"{self.class_names[0]!r} is its only class. Add another one: a network"
+        " learns to tell classes apart.",
+      )
     counts = np.bincount(self.train.labels, minlength=len(self.class_names))
     for name, count in zip(self.class_names, counts, strict=True):
       if not count:
@@ -241,7 +248,7 @@ def find_to_evaluate(
       train, test = _images_of_directory(path, class_names)
     images = train if split == "train" or not len(test) else test
   if not len(images):
-    raise error(path, "there is no image.")
+    raise error(path, "there is no image. Add images, or correct the path.")
   nothing = images.take(np.zeros(len(images), bool))
   return ImageFolder(root, tuple(class_names), images, nothing), has_labels
 

@@ -47,10 +47,11 @@ def test_directories_of_splits(tmp_path, test):
 
 def test_validation_set_goes_before_the_test_set(tmp_path, caplog):
   for split in ("train", "test", "val"):
-    touch(tmp_path, f"{split}/a/{split}.jpg")
+    touch(tmp_path, f"{split}/a/{split}.jpg", f"{split}/b/{split}.jpg")
   with caplog.at_level("INFO"):
     folder = image_folder.find(str(tmp_path))
-  assert found(folder, "test") == {"val/a/val.jpg": "a"}
+  expected = {"val/a/val.jpg": "a", "val/b/val.jpg": "b"}
+  assert found(folder, "test") == expected
   assert "evaluating on val, not on test" in caplog.text
 
 
@@ -73,9 +74,10 @@ def test_seeded_split_takes_its_share_of_each_class(tmp_path):
 
 
 def test_held_out_examples_take_the_place_of_the_test_set(tmp_path):
-  touch(tmp_path, *(f"train/a/{i}.jpg" for i in range(5)), "val/a/0.jpg")
-  folder = image_folder.find(str(tmp_path), validation_size=2)
-  assert len(folder.train) == 3
+  names = [f"train/{name}/{i}.jpg" for name in "ab" for i in range(5)]
+  touch(tmp_path, *names, "val/a/0.jpg")
+  folder = image_folder.find(str(tmp_path), validation_size=4)
+  assert (len(folder.train), len(folder.test)) == (6, 4)
   assert all(name.startswith("train/") for name in found(folder, "test"))
 
 
@@ -158,6 +160,7 @@ def test_other_files_and_double_names_are_reported(tmp_path, caplog):
       "val: 2 class(es) that the training set does not have: 'b', 'c'. Rename",
     ),
     (["train/a/1.jpg", "val/x.jpg"], "", "leaves nothing of its 1 images"),
+    (["a/1.jpg", "a/2.jpg"], "", "'a' is its only class. Add another"),
     (["a/1.jpg", "b/1.tif"], "", "b: there is no image (.bmp, "),
   ],
 )
