@@ -142,7 +142,8 @@ def sharpness_aware(
   Returns:
     A transformation whose `update(grads, state, params, grad_fn=grad_fn)` calls
     `grad_fn(params, ascent_step)`, as `optax.contrib.sam` does. A zero or
-    non-finite gradient perturbs nothing. Norms are computed in float32.
+    non-finite gradient perturbs nothing. Norms are computed in float32. With
+    `only_if=condition`, a bool or a traced one, a step may also be plain.
 
   Raises:
     ValueError: An argument is out of range. In `update`: `params` or `grad_fn`
@@ -167,7 +168,7 @@ def sharpness_aware(
     *(rho, p, eta, ascent_steps, every, surrogate_gap, sync, second_order),
     is_random=random_key is not None,
   )
-  ball = _Ball(p, adaptive, eta, mask)
+  ball = Ball(p, adaptive, eta, mask)
 
   def init_fn(params: optax.Params) -> SharpnessAwareState:
     del params
@@ -187,7 +188,7 @@ def sharpness_aware(
     u, sam_grads = None, grads
     for step in range(ascent_steps):
       if random_key is None:
-        ascent_grads = _mean(sam_grads, sync)
+        ascent_grads = mean_of_shards(sam_grads, sync)
       else:
         draw = jax.random.fold_in(random_key, ascent_steps * state.count + step)
         ascent_grads = optax.tree.random_like(draw, params, dtype=jnp.float32)
@@ -207,7 +208,7 @@ def sharpness_aware(
       sam_grads = _through_perturbation(
         lambda g, w: perturb(g, w)[0],
         lambda w: arguments.split(grad_fn(w, -1), params, has_value)[1],
-        *(params, ascent_grads, _mean(sam_grads, sync)),
+        *(params, ascent_grads, mean_of_shards(sam_grads, sync)),
       )
     if surrogate_gap:
       sam_grads = _close_gap(sam_grads, grads, surrogate_gap)
@@ -216,11 +217,15 @@ def sharpness_aware(
     scalars = (length, radius, cosine, value)
     return sam_grads, SharpnessAwareState(state.count, *scalars)
 
-  def update_fn(updates, state, params=None, *, grad_fn=None, **extra_args):
+  def update_fn(
+    updates, state, params=None, *, grad_fn=None, only_if=True, **extra_args
+  ):
     del extra_args
     updates, params = arguments.check_update(updates, params, grad_fn)
     rho_t = rho(state.count) if callable(rho) else rho
     is_perturbed = is_sam_step(state.count, rho, every)
+    if is_perturbed is not False:
+      is_perturbed &= only_if
     if is_perturbed is False:
       updates, state = plain_update(updates, state)
     elif is_perturbed is True:
@@ -244,7 +249,7 @@ def mean_across(axis_name: str) -> optax.GradientTransformation:
   Raises:
     ValueError: In `update`: the updates are summed over the axis already.
   """
-  return optax.stateless(lambda updates, _: _mean(updates, axis_name))
+  return optax.stateless(lambda updates, _: mean_of_shards(updates, axis_name))
 
 
 def sam(
@@ -315,7 +320,7 @@ def dual_vector(gradient: Any, p: float) -> Any:
   return jax.tree.map(lambda v: jnp.where(scale > 0, v, 0), v)
 
 
-class _Ball(NamedTuple):
+class Ball(NamedTuple):
   """The neighborhood ||eps / T||_p <= rho; T = 1 (SAM) or |w| + eta (ASAM)."""
 
   p: float
@@ -375,7 +380,7 @@ def _close_gap(sam_grads, grads, alpha):
   )
 
 
-def _mean(grads, sync: Sync):
+def mean_of_shards(grads: Any, sync: Sync) -> Any:
   """Average over the devices that share a perturbation."""
   if sync is None:
     return grads

@@ -129,6 +129,39 @@ def look_sam(w, gradient, memory, t):
   return g + 0.5 * norm(g) / norm(memory) * memory, memory
 
 
+def ae_sam(w, gradient, memory, t):
+  g = gradient(w)
+  old = (0.0, 0.0) if memory is None else memory
+  mean = 0.6 * old[0] + 0.4 * g @ g
+  variance = 0.6 * old[1] + 0.4 * (g @ g - mean) ** 2
+  threshold = 0.3 - 1.1 * t / STEPS
+  is_sam = g @ g >= mean + threshold * np.sqrt(variance)
+  direction = sam_gradient(w, gradient, g) if is_sam else g
+  return direction, np.array([mean, variance])
+
+
+def momentum_sam(w, gradient, memory, t):
+  v = 0 * w if t == 0 else memory
+  length = norm(v) if t else 1.0
+  g = gradient(w - RHO * v / length)
+  return g, 0.8 * v + g
+
+
+def single_step_sam(w, gradient, memory, t):
+  g = gradient(w if t == 0 else w + RHO * memory / norm(memory))
+  return g, g
+
+
+def adaptive_single_step_sam_every_second(w, gradient, memory, t):
+  if t % 2 or t == 0:
+    g = gradient(w)
+  else:
+    scale = np.where(IS_BIAS, 1.0, np.abs(w) + 0.2)
+    eps = RHO * scale**2 * memory / norm(scale * memory)
+    g = gradient(w + eps)
+  return g, g
+
+
 REFERENCES = [
   (asam, methods.asam, {}),
   (asam_of_all, methods.asam, {"scale_biases": True, "eta": 0.2}),
@@ -150,6 +183,23 @@ REFERENCES = [
     {"sigma": 0.7, "decay": 0.8, "every": 2},
   ),
   (look_sam, methods.look_sam, {"every": 3, "alpha": 0.5}),
+  (
+    ae_sam,
+    methods.ae_sam,
+    {
+      "total_steps": STEPS,
+      "first_threshold": 0.3,
+      "last_threshold": -0.8,
+      "decay": 0.6,
+    },
+  ),
+  (momentum_sam, methods.momentum_sam, {"decay": 0.8}),
+  (single_step_sam, methods.single_step_sam, {}),
+  (
+    adaptive_single_step_sam_every_second,
+    methods.single_step_sam,
+    {"adaptive": True, "eta": 0.2, "every": 2},
+  ),
 ]
 
 

@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from sam_jax import masks, methods
+from sam_jax import cheap_methods, masks, methods
+from sam_jax.one_gradient import gradient_point
 from tests.method_references import (
   CENTERS,
   LEARNING_RATE,
@@ -42,11 +43,19 @@ all_methods = pytest.mark.parametrize(
   ids=[method.__name__ for method in METHODS],
 )
 
+# Methods that take a second gradient at steps that are known before.
+CHEAPEST = (methods.ae_sam, methods.momentum_sam, methods.single_step_sam)
+two_gradients = pytest.mark.parametrize(
+  ("method", "kwargs"),
+  [(method, k) for method, k in METHODS.items() if method not in CHEAPEST],
+  ids=lambda x: getattr(x, "__name__", ""),
+)
+
 
 def shard_step(params, state, center, tx, mean):
   value_and_grad = jax.value_and_grad(functools.partial(loss, center=center))
   updates, state = tx.update(
-    value_and_grad(params)[1],
+    value_and_grad(gradient_point(tx, state, params))[1],
     state,
     params,
     grad_fn=lambda w, ascent_step: value_and_grad(w),
@@ -128,7 +137,65 @@ def test_shared_perturbation_of_friendly_sam_follows_the_mean_noise():
   np.testing.assert_allclose(path, expected, rtol=2e-5, atol=2e-5)
 
 
-@all_methods
+def test_scalars_of_one_gradient_are_those_of_the_perturbed_point():
+  path, states = run(methods.single_step_sam(RHO), 1)
+  first = gradient_of_shard(CENTERS[0, 0])(W)
+  eps = RHO * first / norm(first)
+  second = gradient_of_shard(CENTERS[1, 0])(path[0] + eps)
+  assert states[0].perturbation_norm == 0
+  assert states[1].perturbation_norm == pytest.approx(RHO, rel=1e-5)
+  assert states[1].gradient_norm == pytest.approx(norm(second), rel=1e-4)
+  cosine = eps @ second / norm(eps) / norm(second)
+  assert states[1].cosine == pytest.approx(float(cosine), rel=1e-3)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_one_gradient_is_taken_at_the_parameters_if_rho_is_zero(every):
+  rho = lambda t: jnp.where(t < 3, 0.0, RHO)  # noqa: E731
+  for tx, first in (
+    (methods.momentum_sam(0.0), STEPS),
+    (methods.momentum_sam(rho, every=every), 3),
+  ):
+    _, states = run(tx, 1)
+    norms = [state.perturbation_norm for state in states]
+    assert not any(norms[:first])
+    assert all(n > 0 for n in norms[first + first % every :: every])
+
+
+def test_ae_sam_runs_the_second_gradient_only_where_it_perturbs():
+  calls = []
+  tx = methods.ae_sam(RHO, total_steps=100)
+  value_and_grad = jax.grad(functools.partial(loss, center=CENTERS[0, 0]))
+
+  def grad_fn(w, ascent_step):
+    jax.debug.callback(lambda: calls.append(1))
+    return value_and_grad(w)
+
+  update = jax.jit(functools.partial(tx.update, grad_fn=grad_fn))
+  state, gradient = tx.init(PARAMS), value_and_grad(PARAMS)
+  perturbed = []
+  for scale in (1.0, 1.0, 0.1, 3.0, 0.5):
+    scaled = optax.tree.scale(scale, gradient)
+    _, state = update(scaled, state, PARAMS)
+    jax.effects_barrier()
+    perturbed.append(float(state.sam.perturbation_norm) > 0)
+    assert len(calls) == sum(perturbed)
+  assert perturbed == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["every", "schedule"])
+def test_look_sam_reuses_nothing_at_steps_of_radius_zero(kind):
+  rho = {"every": 0.0, "schedule": lambda t: jnp.where(t < 1, RHO, 0.0)}[kind]
+  tx = methods.look_sam(rho, every=2)
+  state = tx.init(PARAMS)
+  gradients = jax.tree.map(lambda w: 2 * w + 1, PARAMS)
+  for step in range(3):
+    updates, state = tx.update(gradients, state, PARAMS, grad_fn=lambda w, _: w)
+    if step:
+      jax.tree.map(np.testing.assert_array_equal, updates, gradients)
+
+
+@two_gradients
 def test_state_tells_the_scalars_of_the_step(method, kwargs):
   path, states = run(method(RHO, has_value=True, **kwargs), 1)
   w = np.concatenate([[W], path[:-1]])
@@ -233,7 +300,7 @@ def test_every_public_function_is_a_method():
     name
     for name, value in vars(methods).items()
     if inspect.isfunction(value)
-    and value.__module__ == methods.__name__
+    and value.__module__ in (methods.__name__, cheap_methods.__name__)
     and not name.startswith("_")
   }
   assert public == set(methods.__all__)
@@ -256,6 +323,15 @@ def test_every_public_function_is_a_method():
     ),
     (methods.look_sam, {"every": 0}, "every must be an integer >= 1"),
     (methods.sam_on, {"mask": True}, "sam_on has no use for mask = True"),
+    (methods.momentum_sam, {"decay": 1.0}, "decay must be in [0, 1.0), got"),
+    (methods.momentum_sam, {"ascent_steps": 2}, "no use for ascent_steps = 2"),
+    (methods.single_step_sam, {"surrogate_gap": 0.1}, "surrogate_gap = 0.1"),
+    (methods.single_step_sam, {"p": 0.5}, "p must be in [1, inf]"),
+    (
+      methods.ae_sam,
+      {"total_steps": 9, "ascent_steps": 2},
+      "ae_sam has no use for ascent_steps = 2",
+    ),
     (methods.every_k, {"every": 2, "scale": "lr"}, "got scale = 'lr'"),
     (
       methods.gsam,

@@ -221,13 +221,7 @@ FIELDS: dict[str, Field] = {
   "sam.rho": Field(
     0.05, ge=0, is_argument=True, help="Radius of the neighborhood; 0: no SAM."
   ),
-  **schedule_fields(
-    "sam",
-    "rho",
-    "constant",
-    further_kinds=("learning_rate",),
-    outside="Before it and after schedule_end rho is 0: plain descent.",
-  ),
+  **schedule_fields("sam", "rho"),
   "sam.m": Field(
     None,
     int,
@@ -246,6 +240,9 @@ FIELDS: dict[str, Field] = {
   ),
   "sam.eta": Field(0.01, ge=0, help="Offset of ASAM's scale abs(w) + eta."),
   "sam.ascent_steps": Field(1, ge=1, help="Steps of gradient ascent."),
+  "sam.ascent_fraction": Field(
+    1.0, gt=0, le=1, help="Part of a shard, 1/k, that the ascent is on."
+  ),
   "sam.every": Field(
     1, ge=1, help="Perturb in every k-th step; the others are plain descent."
   ),
@@ -275,12 +272,7 @@ FIELDS: dict[str, Field] = {
   "optimizer.learning_rate": Field(
     0.1, ge=0, is_argument=True, help="Learning rate at its peak."
   ),
-  **schedule_fields(
-    "optimizer",
-    "learning_rate",
-    "cosine",
-    outside="Before it the learning rate is at its peak.",
-  ),
+  **schedule_fields("optimizer", "learning_rate"),
   "optimizer.momentum": Field(
     0.9, ge=0, le=1, is_argument=True, help="Momentum of sgd and rmsprop."
   ),

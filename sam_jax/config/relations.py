@@ -19,6 +19,9 @@ from sam_jax.m_sharpness import m_sharpness_layout
 # Optimizers with fields of their own in `config.optimizer`.
 _OWN_OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 
+# Methods whose first gradient of a step may be the one to descend along.
+_WITHOUT_ASCENT = ("ae_sam", "momentum_sam", "single_step_sam")
+
 # The schedule that most papers use for a number that falls.
 _SMOOTH = {"optimizer": "cosine", "sam": "learning_rate"}
 
@@ -37,6 +40,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
   _check_batches(config, num_devices)
   _check_m(config, num_devices)
   _check_second_order(config)
+  _check_ascent_fraction(config, num_devices)
   _check_optimizer(config)
   _check_schedule(config, "optimizer", "learning_rate")
   _check_schedule(config, "sam", "rho")
@@ -77,6 +81,38 @@ def _check_second_order(config: ConfigDict) -> None:
         "config.sam.second_order = True needs"
         f" config.sam.{field} = {value}, not {config.sam[field]}."
       )
+
+
+def ascent_stride(config: ConfigDict, num_devices: int) -> int:
+  """Return k if the ascent is on every k-th example of a shard.
+
+  Raises:
+    ConfigError: `sam.ascent_fraction` is not 1 / k for a k that divides the
+      examples of a device that share a perturbation.
+  """
+  fraction = config.sam.ascent_fraction
+  per_device = config.batch_size // num_devices
+  examples = min(config.sam.m or per_device, per_device)
+  stride = round(1 / fraction)
+  if abs(stride * fraction - 1) > 1e-3 or examples % stride:
+    known = [k for k in range(1, examples + 1) if examples % k == 0]
+    fractions = ", ".join(f"{1 / k:.4g}" for k in known)
+    raise ConfigError(
+      f"config.sam.ascent_fraction = {fraction} does not divide the {examples}"
+      " examples of a device that share a perturbation; it can be"
+      f" {fractions}."
+    )
+  return stride
+
+
+def _check_ascent_fraction(config: ConfigDict, num_devices: int) -> None:
+  is_part = ascent_stride(config, num_devices) > 1
+  if is_part and config.sam.method in _WITHOUT_ASCENT:
+    raise ConfigError(
+      f"config.sam.ascent_fraction = {config.sam.ascent_fraction} needs a first"
+      " pass that is one of ascent, and config.sam.method ="
+      f" {config.sam.method!r} may descend along it: set it to 1.0."
+    )
 
 
 def _check_optimizer(config: ConfigDict) -> None:

@@ -4,24 +4,25 @@ from sam_jax.config.field_type import Field
 
 _KINDS = ("cosine", "exponential", "linear", "step", "constant")
 
+# Group -> default schedule, schedules of its own, and the value outside.
+_GROUPS: dict[str, tuple[str, tuple[str, ...], str]] = {
+  "sam": (
+    "constant",
+    ("learning_rate",),
+    "Before it and after schedule_end rho is 0: plain descent.",
+  ),
+  "optimizer": ("cosine", (), "Before it the learning rate is at its peak."),
+}
 
-def schedule_fields(
-  group: str,
-  number: str,
-  default: str,
-  *,
-  further_kinds: tuple[str, ...] = (),
-  outside: str,
-) -> dict[str, Field]:
+
+def schedule_fields(group: str, number: str) -> dict[str, Field]:
   """Return the rows that describe the schedule of a number.
 
   Args:
-    group: Group of the rows, such as "sam".
+    group: Group of the rows, "sam" or "optimizer".
     number: Name of the number in it, such as "rho": its value at the peak.
-    default: The schedule unless a config says otherwise.
-    further_kinds: Schedules of this number only.
-    outside: The value before the start and from the end on, in words.
   """
+  default, further_kinds, outside = _GROUPS[group]
   return {
     f"{group}.schedule": Field(
       default,

@@ -62,7 +62,8 @@ def without_sam(config: ConfigDict) -> ConfigDict:
   """Return the config whose steps descend along the plain gradient."""
   config = config.copy_and_resolve_references()
   default = build.schema.default_config().sam
-  for name in ("rho_min", "method", "options", "every", "ascent_steps"):
+  changed = ("method", "options", "every", "ascent_steps", "ascent_fraction")
+  for name in ("schedule", "rho_min", *changed):
     config.sam[name] = default[name]
   config.sam.rho = 0.0
   return config

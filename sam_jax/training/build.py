@@ -51,6 +51,7 @@ def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
   schema.validate_config(config, num_devices)
   config = config.copy_and_resolve_references()
   config.sam.m = layout(config, num_devices).m
+  checks.check_decisions(config, batch_norm_scope(config), num_devices)
   config.model.batch_norm_examples = _batch_norm_examples(config, num_devices)
   spec = dataset_spec(config)
   built = parts(config, spec, 1, num_devices)
@@ -86,13 +87,16 @@ def parts(
   return Parts(
     model=model(config, spec, shards),
     loss_fn=loss_fn(config),
-    sharpness=sharpness(config, rho, shards),
+    sharpness=sharpness(
+      config, rho, shards, config.num_epochs * steps_per_epoch
+    ),
     optimizer=optimizer(config, learning_rate),
     learning_rate=learning_rate,
     rho=rho,
     dropout_key=random_stream(config.seed, "dropout"),
     ascent_steps=config.sam.ascent_steps,
     every=config.sam.every,
+    ascent_stride=relations.ascent_stride(config, num_devices),
     num_microbatches=shards.microbatches,
     unrolls_microbatches=is_slow_in_loops(config),
     freezes_batch_stats=batch_norm_scope(config) == "frozen",
@@ -105,7 +109,8 @@ def _method_of_one_shard(
   config: ConfigDict, learning_rate: optax.Schedule
 ) -> optax.GradientTransformationExtraArgs:
   rho = schedules.rho_schedule(config, learning_rate, 1)
-  return sharpness(config, rho, m_sharpness_layout(None, 1, 1))
+  shards = m_sharpness_layout(None, 1, 1)
+  return sharpness(config, rho, shards, config.num_epochs)
 
 
 def layout(config: ConfigDict, num_devices: int) -> MSharpnessLayout:
@@ -141,13 +146,17 @@ def loss_fn(
 
 
 def sharpness(
-  config: ConfigDict, rho: optax.ScalarOrSchedule, shards: MSharpnessLayout
+  config: ConfigDict,
+  rho: optax.ScalarOrSchedule,
+  shards: MSharpnessLayout,
+  total_steps: float,
 ) -> optax.GradientTransformationExtraArgs:
   """Build the transformation that `config.sam` describes, for one shard.
 
   A method is a function (rho, **arguments) -> transformation. It gets
   `has_value`, `sync` and `mask`, arguments of `sharpness_aware` whose fields
-  are not at their defaults, and `config.sam.options`.
+  are not at their defaults, `config.sam.options` and, if it has an argument of
+  that name, `total_steps`.
 
   Raises:
     ConfigError: There is no such method, or it does not take its arguments.
@@ -176,7 +185,10 @@ def sharpness(
   given |= _options("sam", fields, {*fields, *given})
   with errors_of("sam.method", fields.method):
     method = _find_method(fields.method)
-    inspect.signature(method).bind(rho, **given)
+    signature = inspect.signature(method)
+    if "total_steps" in signature.parameters:
+      given["total_steps"] = total_steps
+    signature.bind(rho, **given)
     # A method may ignore `grad_fn`, as most transformations of optax do.
     return optax.with_extra_args_support(method(rho, **given))
 

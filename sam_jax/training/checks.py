@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from sam_jax import models
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.one_gradient import gradient_point
 from sam_jax.training import hyperparameters
 
 
@@ -72,6 +73,29 @@ def check_network(config: ConfigDict, spec: DatasetSpec, network: Any) -> None:
       )
 
 
+def check_decisions(
+  config: ConfigDict, batch_norm_scope: str, num_devices: int
+) -> None:
+  """Check that devices that compute statistics together take the same steps.
+
+  Args:
+    config: The config, with `sam.m` set.
+    batch_norm_scope: The devices that share batch statistics.
+    num_devices: Devices of the run, over all hosts.
+
+  Raises:
+    ConfigError: They would wait for each other.
+  """
+  is_shared = batch_norm_scope == "all"
+  is_alone = config.sam.m < config.batch_size and num_devices > 1
+  if config.sam.method == "ae_sam" and is_shared and is_alone:
+    raise ConfigError(
+      "config.sam.method = 'ae_sam' lets every shard choose its steps of SAM,"
+      " and config.model.batch_norm = 'all' needs all devices in each of them:"
+      f" set config.sam.m = {config.batch_size}, or batch_norm = 'm'."
+    )
+
+
 def check_transformation(
   config: ConfigDict,
   field: str,
@@ -97,8 +121,9 @@ def check_transformation(
     rate = optax.constant_schedule(traced.optimizer.learning_rate)
     transformation = optax.with_extra_args_support(build(traced, rate))
     state = transformation.init(params)
+    point = gradient_point(transformation, state, params)
     updates, new_state = transformation.update(
-      params, state, params, grad_fn=lambda w, _: (jnp.zeros(()), w)
+      point, state, params, grad_fn=lambda w, _: (jnp.zeros(()), w)
     )
     as_arrays = functools.partial(jax.tree.map, jnp.asarray)
     return as_arrays((params, state)), as_arrays((updates, new_state))

@@ -14,10 +14,12 @@ import optax
 from flax import linen as nn
 
 from sam_jax.arguments import is_traced
+from sam_jax.one_gradient import gradient_point
 from sam_jax.reductions import norm
 from sam_jax.runs.compilation import quick_compilation
 from sam_jax.sam import is_sam_step
 from sam_jax.training import losses
+from sam_jax.training.microbatches import map_floats, mean_over_microbatches
 from sam_jax.training.parallel import AXIS
 from sam_jax.training.state import Metrics, TrainState
 
@@ -73,6 +75,7 @@ class Parts:
     rho: Radius of the neighborhood, or a schedule.
     ascent_steps: Steps of ascent.
     every: SAM perturbs every `every`-th step.
+    ascent_stride: The ascent is on every k-th example of a shard.
     num_microbatches: Shards of each device.
     unrolls_microbatches: Compile a copy of the passes for each of them.
     dropout_key: Random key of the run's dropout.
@@ -90,6 +93,7 @@ class Parts:
   rho: optax.ScalarOrSchedule
   ascent_steps: int = 1
   every: int = 1
+  ascent_stride: int = 1
   num_microbatches: int = 1
   unrolls_microbatches: bool = False
   freezes_batch_stats: bool = False
@@ -152,10 +156,12 @@ def train_step(
   def shard_step(batch, index):
     """Return the gradient of one shard, and what else is averaged.
 
-    Batch statistics and metrics are those of the pass at w; the pass at w + eps
-    leaves only its gradient and loss.
+    Batch statistics and metrics are those of the first pass, at w unless a
+    method chooses another point; a pass at w + eps after it leaves only its
+    gradient and loss.
     """
     value_and_grad = _value_and_grad_fn(state, batch, index, parts)
+    point = gradient_point(parts.sharpness, state.sam_state, state.params)
 
     def grad_fn(params, ascent_step):
       # Only the gradient of the last pass is one to descend along.
@@ -163,9 +169,12 @@ def train_step(
       (_, (loss, _, _)), gradient = value_and_grad(params, is_ascent)
       return loss, gradient
 
-    is_ascent = is_sam_step(state.step, parts.rho, parts.every)
-    (_, (loss, logits, batch_stats)), gradient = _either(
-      is_ascent, lambda is_ascent: value_and_grad(state.params, is_ascent)
+    # The only gradient of a step is one to descend along.
+    is_ascent = point is state.params and is_sam_step(
+      state.step, parts.rho, parts.every
+    )
+    (_, (loss, error_rates, batch_stats)), gradient = _either(
+      is_ascent, lambda is_ascent: value_and_grad(point, is_ascent)
     )
     gradient, sam_state = parts.sharpness.update(
       gradient, state.sam_state, state.params, grad_fn=grad_fn
@@ -175,10 +184,10 @@ def train_step(
       "batch_stats": batch_stats,
       "sam_state": sam_state,
       "loss": loss,
-      **_error_rates(logits, batch),
+      **error_rates,
     }
 
-  shard = _mean_over_microbatches(
+  shard = mean_over_microbatches(
     shard_step,
     batch,
     parts.num_microbatches,
@@ -186,7 +195,7 @@ def train_step(
   )
   # The mean of running averages is the running average of means: statistics
   # travel with the gradient.
-  shard = _map_floats(lambda floats: jax.lax.pmean(floats, AXIS), shard)
+  shard = map_floats(lambda floats: jax.lax.pmean(floats, AXIS), shard)
   # Clip after averaging, inside the optimizer.
   updates, opt_state = parts.optimizer.update(
     shard["gradient"], state.opt_state, state.params
@@ -216,16 +225,21 @@ def _value_and_grad_fn(state, batch, index, parts):
   """Build (params, is_ascent) -> (objective, aux), gradient of one shard.
 
   A shard is the examples of one perturbation. Every pass over it has the same
-  random key and the same incoming batch statistics.
+  random key and the same incoming batch statistics. Passes of the ascent may
+  leave out examples: they take every k-th one, as on any number of devices.
   """
   step_key = jax.random.fold_in(parts.dropout_key, state.step)
   shard = jax.lax.axis_index(AXIS) * parts.num_microbatches + index
   key = jax.random.fold_in(step_key, shard)
 
   def loss_fn(params, is_ascent):
+    stride = parts.ascent_stride if is_ascent else 1
+    examples = batch
+    if stride > 1:
+      examples = jax.tree.map(lambda x: x[::stride], batch)
     logits, updated = parts.model.apply(
       {"params": params, "batch_stats": state.batch_stats},
-      batch["image"],
+      examples["image"],
       train=True,
       # SAM climbs along the true gradient of shake layers, and descends along
       # the random one that trains them.
@@ -233,8 +247,9 @@ def _value_and_grad_fn(state, batch, index, parts):
       rngs={"dropout": key},
       mutable=["batch_stats"],
     )
-    objective, loss = parts.loss_fn(params, logits, batch["target"])
-    return objective, (loss, logits, updated.get("batch_stats", {}))
+    objective, loss = parts.loss_fn(params, logits, examples["target"])
+    error_rates = _error_rates(logits, examples)
+    return objective, (loss, error_rates, updated.get("batch_stats", {}))
 
   return jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -256,55 +271,6 @@ def _either(condition, fn):
   if isinstance(condition, bool):
     return fn(condition)
   return jax.lax.cond(condition, lambda: fn(True), lambda: fn(False))
-
-
-def _mean_over_microbatches(
-  shard_fn: Callable[[Batch, Any], Any],
-  batch: Batch,
-  count: int,
-  *,
-  unroll: bool,
-) -> Any:
-  """Run `shard_fn` on `count` equal parts of a batch, and average.
-
-  Returns:
-    The mean of floating-point results; of others, such as step counts, the
-    last one.
-  """
-  if count == 1:
-    return shard_fn(batch, 0)
-  parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
-  first_part = jax.tree.map(lambda x: x[0], parts)
-  shapes = jax.eval_shape(shard_fn, first_part, 0)
-
-  def accumulate(sums, part_and_index):
-    floats, others = _partition(shard_fn(*part_and_index))
-    return [s + x for s, x in zip(sums, floats, strict=True)], others
-
-  sums, others = jax.lax.scan(
-    accumulate,
-    [jnp.zeros(x.shape, x.dtype) for x in _partition(shapes)[0]],
-    (parts, jnp.arange(count)),
-    unroll=unroll,
-  )
-  means, last = (x / count for x in sums), (x[-1] for x in others)
-  return jax.tree.map(lambda x: next(means if _is_float(x) else last), shapes)
-
-
-def _map_floats(fn: Callable[[list[Any]], list[Any]], tree: Any) -> Any:
-  """Apply `fn` to the list of floating-point leaves; keep the others."""
-  floats, others = map(iter, _partition(tree))
-  floats = iter(fn(list(floats)))
-  return jax.tree.map(lambda x: next(floats if _is_float(x) else others), tree)
-
-
-def _partition(tree):
-  leaves = jax.tree.leaves(tree)
-  return [[x for x in leaves if _is_float(x) == want] for want in (True, False)]
-
-
-def _is_float(x) -> bool:
-  return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _accumulate(state, shard, params, parts) -> Metrics:

@@ -78,27 +78,35 @@ def own_file(tmp_path, monkeypatch):
 
 def make_config(method="sam", options=(), **sam_fields):
   config = tiny.create_config()
-  config.batch_size = 32
+  config.batch_size, config.log_every_steps = 32, 1
   config.sam.update({"method": method, "rho": 0.5, **sam_fields})
   config.sam.options.update(dict(options))
   return config
 
 
-def one_step(config, num_devices=8):
-  """Returns the state and the metrics after one step of a perceptron."""
+def one_step(config, num_devices=8, steps=1):
+  """Returns the state and the metrics after steps of a perceptron."""
   parts = build.parts(config, SPEC, 10, num_devices)
   parts = dataclasses.replace(parts, model=tiny.create_model())
   devices = jax.devices()[:num_devices]
   state = parallel.replicate(create_state(parts, (8, 8, 1), 0), devices)
-  random = np.random.default_rng(0)
-  batch = {
-    "image": random.normal(size=(32, 8, 8, 1)).astype(np.float32),
-    "target": np.eye(10, dtype=np.float32)[random.integers(10, size=32)],
-  }
   step = parallel.map_train_step(
     functools.partial(train_step, parts=parts), devices
   )
-  return jax.device_get(step(state, parallel.shard(batch, devices)))
+  batch = parallel.shard(make_batch(), devices)
+  results = []
+  for _ in range(steps):
+    state, metrics = step(state, batch)
+    results.append(metrics)
+  return jax.device_get((state, results[-1]))
+
+
+def make_batch():
+  random = np.random.default_rng(0)
+  return {
+    "image": random.normal(size=(32, 8, 8, 1)).astype(np.float32),
+    "target": np.eye(10, dtype=np.float32)[random.integers(10, size=32)],
+  }
 
 
 OPTIONS = {
@@ -123,9 +131,63 @@ def test_every_method_trains_the_same_on_any_number_of_devices(method):
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
     *((s.params, s.sam_state) for s in (one, eight)),
   )
-  assert metrics["perturbation_norm"] > 0
-  assert metrics["sharpness"] > 0
   assert metrics["loss"] == pytest.approx(one_metrics["loss"], rel=1e-5)
+  if method not in ONE_GRADIENT:  # they remember nothing at the first step
+    assert metrics["perturbation_norm"] > 0
+    assert metrics["sharpness"] > 0
+
+
+ONE_GRADIENT = ("momentum_sam", "single_step_sam")
+
+
+@pytest.mark.parametrize("method", ONE_GRADIENT)
+def test_one_gradient_is_taken_at_the_perturbed_point(method):
+  """In the second step; a step with rho = 0 there has another loss."""
+  (_, plain), (_, sam) = (
+    one_step(make_config(method, rho=rho), steps=2) for rho in (0.0, 5.0)
+  )
+  assert abs(sam["loss"] - plain["loss"]) > 0.01
+  assert sam["perturbation_norm"] == pytest.approx(5.0, rel=1e-4)
+  assert np.isnan(sam["sharpness"])
+
+
+@pytest.mark.parametrize("m", [2, 4, 16])  # of 4 examples on a device
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_ascent_on_a_part_is_the_same_on_any_number_of_devices(m, fraction):
+  config = make_config(m=m, ascent_fraction=fraction)
+  (one, _), (eight, _) = one_step(config, 1), one_step(config)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    *(one.params, eight.params),
+  )
+
+
+def test_ascent_on_a_part_equals_its_closed_form():
+  """The gradient at w + eps of all, with eps along that of every other one."""
+  config = make_config(m=32, ascent_fraction=0.5)
+  config.optimizer.gradient_clipping = config.optimizer.weight_decay = 0.0
+  model = tiny.create_model()
+  parts = dataclasses.replace(build.parts(config, SPEC, 10, 1), model=model)
+  params, batch = create_state(parts, (8, 8, 1), 0).params, make_batch()
+
+  def loss(params, examples):
+    logits = model.apply({"params": params}, examples["image"], train=True)
+    losses = optax.softmax_cross_entropy(logits, examples["target"])
+    return losses.mean()
+
+  half = jax.tree.map(lambda x: x[::2], batch)
+  first = jax.grad(loss)(params, half)
+  scale = config.sam.rho / optax.tree.norm(first)
+  perturbed = optax.tree.add_scale(params, scale, first)
+  gradient = jax.grad(loss)(perturbed, batch)
+  state, metrics = one_step(config, 1)
+  rate = config.optimizer.learning_rate * (1 + config.optimizer.momentum)
+  expected = optax.tree.add_scale(params, -rate, gradient)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    *(state.params, expected),
+  )
+  assert metrics["loss"] == pytest.approx(float(loss(params, half)), rel=1e-5)
 
 
 def test_random_direction_is_the_same_on_any_number_of_devices():
@@ -139,6 +201,34 @@ def test_random_direction_is_the_same_on_any_number_of_devices():
   climbed = one_step(make_config(m=2), 1)[1]["sharpness"]
   assert abs(metrics["sharpness"]) < 0.2 * climbed
   assert metrics["perturbation_norm"] == pytest.approx(config.sam.rho)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (
+      {"ascent_fraction": 0.3},
+      "ascent_fraction = 0.3 does not divide the 4 examples of a device that"
+      " share a perturbation; it can be 1, 0.5, 0.25.",
+    ),
+    ({"ascent_fraction": 0.5, "m": 1}, "does not divide the 1 examples"),
+    (
+      {"ascent_fraction": 0.5, "method": "momentum_sam"},
+      "config.sam.method = 'momentum_sam' may descend along it: set it to 1.0",
+    ),
+    (
+      {"ascent_steps": 2, "method": "single_step_sam"},
+      "single_step_sam has no use for ascent_steps = 2",
+    ),
+    ({"method": "ae_sam"}, "'ae_sam' lets every shard choose its steps of SAM"),
+  ],
+)
+def test_methods_that_do_not_fit_are_refused(fields, message):
+  config = make_config(**fields)
+  config.model.batch_norm = "all" if fields == {"method": "ae_sam"} else None
+  with pytest.raises(ConfigError) as error:
+    build.validate(config, 8)
+  assert message in str(error.value)
 
 
 def test_a_method_in_a_file_of_ones_own(own_file):
