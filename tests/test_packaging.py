@@ -115,6 +115,7 @@ def test_base_installation_is_light(installed):
   assert base == {"flax", "jax", "numpy", "optax"}
   assert set(metadata(installed).metadata.get_all("Provides-Extra")) == {
     "analysis",
+    "docs",
     "gcs",
     "plan",
     "slurm",
