@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Trains on a folder of photographs, offline: a network on two classes from
-# scratch, the same network fine-tuned with SAM on three, its evaluation, and
-# predictions by name. About a minute on two cores, installation apart.
+# Fine-tunes a converted network with SAM on a folder of photographs, offline:
+# images, conversion from timm's format, training, evaluation, and predictions by
+# name. 100 CPU seconds, about a minute on two idle cores, installation apart. The
+# weights to start from are random, because nothing can be fetched offline: the
+# demonstration shows the commands, and not what pretraining is good for. The
+# error was 37.5% on 48 images, and 66.7% is that of a guess.
 # Usage: bash scripts/finetune_demo.sh [directory of the runs]; its default is
 # runs/finetune_demo in the checkout.
 set -euo pipefail
@@ -14,23 +17,22 @@ cd "$(dirname "$0")/.."
 PYTHON="${VENV:-.venv}/bin/python"
 
 "$PYTHON" -m scripts.photos "$RUNS/photos"
-ours=(--config=configs/digits.py --config.dataset.label_noise.rate=0
-  --config.dataset.name=image_folder --config.model.name=cnn4
-  --config.batch_size=20 --config.sam.m=20 --config.augment.policy=basic
-  --config.log_every_steps=4)
-
+"$PYTHON" -m scripts.timm_weights "$RUNS/timm"
 echo
-echo "=== Two classes, from scratch ==="
-"$PYTHON" -m sam_jax.train "${ours[@]}" --workdir="$RUNS/two_classes" \
-  --config.dataset.data_dir="$RUNS/photos/two_classes.csv" \
-  --config.num_epochs=4 --config.sam.rho=0.05
+echo "=== Conversion ==="
+"$PYTHON" -m sam_jax.convert --model=efficientnet_tiny \
+  --input="$RUNS/timm" --output="$RUNS/efficientnet_tiny"
 echo
-echo "=== Three classes, fine-tuned ==="
-"$PYTHON" -m sam_jax.train "${ours[@]}" --workdir="$RUNS/three_classes" \
-  --config.dataset.data_dir="$RUNS/photos" \
-  --config.pretrained="$RUNS/two_classes" --config.model.batch_norm=m \
-  --config.num_epochs=6 --config.sam.rho=0.05 \
-  --config.optimizer.learning_rate=0.03
+echo "=== Fine-tuning on three classes ==="
+"$PYTHON" -m sam_jax.train --config=configs/digits.py \
+  --workdir="$RUNS/three_classes" \
+  --config.pretrained="$RUNS/efficientnet_tiny" \
+  --config.model.name=efficientnet_tiny --config.dataset.image_size=32 \
+  --config.dataset.name=image_folder --config.dataset.data_dir="$RUNS/photos" \
+  --config.dataset.label_noise.rate=0 --config.augment.policy=basic \
+  --config.batch_size=20 --config.sam.m=20 --config.sam.rho=0.05 \
+  --config.num_epochs=8 --config.optimizer.learning_rate=0.1 \
+  --config.log_every_steps=6
 echo
 "$PYTHON" -m sam_jax.evaluate --workdir="$RUNS/three_classes"
 echo

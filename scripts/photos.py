@@ -2,14 +2,12 @@
 
 python -m scripts.photos DIR
 
-DIR/train and DIR/val have a directory for each class, and DIR/two_classes.csv
-lists the images of two of them. The classes are parts of three photographs
-that scikit-learn and Matplotlib ship: a temple, a flower and a portrait.
-Training and validation images are cut from different fields of them. Sizes and
-file formats vary, as they do in folders that people collect.
+DIR/train and DIR/val have a directory for each class. The classes are parts of
+three photographs that scikit-learn and Matplotlib ship: a temple, a flower and
+a portrait. Training and validation images are cut from different fields of
+them. Sizes and file formats vary, as they do in folders that people collect.
 """
 
-import csv
 import pathlib
 import sys
 
@@ -18,7 +16,6 @@ from PIL import Image
 
 _FORMATS = ("jpg", "png", "webp")
 _COUNTS = {"train": 40, "val": 16}  # images of each class
-_LISTED = ("flower", "temple")
 _FIELDS = (3, 4)  # rows and columns of a photograph
 
 
@@ -37,9 +34,8 @@ def photographs() -> dict[str, pathlib.Path]:
 
 
 def write(directory: pathlib.Path, seed: int = 0) -> None:
-  """Write directory/{train,val}/CLASS/*.{jpg,png,webp}, and the CSV file."""
+  """Write directory/{train,val}/CLASS/*.{jpg,png,webp}."""
   random = np.random.default_rng(seed)
-  rows = [("path", "label", "split")]
   for name, file in photographs().items():
     with Image.open(file) as opened:
       photo = opened.convert("RGB")
@@ -48,12 +44,7 @@ def write(directory: pathlib.Path, seed: int = 0) -> None:
       folder.mkdir(parents=True, exist_ok=True)
       for i in range(count):
         part = _cut(photo, split, random)
-        path = folder / f"{i:02}.{_FORMATS[i % len(_FORMATS)]}"
-        part.save(path)
-        if name in _LISTED:
-          rows.append((str(path.relative_to(directory)), name, split))
-  with open(directory / "two_classes.csv", "w", newline="") as listing:
-    csv.writer(listing).writerows(rows)
+        part.save(folder / f"{i:02}.{_FORMATS[i % len(_FORMATS)]}")
 
 
 def _cut(

@@ -11,6 +11,3 @@ def test_photographs_are_a_data_set(tmp_path):
   assert (len(folder.train), len(folder.test)) == (120, 48)
   suffixes = {name.rpartition(".")[2] for name in folder.train.files.names}
   assert suffixes == {"jpg", "png", "webp"}
-  listed = image_folder.find(str(tmp_path / "two_classes.csv"))
-  assert listed.class_names == ("flower", "temple")
-  assert (len(listed.train), len(listed.test)) == (80, 32)
