@@ -38,8 +38,7 @@ FIELDS: dict[str, Field] = {
   "bootstrap.kind": Field(
     "none",
     choices=("none", "soft", "hard"),
-    help="Mix targets with the network's predictions (soft) or decisions"
-    " (hard); Reed et al., 2015.",
+    help="Mix targets with predictions (soft) or decisions (hard); Reed, 2015.",
   ),
   "bootstrap.beta": Field(
     None,
@@ -128,6 +127,10 @@ FIELDS: dict[str, Field] = {
     help="Training examples to hold out and to evaluate on; 0: evaluate on the"
     " test set. An image_folder without a test set then holds out a fifth.",
   ),
+  "dataset.parts": Field(
+    1, ge=1, help="Disjoint random parts that the training set is cut into."
+  ),
+  "dataset.part": Field(0, ge=0, help="The part to train on, from 0 on."),
   "dataset.split_seed": Field(
     0,
     ge=0,
@@ -192,8 +195,7 @@ FIELDS: dict[str, Field] = {
   "augment.cutout": Field(
     "none",
     choices=("none", "batch", "image"),
-    help="Place to cut out: one for the batch, as in the official code, or one"
-    " for each image.",
+    help="Place to cut out: one for a batch, as officially, or for each image.",
   ),
   "augment.cutout_size": Field(16, ge=1, help="Side of the cutout in pixels."),
   "augment.mixup_alpha": Field(

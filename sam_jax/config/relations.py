@@ -48,6 +48,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
   _check_analysis(config)
   _check_model(config)
   _check_dataset(config)
+  _check_part(config)
   _check_label_noise(config)
   _check_colors(config)
   _check_cutout(config)
@@ -224,6 +225,24 @@ def _check_dataset(config: ConfigDict) -> None:
   if name not in known:
     raise ConfigError(
       f"config.dataset.name = {name!r} is unknown. {did_you_mean(name, known)}"
+    )
+
+
+def _check_part(config: ConfigDict) -> None:
+  part, parts = config.dataset.part, config.dataset.parts
+  if part >= parts:
+    raise ConfigError(
+      f"config.dataset.part = {part} must be below config.dataset.parts ="
+      f" {parts}."
+    )
+  name = config.dataset.name
+  is_folder = name == catalog.IMAGE_FOLDER
+  if parts > 1 and (
+    is_folder or catalog.dataset_spec(name).storage == catalog.STREAM
+  ):
+    raise ConfigError(
+      f"config.dataset.parts = {parts} needs a data set that TFDS prepares and"
+      f" memory holds; {name} is none. Set it to 1."
     )
 
 

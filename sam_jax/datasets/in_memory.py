@@ -159,6 +159,8 @@ def load_in_memory(
   *,
   data_dir: str | None,
   validation_size: int,
+  part: int = 0,
+  parts: int = 1,
   noise_rate: float = 0.0,
   noise_kind: str = "symmetric",
   noise_seed: int = 0,
@@ -173,6 +175,8 @@ def load_in_memory(
     validation_size: If positive, that many examples at the end of the first
       training split are held out and take the place of the test set, with
       clean labels.
+    part: Number of the part of the training set to keep, see `part_of`.
+    parts: Number of these parts.
     noise_rate: See `labels.corrupt_labels`.
     noise_kind: See `labels.corrupt_labels`.
     noise_seed: See `labels.corrupt_labels`.
@@ -184,6 +188,9 @@ def load_in_memory(
       spec, or is too small for the validation set.
   """
   train, test = _load_splits(spec, data_dir, validation_size)
+  if parts > 1:
+    kept = part_of(len(train[CLEAN_LABEL]), part, parts)
+    train = {name: array[kept] for name, array in train.items()}
   clean, given = train[CLEAN_LABEL], train[spec.label_column]
   if labels_path:
     given = labels.read_labels(labels_path, len(clean), spec.num_classes)
@@ -203,6 +210,17 @@ def load_in_memory(
     clean_train_labels=clean if may_be_wrong else None,
     **sampling,
   )
+
+
+def part_of(num_examples: int, part: int, parts: int) -> np.ndarray:
+  """Return the examples of one of several disjoint random parts, int [n].
+
+  The parts have equal sizes n = num_examples // parts, and are the same in
+  every run: runs with other seeds may train on the same part.
+  """
+  order = np.random.default_rng(0).permutation(num_examples)
+  size = num_examples // parts
+  return np.sort(order[part * size : (part + 1) * size])
 
 
 def _load_splits(

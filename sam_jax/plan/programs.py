@@ -131,7 +131,7 @@ def steps_in_epoch(config: ConfigDict, spec: DatasetSpec) -> int | None:
   if spec.train_examples is None:
     return None
   examples = spec.train_examples - config.dataset.validation_size
-  return examples // config.batch_size
+  return examples // config.dataset.parts // config.batch_size
 
 
 def _shapes(tree: Any) -> Any:

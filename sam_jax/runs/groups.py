@@ -15,6 +15,7 @@ from sam_jax.runs.workdir import to_dict
 # Fields that may differ in addition to numbers, and the numbers that may not:
 # runs of a group end at the same step, and log at the same steps.
 _FREE = ("seed", "notes", "variant")
+_FREE_OF_DATA = ("dataset.part", "dataset.label_noise.seed")
 _SHARED = ("num_epochs", "log_every_steps")
 
 
@@ -23,6 +24,9 @@ def program_of(config: ConfigDict) -> str:
   fields = dict(schema.flatten(to_dict(config)))
   for name in _FREE:
     del fields[name]
+  if not config.eval_on_train:  # else each run evaluates on images of its own
+    for name in _FREE_OF_DATA:
+      del fields[name]
   for name, value in schema.arguments(config).items():
     if name not in _SHARED:  # an integer is of another type in the program
       fields[name] = _type_of(value)

@@ -63,7 +63,9 @@ def create_dataset(config: ConfigDict) -> Dataset:
     )
   if spec.storage == STREAM:
     return load_streaming(spec, crops_at_random=crops, **fields)
-  return load_in_memory(spec, **fields)
+  return load_in_memory(
+    spec, part=config.dataset.part, parts=config.dataset.parts, **fields
+  )
 
 
 def create_dataset_on_all_hosts(config: ConfigDict) -> Dataset:

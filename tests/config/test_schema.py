@@ -313,6 +313,20 @@ def test_labels_of_a_file_are_not_corrupted():
     validate_config(config_with(fields), num_devices=8)
 
 
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"part": 4, "parts": 4}, "part = 4 must be below config.dataset.parts"),
+    ({"parts": 2, "name": "imagenet2012"}, "parts = 2 needs a data set that"),
+    ({"parts": 2, "name": "image_folder"}, "image_folder is none. Set it to"),
+  ],
+)
+def test_parts_are_of_data_sets_in_memory(fields, message):
+  config = config_with({f"dataset.{name}": x for name, x in fields.items()})
+  with pytest.raises(ConfigError, match=message):
+    validate_config(config, num_devices=8)
+
+
 def test_rules_of_rows_are_readable():
   rules = {name: field.rule for name, field in FIELDS.items()}
   assert rules["sam.rho"] == "a number >= 0"

@@ -146,6 +146,23 @@ def test_validation_set_is_the_end_of_the_training_set(toy_splits):
     load(validation_size=1000)
 
 
+def test_parts_of_the_training_set_share_nothing(toy_splits):
+  sets = []
+  for part in range(3):
+    dataset = load(validation_size=100, parts=3, part=part, noise_rate=0.5)
+    images, noisy = dataset.training_arrays()
+    numbers = numbers_of(images)
+    clean = load(validation_size=100).training_arrays()[1][numbers]
+    np.testing.assert_array_equal(labels_of(dataset, "train"), clean)
+    assert 0.3 < np.mean(noisy != clean) < 0.6
+    assert len(list(dataset.eval_batches("test"))) == 2  # the same for all
+    sets.append(numbers)
+  assert [len(numbers) for numbers in sets] == [300] * 3
+  assert set(np.concatenate(sets)) == set(range(900))
+  # Drawn at random: the parts are not runs of consecutive examples.
+  assert all(np.ptp(numbers) > 700 for numbers in sets)
+
+
 def test_digits_are_scikit_learns_split_by_class(data_dir):
   from sklearn.datasets import load_digits
 
