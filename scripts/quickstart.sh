@@ -23,5 +23,6 @@ echo
 echo
 echo "Curves, images and hyperparameters in the browser:"
 echo "  $VENV/bin/tensorboard --logdir=$RUNS"
+echo "The same on Fashion-MNIST (docs/data.md): --config.dataset.name=fashion_mnist"
 echo "The environment of sam_jax's commands:"
 echo "  source $VENV/bin/activate"

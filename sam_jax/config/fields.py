@@ -130,7 +130,9 @@ FIELDS: dict[str, Field] = {
   "dataset.parts": Field(
     1, ge=1, help="Disjoint random parts that the training set is cut into."
   ),
-  "dataset.part": Field(0, ge=0, help="The part to train on, from 0 on."),
+  "dataset.part": Field(
+    0, ge=0, decides="run", help="The part to train on, from 0 on."
+  ),
   "dataset.split_seed": Field(
     0,
     ge=0,

@@ -16,6 +16,7 @@ from sam_jax.runs.workdir import to_dict
 # runs of a group end at the same step, and log at the same steps.
 _FREE = ("seed", "notes", "variant")
 _FREE_OF_DATA = ("dataset.part", "dataset.label_noise.seed")
+_LABELS = ("dataset.label_file", "dataset.label_noise.rate")
 _SHARED = ("num_epochs", "log_every_steps")
 
 
@@ -27,6 +28,8 @@ def program_of(config: ConfigDict) -> str:
   if not config.eval_on_train:  # else each run evaluates on images of its own
     for name in _FREE_OF_DATA:
       del fields[name]
+    for name in _LABELS:  # the program sees only if some may be wrong
+      fields[name] = bool(fields[name])
   for name, value in schema.arguments(config).items():
     if name not in _SHARED:  # an integer is of another type in the program
       fields[name] = _type_of(value)

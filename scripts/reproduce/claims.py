@@ -1,97 +1,153 @@
-"""The rule that decides if a claim of the paper holds at this scale."""
+"""The rule that decides if a claim of the paper holds."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from sam_jax.reports.results import confidence_half_width
 
 Values = Sequence[float] | np.ndarray  # [S], one for each seed
 
-RULE = (
-  "Two methods are compared on the same seeds (data, initialization, order of"
-  " examples). *Reproduced*: Student's 95% interval of the mean paired"
-  " difference is on the paper's side of zero. *Contradicted*: it is on the"
-  " other side. *Not reproduced*: it contains zero. Where the paper finds no"
-  " difference, *reproduced* means that the interval is within the margin"
-  " given, *contradicted* that it is outside, and *not reproduced* the rest."
-  " A claim about a sequence of values of m is judged for every value against"
-  " the last one, and for the slope of a straight line over log2 m through each"
-  " seed's results; eigenvalues, and their ratios, by their logarithms."
-)
+LEVEL, POWER = 0.05, 0.8
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
 CONTRADICTED = "contradicted"
+WORDS = (REPRODUCED, NOT_REPRODUCED, CONTRADICTED)
+
+RULE = (
+  "Two methods are compared on the same seeds: the same training images, the"
+  " same initialization, the same order. A claim is tested by Student's t-test"
+  " of the paired differences, two-sided; a claim of no difference by two"
+  " one-sided tests against a margin. The p-values of all claims of a level"
+  " are corrected by Holm's method. *Reproduced*: the corrected p is below"
+  " 0.05, and the difference is on the paper's side. *Contradicted*: it is"
+  " below 0.05, and the difference is on the other side. *Not reproduced*: all"
+  " others. Such a claim is open, and the last column says how many seeds would"
+  " decide it with a power of 80%, if the mean and the spread stay as they are."
+)
 
 
 class Claim(NamedTuple):
-  """A claim, the difference that was found, and the verdict.
+  """A claim of the paper, and what was found for every seed.
 
   Attributes:
     statement: The claim.
     source: Its place in the paper.
-    difference: Mean paired difference and half its 95% interval.
-    unit: Unit of the difference.
-    verdict: One of the three words above.
+    paper: The paper's numbers.
+    differences: Paired differences [S], negative where the claim holds.
+    unit: Unit of the differences.
+    margin: None, or the largest difference that counts as none: then the claim
+      is that there is no difference.
   """
 
   statement: str
   source: str
-  difference: tuple[float, float]
-  unit: str
-  verdict: str
+  paper: str
+  differences: tuple[float, ...]
+  unit: str = "points"
+  margin: float | None = None
+
+  @property
+  def interval(self) -> tuple[float, float]:
+    """The mean difference, and half of Student's 95% interval."""
+    values = list(self.differences)
+    return statistics.mean(values), confidence_half_width(values)
+
+  @property
+  def p_value(self) -> tuple[float, bool]:
+    """The p-value, and True if the paper's side is the likelier one."""
+    if self.margin is None:
+      below, above = self._one_sided(0.0)
+    else:
+      below = max(
+        self._one_sided(self.margin)[0], self._one_sided(-self.margin)[1]
+      )
+      above = min(
+        self._one_sided(self.margin)[1], self._one_sided(-self.margin)[0]
+      )
+    return min(1.0, 2 * min(below, above)), below < above
+
+  def _one_sided(self, center: float) -> tuple[float, float]:
+    """Return the p-values that the mean is below, and above, a number."""
+    mean = statistics.mean(self.differences) - center
+    count = len(self.differences)
+    spread = statistics.stdev(self.differences) if count > 1 else math.inf
+    if spread < 1e-12:
+      return float(mean >= 0), float(mean <= 0)
+    t = mean / spread * math.sqrt(count)
+    below = float(stats.t.cdf(t, max(count - 1, 1)))
+    return below, 1 - below
 
 
-def judge_lower(
-  statement: str, source: str, lower: Values, higher: Values, unit: str = ""
+class Verdict(NamedTuple):
+  """A claim with its verdict.
+
+  Attributes:
+    claim: The claim.
+    p_value: Its p-value, corrected by Holm's method.
+    word: One of the three words above.
+    needed: What would decide a claim that is not reproduced; else "".
+  """
+
+  claim: Claim
+  p_value: float
+  word: str
+  needed: str
+
+
+def judge(claims: Sequence[Claim]) -> list[Verdict]:
+  """Judge all claims of a level together, in their order."""
+  corrected = holm([claim.p_value[0] for claim in claims])
+  verdicts = []
+  for claim, p_value in zip(claims, corrected, strict=True):
+    word, needed = NOT_REPRODUCED, ""
+    if p_value < LEVEL:
+      word = REPRODUCED if claim.p_value[1] else CONTRADICTED
+    else:
+      needed = _seeds_needed(claim, LEVEL / len(claims))
+    verdicts.append(Verdict(claim, p_value, word, needed))
+  return verdicts
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Return p-values corrected for their number (Holm, 1979), in their order."""
+  order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+  corrected, highest = [0.0] * len(p_values), 0.0
+  for rank, i in enumerate(order):
+    highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+    corrected[i] = highest
+  return corrected
+
+
+def lower(
+  statement: str,
+  source: str,
+  paper: str,
+  first: Values,
+  second: Values,
+  unit: str = "points",
+  margin: float | None = None,
 ) -> Claim:
-  """Judge a claim that one quantity is lower than another.
+  """Return the claim that a quantity is below another one.
 
   Args:
     statement: The claim.
     source: Its place in the paper.
-    lower: Values [S] that are claimed to be lower.
-    higher: Values [S] of the other quantity, on the same seeds.
+    paper: The paper's numbers.
+    first: Values [S] that are claimed to be lower.
+    second: Values [S] of the other quantity, on the same seeds.
     unit: Unit of the values.
+    margin: See `Claim`.
   """
-  mean, half = _interval(lower, higher)
-  verdict = NOT_REPRODUCED
-  if mean + half < 0:
-    verdict = REPRODUCED
-  elif mean - half > 0:
-    verdict = CONTRADICTED
-  return Claim(statement, source, (mean, half), unit, verdict)
+  differences = tuple(np.subtract(first, second).tolist())
+  return Claim(statement, source, paper, differences, unit, margin)
 
 
-def judge_negative(
-  statement: str, source: str, values: Values, unit: str = ""
-) -> Claim:
-  """Judge a claim that a quantity is below zero; see `judge_lower`."""
-  return judge_lower(statement, source, values, np.zeros(len(values)), unit)
-
-
-def judge_equal(
-  statement: str,
-  source: str,
-  first: Values,
-  second: Values,
-  margin: float,
-  unit: str = "",
-) -> Claim:
-  """Judge a claim that two quantities differ by less than a margin."""
-  mean, half = _interval(first, second)
-  verdict = NOT_REPRODUCED
-  if -margin < mean - half and mean + half < margin:
-    verdict = REPRODUCED
-  elif mean - half > margin or mean + half < -margin:
-    verdict = CONTRADICTED
-  statement = f"{statement} (margin {margin:g}{unit and f' {unit}'})"
-  return Claim(statement, source, (mean, half), unit, verdict)
-
-
-def slope(positions: Sequence[float], rows: Sequence[Values]) -> np.ndarray:
+def slopes(positions: Sequence[float], rows: Sequence[Values]) -> np.ndarray:
   """Return the slopes [S] of straight lines through every seed's values.
 
   Args:
@@ -101,6 +157,15 @@ def slope(positions: Sequence[float], rows: Sequence[Values]) -> np.ndarray:
   return np.polynomial.polynomial.polyfit(positions, np.array(rows), 1)[1]
 
 
-def _interval(first: Values, second: Values) -> tuple[float, float]:
-  differences = np.subtract(first, second).tolist()
-  return statistics.mean(differences), confidence_half_width(differences)
+def _seeds_needed(claim: Claim, level: float) -> str:
+  """Return the number of seeds that would decide a claim, in words."""
+  mean, margin = statistics.mean(claim.differences), claim.margin
+  distance = -mean if margin is None else margin - abs(mean)
+  if distance <= 0:
+    return "the mean is on the other side"
+  normal = statistics.NormalDist()
+  quantiles = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(POWER)
+  spread = statistics.stdev(claim.differences)
+  count = math.ceil((quantiles * spread / distance) ** 2)
+  seeds = max(count, len(claim.differences) + 1)
+  return f"{seeds:,} seeds" if seeds < 10_000 else "over 10,000 seeds"

@@ -1,4 +1,4 @@
-"""The figures of the miniature reproduction."""
+"""The figures of the reproduction."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from sam_jax.reports.plot_style import STYLES, finish, plt
 from sam_jax.reports.results import confidence_half_width
-from scripts.reproduce.claims import Values
+from scripts.reproduce.claims import WORDS, Values, Verdict
 
 _SIZE = (6.4, 4.4)
 
@@ -58,35 +58,57 @@ def draw_against_rho(
   finish(figure, axis, "Mean over seeds, 95% interval", path)
 
 
-def draw_points(
-  panels: Mapping[str, Mapping[str, Values]], path: epath.Path
+def draw_along_training(
+  lines: Mapping[str, Sequence[Values]], epochs: Sequence[int], path: epath.Path
 ) -> None:
-  """Draw a point for every seed, quantities side by side.
+  """Draw the largest eigenvalues against the epoch.
 
   Args:
-    panels: Values [S], by quantity and method.
+    lines: Eigenvalues [epochs, S], by method; drawn by their logarithms.
+    epochs: Epochs [epochs].
     path: File to write.
   """
-  figure, axes = plt.subplots(
-    1, len(panels), figsize=(6.4, 3.6), layout="constrained", squeeze=False
+  figure, axis = plt.subplots(figsize=_SIZE, layout="constrained")
+  for style, (label, rows) in zip(STYLES, lines.items(), strict=False):
+    logs = [np.log10(row) for row in rows]
+    _draw_with_intervals(axis, epochs, logs, label, style)
+  axis.set(xlabel="Epoch", ylabel="log10 of the largest eigenvalue (nats)")
+  finish(figure, axis, "Mean over seeds, 95% interval", path)
+
+
+def draw_verdicts(verdicts: Sequence[Verdict], path: epath.Path) -> None:
+  """Draw the difference of every claim in points of test error.
+
+  Args:
+    verdicts: Claims about test errors.
+    path: File to write.
+  """
+  height = 1.2 + 0.27 * len(verdicts)
+  figure, axis = plt.subplots(figsize=(8.5, height), layout="constrained")
+  for word, style in zip(WORDS, STYLES, strict=False):
+    rows = [(i, v) for i, v in enumerate(verdicts) if v.word == word]
+    means = [v.claim.interval[0] for _, v in rows]
+    halves = [v.claim.interval[1] for _, v in rows]
+    axis.errorbar(
+      means,
+      [-i for i, _ in rows],
+      xerr=halves,
+      label=f"{word} ({len(rows)})",
+      capsize=2,
+      markersize=5,
+      color=style["color"],
+      marker=style["marker"],
+      linestyle="",
+    )
+  axis.axvline(0, color="0.4", linewidth=1)
+  axis.set_xscale("symlog", linthresh=1)
+  axis.set_yticks(
+    [-i for i in range(len(verdicts))],
+    [v.claim.statement for v in verdicts],
+    fontsize=7,
   )
-  for axis, (quantity, methods) in zip(axes[0], panels.items(), strict=True):
-    for i, (name, values) in enumerate(methods.items()):
-      style = STYLES[i]
-      spread = np.linspace(-0.15, 0.15, len(values))
-      axis.plot(
-        i + spread,
-        values,
-        linestyle="",
-        marker=style["marker"],
-        color=style["color"],
-        label=name,
-      )
-    both = np.concatenate([np.asarray(x) for x in methods.values()])
-    scale = "log" if both.max() > 20 * both.min() > 0 else "linear"
-    axis.set(ylabel=quantity, yscale=scale, xlim=(-0.5, len(methods) - 0.5))
-    axis.set_xticks(range(len(methods)), list(methods))
-  finish(figure, axes[0][0], "Each point is a seed", path)
+  axis.set(xlabel="Difference in points of test error; the claim: left of zero")
+  finish(figure, axis, "Mean of paired differences, 95% interval", path)
 
 
 def draw_scores(

@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 
 from sam_jax.reports.results import confidence_half_width
 from scripts.reproduce import plots
+from scripts.reproduce.claims import Claim, judge
 
 
 @pytest.fixture
@@ -80,21 +81,38 @@ def test_errors_against_rho(figure):
   assert list(axis.get_xticks()) == [0.1, 0.2, 0.8]
 
 
-def test_a_point_for_every_seed(figure):
-  panels = {
-    "wide": {"SGD": [1.0, 100.0], "SAM": [2.0, 3.0]},
-    "narrow": {"SGD": [1.0, 1.5], "SAM": [0.5, 0.7]},
+def test_eigenvalues_along_training(figure):
+  lines = {
+    "SGD": [[1.0, 100.0], [10.0, 10.0]],
+    "SAM": [[1.0, 1.0], [0.1, 0.001]],
   }
-  found = figure(plots.draw_points, panels)
-  for axis, (quantity, methods) in zip(found.axes, panels.items(), strict=True):
-    assert axis.get_ylabel() == quantity
-    for i, (line, values) in enumerate(
-      zip(axis.lines, methods.values(), strict=True)
-    ):
-      np.testing.assert_allclose(line.get_ydata(), values)
-      np.testing.assert_allclose(line.get_xdata(), i, atol=0.2)
-    assert [t.get_text() for t in axis.get_xticklabels()] == ["SGD", "SAM"]
-  assert [axis.get_yscale() for axis in found.axes] == ["log", "linear"]
+  found = figure(plots.draw_along_training, lines, [1, 8])
+  (axis,) = found.axes
+  for container, rows in zip(axis.containers, lines.values(), strict=True):
+    check_intervals(container, [1, 8], np.log10(rows))
+  assert labels(found) == ["SGD", "SAM"]
+
+
+def test_claims_from_top_to_bottom_by_verdict(figure):
+  claims = [
+    Claim(f"claim {i}", "", "", tuple(center + x for x in (-0.1, 0, 0.1)))
+    for i, center in enumerate([-3.0, 0.0, 2.0])
+  ]
+  found = figure(plots.draw_verdicts, judge(claims))
+  (axis,) = found.axes
+  assert [t.get_text() for t in axis.get_yticklabels()] == [
+    "claim 0",
+    "claim 1",
+    "claim 2",
+  ]
+  words = ["reproduced (1)", "not reproduced (1)", "contradicted (1)"]
+  assert labels(found) == words
+  for row, container in enumerate(axis.containers):
+    line, _, (bars,) = container
+    mean, half = claims[row].interval
+    np.testing.assert_allclose(line.get_xydata(), [[mean, -row]])
+    (segment,) = bars.get_segments()
+    np.testing.assert_allclose(segment[:, 0], [mean - half, mean + half])
 
 
 def test_scores_against_m(figure):

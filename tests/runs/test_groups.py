@@ -57,7 +57,8 @@ def test_runs_that_differ_in_numbers_have_one_program():
 
 def test_parts_of_the_data_share_a_program_unless_they_are_evaluated():
   fields = {"dataset.parts": 4, "dataset.label_noise.rate": 0.5}
-  other = fields | {"dataset.part": 1, "dataset.label_noise.seed": 1}
+  other = {"dataset.part": 1, "dataset.label_noise.seed": 1}
+  other = fields | other | {"dataset.label_noise.rate": 0.2}
   program = groups.program_of(make_config(**fields))
   assert groups.program_of(make_config(**other)) == program
   fields, other = ({**x, "eval_on_train": True} for x in (fields, other))

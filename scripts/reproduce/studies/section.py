@@ -1,25 +1,25 @@
 """A section of the document, and how it writes numbers."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
 from sam_jax.reports.results import confidence_half_width
 from scripts.reproduce.claims import Claim
-from scripts.reproduce.trained_networks import GridSearch
+from scripts.reproduce.runs import Arm
 
 
 class Section(NamedTuple):
-  """The results of an experiment.
+  """The results of a study.
 
   Attributes:
     title: Title of the section.
-    text: Description of the experiment.
+    text: What was trained, and how to read the table.
     header: Header of the table.
     rows: Rows of the table.
-    claims: The paper's claims and their verdicts.
+    claims: The paper's claims, with what was found.
     draw: Writes the figure to a path; None for no figure.
     caption: Caption of the figure.
   """
@@ -33,9 +33,17 @@ class Section(NamedTuple):
   caption: str = ""
 
 
-def best_test_errors(search: GridSearch) -> np.ndarray:
-  """Return the test errors [S] of the best hyperparameters, in percent."""
-  return 100 * search.test_of_best
+def chosen(arm: Arm) -> str:
+  """Format the value that was chosen for a method, with those it was among."""
+  if arm.chosen is None or len(arm.tried) < 2:
+    return "" if arm.chosen is None else format_value(arm.chosen)
+  others = ", ".join(format_value(value) for value in arm.tried)
+  return f"{format_value(arm.chosen)} of {others}"
+
+
+def format_value(value: Any) -> str:
+  """Format a number without trailing zeros, other values as text."""
+  return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def format_mean(values: np.ndarray, digits: int = 2) -> str:
@@ -50,13 +58,3 @@ def format_geometric_mean(values: np.ndarray) -> str:
   mean, half = logarithms.mean(), confidence_half_width(logarithms.tolist())
   low, middle, high = np.exp([mean - half, mean, mean + half])
   return f"{middle:.2g} ({low:.2g} to {high:.2g})"
-
-
-def format_list(values: Sequence[float]) -> str:
-  """Format numbers with commas between them."""
-  return ", ".join(f"{value:g}" for value in values)
-
-
-def rises_steadily(means: Sequence[float]) -> bool:
-  """Return True if every number is higher than the one before."""
-  return bool(np.all(np.diff(means) > 0))
