@@ -117,10 +117,12 @@ def test_base_installation_is_light(installed):
     "analysis",
     "docs",
     "gcs",
+    "mlflow",
     "plan",
     "slurm",
     "test",
     "train",
+    "wandb",
   }
 
 

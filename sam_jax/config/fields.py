@@ -323,6 +323,9 @@ FIELDS: dict[str, Field] = {
     is_argument=True,
     help="Steps between lines of the training log.",
   ),
+  "log_to": Field(
+    (), decides="nothing", help="Further loggers, such as ('wandb', 'mlflow')."
+  ),
   "eval_every_epochs": Field(
     1, ge=1, decides="nothing", help="Epochs between evaluations."
   ),
@@ -364,10 +367,7 @@ FIELDS: dict[str, Field] = {
     15, ge=1, decides="nothing", help="Hessian products of a measurement."
   ),
   "analysis.measures": Field(
-    (),
-    decides="nothing",
-    help="Further measures, such as ('average:sigma=0.01', 'trace'); see"
-    " docs/analysis.md.",
+    (), decides="nothing", help="Further measures, such as ('trace', 'rank')."
   ),
   "profile": Field(
     "",

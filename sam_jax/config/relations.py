@@ -15,6 +15,7 @@ from sam_jax.config.field_type import ConfigError
 from sam_jax.config.hints import did_you_mean
 from sam_jax.datasets import catalog
 from sam_jax.m_sharpness import m_sharpness_layout
+from sam_jax.runs import loggers
 
 # Optimizers with fields of their own in `config.optimizer`.
 _OWN_OPTIMIZERS = ("sgd", "rmsprop", "adamw")
@@ -46,6 +47,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
   _check_schedule(config, "sam", "rho")
   _check_kept_checkpoints(config)
   _check_analysis(config)
+  loggers.check(config.log_to)
   _check_model(config)
   _check_dataset(config)
   _check_part(config)

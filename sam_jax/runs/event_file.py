@@ -60,7 +60,7 @@ class EventFile:
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._write(event_pb2.Event(step=step, session_log=start))
 
-  def points(self, step: int, scalars: Mapping[str, float]) -> None:
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Write scalars.
 
     Args:
@@ -95,9 +95,12 @@ class EventFile:
     """
     text = json.dumps(config, indent=2, sort_keys=True)
     self._write_summary(0, text_pb("config", f"```json\n{text}\n```"))
+    self.write_hparams(hyperparameters(config))
+
+  def write_hparams(self, hparams: Mapping[str, bool | float | str]) -> None:
+    """Write the hyperparameters of a session that starts."""
     # An empty trial_id shows each run as a trial under its own name.
-    session = hparams_pb(_hyperparameters(config), trial_id="")
-    self._write_summary(0, session)
+    self._write_summary(0, hparams_pb(hparams, trial_id=""))
 
   def flush(self) -> None:
     """Make everything written so far visible to readers."""
@@ -122,8 +125,10 @@ class EventFile:
     )
     self._write_summary(0, summary)
 
-  def close(self) -> None:
-    """Write everything and close the file."""
+  def close(self, is_finished: bool = False) -> None:
+    """Write everything and close the file; a finished session is marked."""
+    if is_finished:
+      self.mark_finished()
     with one_line_errors("can't be written", self._path):
       self._file.close()
 
@@ -143,7 +148,7 @@ def _time_after(names: Iterable[str]) -> float:
   return max([time.time(), *(each + 1 for each in times)])
 
 
-def _hyperparameters(
+def hyperparameters(
   config: Mapping[str, Any],
 ) -> dict[str, bool | float | str]:
   """Return the fields that may change a result, as TensorBoard's types.

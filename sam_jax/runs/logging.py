@@ -1,11 +1,11 @@
-"""Logs of a run: TensorBoard events, metrics.jsonl and console lines."""
+"""Logs of a run: TensorBoard events, metrics.jsonl, loggers, console lines."""
 
 import contextlib
 import contextvars
 import logging
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -14,6 +14,7 @@ from etils import epath
 
 from sam_jax.runs import metrics_file
 from sam_jax.runs.event_file import EventFile
+from sam_jax.runs.loggers import BackgroundLogger
 from sam_jax.runs.metrics_file import MetricsFile
 from sam_jax.runs.staged_logs import StagedLogs
 
@@ -33,7 +34,7 @@ _CONSOLE = (
 
 
 class MetricsWriter(EventFile):
-  """Write what a run measures to TensorBoard events and to metrics.jsonl.
+  """Write what a run measures to TensorBoard, metrics.jsonl and loggers.
 
   Only process 0 of a run has a writer. A resumed run first removes what an
   earlier process logged after the checkpoint, so that the logs of a resumed run
@@ -44,13 +45,20 @@ class MetricsWriter(EventFile):
     lines: The file metrics.jsonl.
   """
 
-  def __init__(self, directory: epath.PathLike, first_step: int):
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    first_step: int,
+    loggers: Sequence[BackgroundLogger] = (),
+  ):
     """Open the files of a workdir.
 
     Args:
       directory: Local or gs:// path; it exists.
       first_step: Steps done so far; 0 for a new run.
+      loggers: Further loggers, which `close` closes.
     """
+    self._loggers = list(loggers)
     self._logs = StagedLogs(directory)
     self._logs.fetch(metrics_file.NAME)
     self.lines = MetricsFile(self._logs.path / metrics_file.NAME, first_step)
@@ -60,8 +68,13 @@ class MetricsWriter(EventFile):
     # write them again. Steps before it were complete at the checkpoint.
     self.drop_from(first_step)
     for line in self.lines.last_lines:
-      self.points(first_step, line)
+      self.write_scalars(first_step, line)
     self.flush()
+    # Loggers leave out what they have sent: this is what an earlier process had
+    # lost, or everything if the logger is new.
+    for logger in self._loggers:
+      for step, scalars in self.lines.read():
+        logger.write_scalars(step, scalars)
 
   def __enter__(self) -> "MetricsWriter":
     return self
@@ -101,24 +114,34 @@ class MetricsWriter(EventFile):
       for name, value in values.items()
       if not math.isnan(value)
     }
-    self.points(step, scalars)
-    self.lines.append(step, scalars)
+    self.write_scalars(step, scalars)
+    self.lines.write_scalars(step, scalars)
+    for logger in self._loggers:  # last: they may fail
+      logger.write_scalars(step, scalars)
 
   def publish(self) -> None:
     """Wait until readers find everything written so far, in a bucket, too."""
     self.flush()
     self._logs.upload()
 
-  def close(self) -> None:
-    """Write everything and close the files.
+  def close(self, is_finished: bool = False) -> None:
+    """Write everything and close the files and the loggers.
+
+    Args:
+      is_finished: True for a run that did all its steps.
 
     Raises:
       OSError: Not everything could be written.
     """
+    loggers, self._loggers = self._loggers, []
     try:
-      super().close()
+      super().close(is_finished)
     finally:
-      self._logs.close()
+      try:
+        self._logs.close()
+      finally:
+        for logger in loggers:
+          logger.close(is_finished)
 
 
 def log_line(

@@ -4,7 +4,7 @@ import collections
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sam_jax.runs import files
@@ -35,7 +35,7 @@ class MetricsFile:
     self._steps: dict[str, set[int]] = collections.defaultdict(set)
     self._cut(last_step)
 
-  def append(self, step: int, scalars: Mapping[str, float]) -> None:
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Append a line.
 
     Args:
@@ -48,6 +48,15 @@ class MetricsFile:
       self._path.open("a") as f,
     ):
       f.write(line)
+
+  def read(self) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the step and the scalars of each line of earlier processes."""
+    if not self._path.exists():
+      return
+    with self._path.open("rb") as file:
+      for line in file:
+        if values := _parse(line):
+          yield int(values.pop("step")), values
 
   def has(self, prefix: str, step: int) -> bool:
     """Return True if an earlier process wrote scalars of a group at a step."""

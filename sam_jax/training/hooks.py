@@ -19,7 +19,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from sam_jax.runs import loggers
 from sam_jax.runs.checkpoints import Checkpoints
+from sam_jax.runs.event_file import hyperparameters
 from sam_jax.runs.logging import MetricsWriter, image_grid, log_line
 from sam_jax.runs.workdir import check_present, to_dict, write_result
 from sam_jax.training import build, parallel
@@ -119,8 +121,9 @@ class RunContext:
     self.checkpoints.close()  # a run with a result has its last one, too
     if self.writer and result:
       check_present(self.workdir)
-      self.writer.mark_finished()
-      self.writer.close()  # a run with a result has complete logs
+      self.writer.close(
+        is_finished=True
+      )  # a run with a result has complete logs
       write_result(self.workdir, result)
 
 
@@ -143,11 +146,13 @@ def open_writer(
   """
   if jax.process_index() != 0:
     return None
-  writer = MetricsWriter(workdir, first_step)
+  fields = to_dict(config)
+  opened = loggers.open_loggers(config.log_to, workdir, hyperparameters(fields))
+  writer = MetricsWriter(workdir, first_step, opened)
   every = config.log_every_steps
   writer.lines.warn_of_missing("train", range(every, first_step + 1, every))
   if images is not None:
-    writer.config(to_dict(config))
+    writer.config(fields)
     writer.image(0, "train/augmented_images", image_grid(images))
   return writer
 

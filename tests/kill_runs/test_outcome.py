@@ -106,7 +106,7 @@ def test_points_of_tensorboard(finished, copy):
   (events,) = copy.glob("events*")
   (point,) = [p for p in finished[1]["TensorBoard test/loss"] if p[0] == 8]
   file = EventFile(copy, [events.name])
-  file.points(8, {"test/loss": point[1]})
+  file.write_scalars(8, {"test/loss": point[1]})
   file.close()
   assert names_of_differences(finished, copy) == ["TensorBoard test/loss"]
   file = EventFile(copy, [path.name for path in copy.glob("events*")])

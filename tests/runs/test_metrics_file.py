@@ -46,7 +46,7 @@ def test_a_line_that_a_kill_cut_is_removed_without_a_warning(tmp_path, caplog):
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(b"\n".join([*LINES, b'{"step": 8, "tra']))
   lines = MetricsFile(path, 7)
-  lines.append(8, {"train/loss": 0.25})
+  lines.write_scalars(8, {"train/loss": 0.25})
   assert path.read_bytes().splitlines() == [
     *LINES,
     b'{"step": 8, "train/loss": 0.25}',
@@ -80,7 +80,7 @@ def test_missing_lines_are_named(tmp_path, caplog):
   MetricsFile(path, 100).warn_of_missing("train", range(10, 101, 10))
   many = MetricsFile(path, 100)
   for step in range(10, 101, 20):
-    many.append(step, {"train/a": 1})
+    many.write_scalars(step, {"train/a": 1})
   MetricsFile(path, 100).warn_of_missing("train", range(5, 101, 5))
   assert caplog.messages == [
     f"metrics.jsonl lacks {count} lines of train, those of steps {steps}:"
@@ -103,7 +103,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_damage(
     lines = MetricsFile(path / "metrics.jsonl", 0)
     limit_file_size(100)
     for step in range(1, 9):
-      lines.append(step, {"train/loss": 0.5})
+      lines.write_scalars(step, {"train/loss": 0.5})
   limit_file_size(resource.RLIM_INFINITY)
   assert str(raised.value).startswith(
     f"--workdir={tmp_path} can no longer be written: [Errno 27] File too"
@@ -113,7 +113,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_damage(
   assert len(text) == 100  # half a line
   assert not text.endswith("\n")
   lines = MetricsFile(tmp_path / "metrics.jsonl", 2)
-  lines.append(3, {"train/loss": 0.5})
+  lines.write_scalars(3, {"train/loss": 0.5})
   text = (tmp_path / "metrics.jsonl").read_text()
   steps = [json.loads(line)["step"] for line in text.splitlines()]
   assert steps == [1, 2, 3]
