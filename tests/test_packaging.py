@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 
@@ -15,12 +16,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import sam_jax
 from tests.processes import CACHE, REPOSITORY
 
 BUILD = """
 import sys
 from setuptools import build_meta
-build_meta.build_wheel(sys.argv[1])
+getattr(build_meta, sys.argv[1])(sys.argv[2])
 """
 
 # Takes a step in the loss of a network without the packages in sys.argv[1], and
@@ -67,25 +69,36 @@ print(json.dumps([sam_jax.__file__, first, second, message]))
 """
 
 
+METADATA_FILES = ("LICENSE", "MANIFEST.in", "pyproject.toml")
+SOURCE_FILES = ("CHANGELOG.md", "CITATION.cff", "README.md", "REPRODUCTION.md")
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-  """Return a directory that holds what a wheel of the checkout installs."""
-  directory = tmp_path_factory.mktemp("wheel")
+def distributions(tmp_path_factory):
+  """Return a directory that has a wheel and a source distribution."""
+  directory = tmp_path_factory.mktemp("distributions")
   checkout = directory / "checkout"
   ignore = shutil.ignore_patterns("__pycache__", "golden")
-  for name in ("configs", "sam_jax", "scripts", "tests"):
+  for name in ("configs", "docs", "sam_jax", "scripts", "tests"):
     shutil.copytree(REPOSITORY / name, checkout / name, ignore=ignore)
-  for name in ("LICENSE", "README.md", "pyproject.toml"):
+  for name in (*METADATA_FILES, *SOURCE_FILES):
     shutil.copy(REPOSITORY / name, checkout)
-  subprocess.run(
-    [sys.executable, "-c", BUILD, directory],
-    cwd=checkout,
-    check=True,
-    capture_output=True,
-  )
-  (wheel,) = directory.glob("*.whl")
-  zipfile.ZipFile(wheel).extractall(directory / "site")
-  return directory / "site"
+  for hook in ("build_sdist", "build_wheel"):
+    subprocess.run(
+      [sys.executable, "-c", BUILD, hook, directory],
+      cwd=checkout,
+      check=True,
+      capture_output=True,
+    )
+  return directory
+
+
+@pytest.fixture(scope="module")
+def installed(distributions):
+  """Return a directory that holds what the wheel installs."""
+  (wheel,) = distributions.glob("*.whl")
+  zipfile.ZipFile(wheel).extractall(distributions / "site")
+  return distributions / "site"
 
 
 def metadata(installed):
@@ -107,6 +120,32 @@ def test_wheel_holds_the_package_and_the_configs(installed):
   assert (installed / "sam_jax/py.typed").exists()
   assert (installed / "sam_jax/models/sizes.json").exists()
   assert (installed / information / "licenses/LICENSE").exists()
+
+
+def test_source_distribution_is_the_repository(distributions):
+  (archive,) = distributions.glob("*.tar.gz")
+  with tarfile.open(archive) as file:
+    names = {name.partition("/")[2] for name in file.getnames()}
+  assert names >= {*METADATA_FILES, *SOURCE_FILES}
+  for folder in ("configs", "docs", "sam_jax", "scripts", "tests"):
+    files = python_files(REPOSITORY / folder)
+    assert names >= {f"{folder}/{file}" for file in files}
+  assert "docs/notebooks/sam_in_30_lines.ipynb" in names
+  assert not any(name.endswith(".pyc") for name in names)
+
+
+def test_metadata_describes_a_release(installed):
+  fields = metadata(installed).metadata
+  assert fields["License-Expression"] == "Apache-2.0"
+  assert fields["Version"] == sam_jax.__version__
+  assert fields["Description-Content-Type"] == "text/markdown"
+  assert "Typing :: Typed" in fields.get_all("Classifier")
+  changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+  assert f"## [{sam_jax.__version__}]" in changelog
+  citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+  assert re.search(
+    rf"^version: {re.escape(sam_jax.__version__)}$", citation, re.M
+  )
 
 
 def test_base_installation_is_light(installed):
