@@ -6,6 +6,7 @@ Sub-commands:
   step     Steps of SGD, SAM and optax.contrib.sam, in our training step and
            in a bare loop: time, FLOP/s, memory.
   m        The SAM step against m.
+  methods  Errors and costs of SGD, SAM and its cheap variants.
   input    Images a second of the input pipeline, on --cores.
   loop     The training loop over the bare step, of a --config.
   scale    Communication of a step on 1, 2, 4... --devices.
@@ -35,6 +36,12 @@ flags.DEFINE_string("dtype", "float32", "Type of the activations.")
 flags.DEFINE_bool("remat", False, "Recompute activations.")
 flags.DEFINE_integer("rounds", 5, "Number of times to measure each.", 1)
 flags.DEFINE_list("m", None, "Default: --batch and its half, fourth, eighth.")
+flags.DEFINE_enum(
+  "size", "tiny", ("tiny", "small", "full"), "Runs of `methods`."
+)
+flags.DEFINE_string(
+  "root", "runs/methods", "Directory of the runs of `methods`."
+)
 flags.DEFINE_integer("steps", 50, "Steps of a stretch of `loop`.", 1)
 flags.DEFINE_integer("cores", 1, "CPU cores for `input`; 0: all.", 0)
 flags.DEFINE_integer(
@@ -62,6 +69,8 @@ def main(argv: list[str]) -> None:
 
   command = commands.find(name)
   commands.check_flags(name, options)
+  if name == "methods":
+    compilation.keep_compiled_programs(None, options.root)
   try:
     facts, rows = command.measure(options)
   except (DifferentResultsError, TrainingFailedError) as error:
@@ -71,7 +80,7 @@ def main(argv: list[str]) -> None:
     print(report.as_json(facts, rows))
   else:
     print(f"{report.caption(facts)}.\n{command.note}\n")
-    print("\n".join(report.tables(rows)))
+    print("\n".join(report.tables(command.view(rows))))
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -1,0 +1,120 @@
+"""Errors and costs of the methods: what is trained, and the table."""
+
+import json
+import pathlib
+
+import pytest
+from etils import epath
+
+from sam_jax.runs import groups
+from sam_jax.training import build, input_pipeline, together
+from scripts.benchmark import method_costs, methods, report
+from scripts.benchmark.timing import Spread
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+SIZE = methods.Size(1, 2, 2, (0.1, 0.5), validation=16)
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch):
+  """A comparison whose runs only write a result: 0.5, or 0.2 for rho = 0.5."""
+  trained = []
+
+  def train(runs):
+    trained.append(runs)
+    for config, workdir in runs:
+      workdir.mkdir(parents=True)
+      error = 0.2 if config.sam.rho == 0.5 else 0.5
+      result = {"error_rate": error + config.seed % 10 / 100, "step": 1}
+      (workdir / "result.json").write_text(json.dumps(result))
+    return []
+
+  monkeypatch.setattr(together, "train_and_evaluate", train)
+  found = methods.Comparison("digits", "perceptron", SIZE, epath.Path(tmp_path))
+  return found, trained
+
+
+def test_rho_is_chosen_on_validation_images_and_tested_on_all(comparison):
+  found, trained = comparison
+  assert found.tune("sam", 0.4) == 0.5
+  (runs,) = trained
+  assert len(runs) == 4
+  assert {c.dataset.validation_size for c, _ in runs} == {16}
+  assert found.test("sam", 0.4, 0.5, epochs=3) == pytest.approx([20, 21])
+  seeds = {config.seed for config, _ in runs}
+  for config, _ in trained[1]:
+    assert (config.dataset.validation_size, config.num_epochs) == (0, 3)
+    assert config.dataset.label_noise.rate == 0.4
+    assert config.seed not in seeds
+
+
+def test_finished_runs_are_not_trained_again(comparison):
+  found, trained = comparison
+  for _ in range(2):
+    found.tune("sam", 0.0)
+  assert len(trained) == 1
+  assert found.tune("sgd", 0.0) == 0.0
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_runs_of_a_method_share_a_program(name, comparison):
+  found, _ = comparison
+  rhos = (0.0, 0.0) if name == "sgd" else (0.1, 0.5)
+  programs = set()
+  for seed, rho in enumerate(rhos):
+    config = found.config(name, 0.4, **{"sam.rho": rho, "seed": seed})
+    programs.add(groups.program_of(build.validate(config, 1)))
+  assert len(programs) == 1
+
+
+def test_costs_are_those_of_the_gradients(monkeypatch):
+  monkeypatch.setattr(build, "model", tiny.create_model)
+  monkeypatch.setattr(input_pipeline, "create_dataset", tiny.create_dataset)
+  monkeypatch.setattr(method_costs, "_STEPS", 10)
+  names = ("sgd", "sam", "look_sam 5", "single_step_sam")
+  configs = {}
+  for name in names:
+    configs[name] = tiny.create_config()
+    fields = {"sam.rho": 0.05, **methods.METHODS[name].fields}
+    methods.schema.update(configs[name], fields)
+  costs = method_costs.measure_costs(configs, rounds=1)
+  assert costs["sgd"]["flops"] == costs["sgd"]["time"].median == 1
+  assert costs["sam"]["flops"] == pytest.approx(2, abs=0.2)
+  assert costs["look_sam 5"]["flops"] == pytest.approx(1.2, abs=0.1)
+  # At two examples a device, its parameter-sized operations count, too.
+  assert costs["single_step_sam"]["flops"] < costs["sam"]["flops"]
+  assert costs["sam"]["perturbed"] == 1
+  assert costs["look_sam 5"]["perturbed"] == pytest.approx(0.2)
+  assert all(cost["memory"] >= 1 for cost in costs.values())
+
+
+def test_table_shows_paired_differences():
+  row = {
+    "noise": 0.4,
+    "rho": 0.5,
+    "time": Spread(1.5, 1.4, 1.6),
+    "flops": 2.0,
+    "memory": 1.1,
+  }
+  sgd = row | {
+    "method": "sgd",
+    "equal epochs": [30, 20],
+    "equal cost": [30, 20],
+  }
+  sam = row | {"method": "sam", "equal epochs": [20, 10], "equal cost": [9, 7]}
+  first, second = methods.table([sgd, sam])
+  assert first["minus SGD"] == ""
+  assert second["error %"] == "15.00 ± 63.53"
+  assert second["minus SGD"] == "-10.00 ± 0.00"
+  assert second["error % at equal cost"] == "8.00 ± 12.71"
+  assert second["noise"] == "40%"
+
+
+def test_docs_show_the_numbers_in_the_repository():
+  found = json.loads((ROOT / "docs/methods_digits.json").read_text())
+  facts = found["facts"]
+  assert {"date", "jax", "sam_jax", "cpu_cores", "device"} <= facts.keys()
+  text = (ROOT / "docs/methods.md").read_text()
+  assert "\n".join(report.tables(methods.table(found["rows"]))) in text
+  assert facts["date"] in text
