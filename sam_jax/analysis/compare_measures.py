@@ -26,7 +26,7 @@ from sam_jax.runs import files
 
 
 class MeasuredRuns(NamedTuple):
-  """What was measured of several runs.
+  """The measures of several runs.
 
   Attributes:
     test_errors: Test error of each run by its label, in [0, 1].

@@ -39,6 +39,9 @@ class HasStep(Protocol):
 
 State = TypeVar("State", bound=HasStep)
 
+# Versions of the code add metrics, which no later step depends on.
+_METRICS = ".metrics."
+
 
 class SavedCheckpoints:
   """The checkpoints in a directory, to be read.
@@ -73,7 +76,8 @@ class SavedCheckpoints:
       step: One of `steps()`.
 
     Returns:
-      The state, as NumPy arrays.
+      The state, as NumPy arrays. A metric that an older version of this code
+      did not save is that of the template.
 
     Raises:
       DamagedCheckpointError: The checkpoint is damaged.
@@ -83,7 +87,13 @@ class SavedCheckpoints:
     template, path = jax.device_get(template), self._directory / str(step)
     with reading(path), finding_damage(path):
       saved = self._read_checksum(path)
-      _check_arrays(saved["arrays"], _describe(template), path)
+      found, wanted = saved["arrays"], _describe(template)
+      new = {
+        name for name in wanted.keys() - found if name.startswith(_METRICS)
+      }
+      _check_arrays(found | {name: wanted[name] for name in new}, wanted, path)
+      if new:
+        return _filled(template, self.restore_tree(step))
       state = self._read(path, state=ocp.args.StandardRestore(template)).state
     state = jax.tree.map(np.asarray, state)
     _check_sum(state, saved, path)
@@ -288,6 +298,15 @@ def _create_manager(
         active_processes={0}
       ),
     ),
+  )
+
+
+def _filled(template: State, tree: dict[str, Any]) -> State:
+  """Return a template with the arrays of a tree that has fewer of them."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  arrays = {_keys(jax.tree_util.keystr(path)): x for path, x in leaves}
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: arrays.get(_keys(jax.tree_util.keystr(path)), x), template
   )
 
 

@@ -49,10 +49,10 @@ Hparams = Mapping[str, bool | float | str]
 class Logger(Protocol):
   """A destination of what a run logs.
 
-  `event_file.EventFile` and `metrics_file.MetricsFile` are loggers. One of
-  `config.log_to` comes from a function (workdir, run_id) -> logger; `run_id` is
-  that of the process before, or None in a new run. An attribute `run_id` of the
-  logger, a string, is kept for the next process.
+  `event_file.EventFile` is one; `metrics_file.MetricsFile` takes scalars only.
+  One of `config.log_to` comes from a function (workdir, run_id) -> logger;
+  `run_id` is that of the process before, or None in a new run. An attribute
+  `run_id` of the logger, a string, is kept for the next process.
   """
 
   def write_hparams(self, hparams: Hparams) -> None:

@@ -107,7 +107,7 @@ def two_blocks(monkeypatch):
 
 
 def test_dropout_is_that_of_its_places(two_blocks, monkeypatch):
-  """Of tokens, of attention, after it, and twice in the perceptron."""
+  """Expect noise on tokens, in and after attention, twice in the perceptron."""
   x = images(4, 8, 8, 3)
   variables = quick_variables(create_model("vit_nano4", 10), x)
   plain = eval_pass(create_model("vit_nano4", 10), variables, x)

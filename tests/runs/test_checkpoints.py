@@ -117,6 +117,22 @@ def test_round_trip(reopen, tmp_path, ema):
   assert_same(jax.device_get(state), restored)
 
 
+def test_reads_a_checkpoint_from_before_a_metric(reopen, tmp_path):
+  before = make_state(1)
+  sums = before.metrics.add(jnp.int32(1), {"loss": jnp.float32(2.5)}, {})
+  before = before.replace(metrics=sums)
+  template = make_state(0).replace(metrics=Metrics.empty(("loss", "rho")))
+  checkpoints = reopen(tmp_path)
+  checkpoints.save(before)
+  checkpoints.close()
+  found = reopen(tmp_path).restore_latest(template)
+  assert found.metrics.sums == {"loss": 2.5, "rho": 0}
+  assert found.metrics.weights == {"loss": 1, "rho": 0}
+  assert_same(found.replace(metrics=sums), before)
+  with pytest.raises(ConfigError, match=r"nothing for .*ema"):
+    reopen(tmp_path).restore_latest(template.replace(ema={"new": sums}))
+
+
 def test_nothing_to_restore(reopen, tmp_path):
   assert reopen(tmp_path).restore_latest(make_state(0)) is None
 
