@@ -171,6 +171,13 @@ def _check_schedule(config: ConfigDict, group: str, number: str) -> None:
       f"{at}.schedule_start = {start} must be less than {at}.schedule_end ="
       f" {end}."
     )
+  window = (end - start) * config.num_epochs
+  if group == "sam" and fields.warmup_epochs > window:
+    raise ConfigError(
+      f"{at}.warmup_epochs = {fields.warmup_epochs} must be at most the"
+      f" {window:.3g} epochs between schedule_start and schedule_end: {number}"
+      " would never reach its peak."
+    )
   _check_steps(fields.step_at, kind, at)
 
 

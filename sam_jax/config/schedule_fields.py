@@ -4,14 +4,21 @@ from sam_jax.config.field_type import Field
 
 _KINDS = ("cosine", "exponential", "linear", "step", "constant")
 
-# Group -> default schedule, schedules of its own, and the value outside.
-_GROUPS: dict[str, tuple[str, tuple[str, ...], str]] = {
+# Group -> default schedule, schedules of its own, the value outside, and the
+# first step of a warm-up.
+_GROUPS: dict[str, tuple[str, tuple[str, ...], str, str]] = {
   "sam": (
     "constant",
     ("learning_rate",),
     "Before it and after schedule_end rho is 0: plain descent.",
+    "from schedule_start on",
   ),
-  "optimizer": ("cosine", (), "Before it the learning rate is at its peak."),
+  "optimizer": (
+    "cosine",
+    (),
+    "Before it the learning rate is at its peak.",
+    "from the first step on",
+  ),
 }
 
 
@@ -22,7 +29,7 @@ def schedule_fields(group: str, number: str) -> dict[str, Field]:
     group: Group of the rows, "sam" or "optimizer".
     number: Name of the number in it, such as "rho": its value at the peak.
   """
-  default, further_kinds, outside = _GROUPS[group]
+  default, further_kinds, outside, first = _GROUPS[group]
   return {
     f"{group}.schedule": Field(
       default,
@@ -41,7 +48,7 @@ def schedule_fields(group: str, number: str) -> dict[str, Field]:
       0.0,
       ge=0,
       is_argument=True,
-      help=f"Epochs in which {number} rises from 0.",
+      help=f"Epochs in which {number} rises from 0, {first}.",
     ),
     f"{group}.schedule_start": Field(
       None,

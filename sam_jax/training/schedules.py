@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from sam_jax.config.field_type import ConfigError
 from sam_jax.training.hyperparameters import is_zero
 
 # An exponential schedule ends at this fraction of the peak unless a config says
@@ -97,6 +98,27 @@ def rho_schedule(
     return jnp.where((t >= start) & (t < end), value, 0)
 
   return schedule
+
+
+def check_window(config: ConfigDict, steps_per_epoch: int) -> None:
+  """Check that the window of rho's schedule has a step in it.
+
+  Args:
+    config: The whole config.
+    steps_per_epoch: Optimizer steps in an epoch.
+
+  Raises:
+    ConfigError: It has none: the run would be one of plain descent.
+  """
+  total = config.num_epochs * steps_per_epoch
+  start, end = _span(config.sam, total)
+  if math.ceil(start) >= min(end, total):
+    raise ConfigError(
+      f"config.sam.schedule_start = {config.sam.schedule_start} and"
+      f" schedule_end = {config.sam.schedule_end} have none of the {total}"
+      " steps between them: widen them, or set config.sam.rho = 0 for plain"
+      " descent."
+    )
 
 
 def _span(fields, total):

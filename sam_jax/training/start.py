@@ -19,7 +19,7 @@ from sam_jax.runs import (
 )
 from sam_jax.runs import workdir as workdir_lib
 from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.training import build, input_pipeline
+from sam_jax.training import build, input_pipeline, schedules
 from sam_jax.training.hooks import DivergedError, RunContext
 from sam_jax.training.state import TrainState
 
@@ -57,6 +57,7 @@ def open_run(
     )
     stack.push(functools.partial(_close, checkpoints))
     watchdog.check_regularly(checkpoints.check)
+    schedules.check_window(config, dataset.steps_per_epoch)
     parts = build.parts(
       config, dataset.spec, dataset.steps_per_epoch, jax.device_count()
     )

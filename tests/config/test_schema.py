@@ -245,6 +245,10 @@ def test_configs_survive_json():
   ("fields", "message"),
   [
     ({"schedule_start": 0.5, "schedule_end": 0.5}, "start = 0.5 must be less"),
+    (
+      {"schedule_start": 0.9, "warmup_epochs": 30.0},
+      "30.0 must be at most the 20 epochs between",
+    ),
     ({"schedule": "exponential", "rho_min": 0.0}, "rho_min = 0 is no end of"),
     ({"schedule": "step", "step_at": ("a",)}, "step_at: 'a' must be a number"),
     ({"schedule": "step", "step_at": (30,)}, r"step_at: 30 must be in \(0, 1"),

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from sam_jax.config import schema
-from sam_jax.config.schema import default_config
+from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.training import schedules
 
 STEPS_PER_EPOCH, EPOCHS = 390, 200
@@ -143,6 +143,28 @@ def test_rho_warms_up_from_its_start_on():
   found = rho(schedule_start=0.5, warmup_epochs=50.0)
   x = np.clip((STEPS - TOTAL / 2) / (50 * STEPS_PER_EPOCH), 0, 1)
   np.testing.assert_allclose(found, 0.5 * x, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+  ("start", "end", "fits"),
+  [
+    (None, None, True),
+    (0.75, None, True),
+    (0.76, None, False),
+    (0.25, 0.3, True),
+    (0.26, 0.49, False),
+    (None, 0.01, True),
+  ],
+)
+def test_the_window_of_rho_has_a_step_in_it(start, end, fits):
+  config = default_config()
+  config.num_epochs = 1
+  config.sam.update({"schedule_start": start, "schedule_end": end})
+  if fits:
+    schedules.check_window(config, steps_per_epoch=4)  # at 0, .25, .5, .75
+    return
+  with pytest.raises(ConfigError, match=f"= {start} .* none of the 4 steps"):
+    schedules.check_window(config, steps_per_epoch=4)
 
 
 def test_rho_follows_the_learning_rate_as_in_gsam():
