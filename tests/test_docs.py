@@ -19,7 +19,7 @@ from etils import epath
 
 from sam_jax.config import cli, schema
 from sam_jax.config.paper_numbers import TABLES
-from sam_jax.runs import sweep
+from sam_jax.runs import loggers, sweep
 from sam_jax.training import build
 from tests.datasets import folders
 from tests.in_process import own_flags
@@ -161,6 +161,9 @@ def test_commands_parse(page, module, arguments, own_modules, photos):
   if module == "sam_jax.train" and (config := values["config"]):
     if config.dataset.name == "image_folder":
       config.dataset.data_dir = str(photos)
+    # Packages of loggers are not installed here.
+    assert set(config.log_to) <= set(loggers.KNOWN)
+    config.log_to = ()
     build.validate(config, num_devices=8)
   if module == "sam_jax.sweep" and values["config"]:
     root = epath.Path(values["root"])

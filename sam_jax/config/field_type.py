@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,6 +16,10 @@ class ConfigError(ValueError):
 
 # Steps, batches and most other integers become 32-bit ones of JAX.
 _INTEGERS_END = 2**31
+
+# Names need no quotes on a command line: wandb,mlflow is ("wandb", "mlflow").
+_NAME = r"[A-Za-z_][\w.:]*"
+_WORDS = re.compile(rf"{_NAME}(,{_NAME})*,?")
 
 _KINDS = {
   bool: "true or false",
@@ -197,6 +202,8 @@ def _parse_bool(text: str) -> bool:
 
 
 def _parse_tuple(text: str) -> tuple[Any, ...]:
+  if _WORDS.fullmatch(text):
+    return tuple(word for word in text.split(",") if word)
   value = ast.literal_eval(text)
   return tuple(value) if isinstance(value, list | tuple) else (value,)
 

@@ -68,6 +68,20 @@ def test_tuples(text, value):
   validate_config(config, 1)
 
 
+@pytest.mark.parametrize(
+  ("text", "value"),
+  [
+    ("wandb", ("wandb",)),
+    ("wandb,", ("wandb",)),
+    ("wandb,my_loggers:Lines", ("wandb", "my_loggers:Lines")),
+    ("('wandb','mlflow')", ("wandb", "mlflow")),
+  ],
+)
+def test_names_in_tuples_need_no_quotes(text, value):
+  config = cli.read_config([DIGITS, f"--config.log_to={text}"])
+  assert config.log_to == value
+
+
 def test_options_are_free_and_typed_by_their_text():
   config = cli.read_config(
     [
