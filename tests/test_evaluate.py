@@ -236,6 +236,7 @@ def test_export_alone(workdir, tmp_path, capsys):
     (["--workdir={run}@x"], "must be RUN@STEP"),
     (["--workdir={run}", "--export=onnx"], "--export=onnx must be of safetens"),
     (["--workdir={run}", "--split=none"], "--split=none evaluates nothing"),
+    (["--workdir={run}", "--data="], "--data= is empty"),
     (["--workdir={run}", "--split=validation"], "did not hold out examples"),
     (["--workdir={run}", "--split=dev"], "dev"),
     (

@@ -1,6 +1,9 @@
 """Fields that decide nothing change no bit of the trained network."""
 
 import shutil
+import sys
+import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -17,6 +20,7 @@ OTHER_VALUES = {
   "analysis.every_epochs": 1,
   "analysis.lanczos_steps": 2,
   "analysis.m": 8,
+  "analysis.measures": ("average:sigma=0.1",),
   "analysis.num_examples": 16,
   "analysis.rho": 0.1,
   "checkpoint_every_epochs": 0.5,
@@ -28,6 +32,7 @@ OTHER_VALUES = {
   "eval_on_train": True,
   "keep_checkpoints_at_epochs": (1,),
   "log_every_steps": 3,
+  "log_to": ("own_logger:open_run",),
   "notes": "other",
   "profile": "6:7",
   "variant": "other",
@@ -38,6 +43,9 @@ OTHER_VALUES = {
 def tiny_network(monkeypatch):
   monkeypatch.setattr(build, "model", lambda *_: tiny.Perceptron(0.5))
   monkeypatch.setattr(input_pipeline, "create_dataset", tiny.create_dataset)
+  module = types.ModuleType("own_logger")
+  module.open_run = mock.Mock()
+  monkeypatch.setitem(sys.modules, "own_logger", module)
 
 
 def make_config(values):

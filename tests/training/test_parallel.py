@@ -115,5 +115,6 @@ def test_no_other_file_maps_functions_onto_devices():
   assert names == [
     "sam_jax/training/parallel.py",
     "tests/process_pairs.py",  # compares pmap with shard_map
+    "tests/test_own_loop.py",  # compares pmap with the loops of the page
     "tests/test_sam.py",  # compares pmap with shard_map and vmap
   ]
