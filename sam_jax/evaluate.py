@@ -75,6 +75,8 @@ def main(argv: list[str]) -> None:
   for name in _EXPORT.value:
     if name not in _FORMATS:
       cli.refuse(f"--export={name} must be of {', '.join(_FORMATS)}.")
+  if _DATA.value == "":  # of an unset variable of a shell
+    cli.refuse("--data= is empty: name a data set or images, or leave it out.")
   if _SPLIT.value == _NO_SPLIT and not _EXPORT.value:
     cli.refuse("--split=none evaluates nothing: name a split, or --export.")
   is_corrupted = _DATA.value in corrupted.NAMES
