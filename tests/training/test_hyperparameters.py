@@ -22,7 +22,7 @@ RUNS = {
     "optimizer.learning_rate_min": 0.01,
     "sam.schedule": "learning_rate",
     "sam.rho_min": 0.01,
-    "sam.warmup_epochs": 1.0,
+    "sam.warmup_epochs": 0.5,
     "sam.schedule_start": 0.1,
     "sam.schedule_end": 0.9,
   },
