@@ -1,7 +1,7 @@
 """Methods that choose the point at which a step takes its only gradient.
 
 The other methods get the gradient at the parameters, and take a second one at a
-point that depends on it. In a loop of your own:
+point that depends on it. In a loop of your own::
 
   method = momentum_sam(rho=0.3)
   gradient = jax.grad(loss)(method.point(state, params))

@@ -14,6 +14,8 @@ import sys
 import numpy as np
 from PIL import Image
 
+from sam_jax.config import cli
+
 _FORMATS = ("jpg", "png", "webp")
 _COUNTS = {"train": 40, "val": 16}  # images of each class
 _FIELDS = (3, 4)  # rows and columns of a photograph
@@ -68,6 +70,6 @@ def _cut(
 
 if __name__ == "__main__":
   if len(sys.argv) != 2:
-    sys.exit("error: name the directory, as in: python -m scripts.photos DIR")
+    cli.refuse("Name the directory: python -m scripts.photos DIR")
   write(pathlib.Path(sys.argv[1]))
   print(f"Wrote {sum(_COUNTS.values()) * len(photographs())} images.")

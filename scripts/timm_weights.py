@@ -21,6 +21,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from sam_jax import create_model
+from sam_jax.config import cli
 from sam_jax.pretrained.efficientnet_names import our_names
 from sam_jax.pretrained.timm_files import NAMING
 
@@ -103,6 +104,6 @@ def _as_in_pytorch(name: str, array: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
   if len(sys.argv) != 2:
-    sys.exit("error: name the directory: python -m scripts.timm_weights DIR")
+    cli.refuse("Name the directory: python -m scripts.timm_weights DIR")
   write(pathlib.Path(sys.argv[1]))
   print(f"Wrote {MODEL} in timm's format to {sys.argv[1]}")

@@ -1,4 +1,4 @@
-"""What the commands list: networks, data sets, configs."""
+"""Lists that commands print: networks, data sets, configs."""
 
 import itertools
 import json

@@ -1,7 +1,7 @@
-"""Which measure ranks trained networks as their test errors do.
+"""Rank trained networks by measures, and compare with their test errors.
 
-Jiang et al. (ICLR 2020) and Andriushchenko et al. (ICML 2023) ask this question
-with Kendall's rank correlation.
+Jiang et al. (ICLR 2020) and Andriushchenko et al. (ICML 2023) do so by
+Kendall's rank correlation.
 """
 
 import math

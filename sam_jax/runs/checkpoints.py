@@ -117,8 +117,7 @@ class SavedCheckpoints:
     with reading(path), finding_damage(path):
       saved = self._read_checksum(path)
       tree = self._read(path, state=ocp.args.StandardRestore()).state
-      leaves = jax.tree_util.tree_leaves_with_path(tree)
-      arrays = {_keys(jax.tree_util.keystr(name)): x for name, x in leaves}
+      arrays = _by_keys(tree)
       # The tree is sorted by name, the state that was saved is not.
       in_order = [arrays[_keys(name)] for name in saved["arrays"]]
     _check_sum(in_order, saved, path)
@@ -303,8 +302,7 @@ def _create_manager(
 
 def _filled(template: State, tree: dict[str, Any]) -> State:
   """Return a template with the arrays of a tree that has fewer of them."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  arrays = {_keys(jax.tree_util.keystr(path)): x for path, x in leaves}
+  arrays = _by_keys(tree)
   return jax.tree_util.tree_map_with_path(
     lambda path, x: arrays.get(_keys(jax.tree_util.keystr(path)), x), template
   )
@@ -331,6 +329,12 @@ def _check_sum(state: Any, saved: dict[str, Any], path: epath.Path) -> None:
     raise DamagedCheckpointError(
       f"checkpoint {path} is damaged: its checksum does not match."
     )
+
+
+def _by_keys(tree: Any) -> dict[tuple[str, ...], Any]:
+  """Return the arrays of a tree by the keys of their paths."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {_keys(jax.tree_util.keystr(path)): x for path, x in leaves}
 
 
 def _keys(path: str) -> tuple[str, ...]:

@@ -39,8 +39,8 @@ _BETWEEN_ATTEMPTS = 60.0
 
 # Module and function of each; the name is that of its package and extra, too.
 KNOWN = {
-  "mlflow": "sam_jax.runs.mlflow_logger:open_run",
-  "wandb": "sam_jax.runs.wandb_logger:open_run",
+  "mlflow": "sam_jax.runs.mlflow_logger:MlflowRun",
+  "wandb": "sam_jax.runs.wandb_logger:WandbRun",
 }
 
 Hparams = Mapping[str, bool | float | str]

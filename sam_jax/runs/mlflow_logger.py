@@ -69,6 +69,3 @@ def _experiment_id(client: MlflowClient) -> str:
   name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "sam_jax")
   found = client.get_experiment_by_name(name)
   return found.experiment_id if found else client.create_experiment(name)
-
-
-open_run = MlflowRun

@@ -55,6 +55,3 @@ class WandbRun:
   def close(self, is_finished: bool) -> None:
     """Upload everything; a run that may resume counts as failed."""
     self._run.finish(exit_code=0 if is_finished else 1)
-
-
-open_run = WandbRun

@@ -110,6 +110,8 @@ def check_window(config: ConfigDict, steps_per_epoch: int) -> None:
   Raises:
     ConfigError: It has none: the run would be one of plain descent.
   """
+  if is_zero(config.sam.rho):
+    return
   total = config.num_epochs * steps_per_epoch
   start, end = _span(config.sam, total)
   if math.ceil(start) >= min(end, total):

@@ -1,4 +1,4 @@
-"""How large the reproduction is: data, networks, lengths, seeds and grids."""
+"""Sizes of the reproduction: data, networks, lengths, seeds and grids."""
 
 import functools
 from collections.abc import Mapping

@@ -146,7 +146,7 @@ def test_both_versions_become_the_same(name, packed, versions, tmp_path):
 
 
 def test_pickles_are_those_of_python_2(versions):
-  """What this file writes is a pickle, and pickle reads the same from it."""
+  """Compare with pickle, which reads the same from the files written here."""
   _, python = versions("cifar10")
   content = (python / "cifar-10-batches-py" / "data_batch_2").read_bytes()
   with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What studies ask for: choices on held-out examples, and no order."""
+"""Runs of studies: choices on held-out examples, and no order."""
 
 import numpy as np
 import pytest

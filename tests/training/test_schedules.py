@@ -165,6 +165,8 @@ def test_the_window_of_rho_has_a_step_in_it(start, end, fits):
     return
   with pytest.raises(ConfigError, match=f"= {start} .* none of the 4 steps"):
     schedules.check_window(config, steps_per_epoch=4)
+  config.sam.rho = 0.0  # has no schedule
+  schedules.check_window(config, steps_per_epoch=4)
 
 
 def test_rho_follows_the_learning_rate_as_in_gsam():

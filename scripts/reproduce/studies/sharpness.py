@@ -1,6 +1,7 @@
 """Curvature along training, and m-sharpness as a measure of generalization."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -45,47 +46,14 @@ def curvature(runs: Runs) -> Section:
   }
   first = {k: eigenvalues[:, 0] for k, eigenvalues in values.items()}
   ratio = {k: e[:, 0] / np.maximum(e[:, 4], 1e-9) for k, e in values.items()}
-  when = dict(zip(epochs, ("the start", "half time", "the end"), strict=True))
-  paper = dict(
-    zip(
-      epochs,
-      (
-        ("18.6 against 62.9", "3.6 against 2.5"),
-        ("8.9 against 12.5", "1.9 against 1.7"),
-        ("1.0 against 24.2", "2.6 against 11.4"),
-      ),
-      strict=True,
-    )
-  )
-  claims = [
-    lower(
-      f"SAM's lambda_1 is lower than SGD's at {when[epoch]}",
-      "Figure 3, left",
-      paper[epoch][0],
-      np.log(first["SAM", epoch]),
-      np.log(first["SGD", epoch]),
-      "in ln",
-    )
-    for epoch in epochs
-  ]
-  claims.append(
-    lower(
-      "SAM's lambda_1 / lambda_5 is lower than SGD's at the end",
-      "Figure 3, left",
-      paper[epochs[-1]][1],
-      np.log(ratio["SAM", epochs[-1]]),
-      np.log(ratio["SGD", epochs[-1]]),
-      "in ln",
-    )
-  )
   return Section(
     "Curvature along training",
     "Eigenvalues of the Hessian of the mean training loss of"
     f" {EXAMPLES} images, by Lanczos, for a network without batch"
     " normalization, as in the paper. Geometric means over seeds, and 95%"
     " intervals of the mean logarithm. At the first two points the paper itself"
-    " finds a higher"
-    " lambda_1 / lambda_5 with SAM: so the claim is about the end.",
+    " finds a higher lambda_1 / lambda_5 with SAM: so the claim is about the"
+    " end.",
     ("epoch", "method", "lambda_1 (nats)", "lambda_1 / lambda_5"),
     [
       (
@@ -96,12 +64,48 @@ def curvature(runs: Runs) -> Section:
       )
       for name, epoch in values
     ],
-    claims,
+    _curvature_claims(first, ratio, epochs),
     lambda path: plots.draw_along_training(
       {n: [first[n, epoch] for epoch in epochs] for n in arms}, epochs, path
     ),
     "Largest eigenvalue of the Hessian along training, with 95% intervals.",
   )
+
+
+def _curvature_claims(
+  first: Mapping[tuple[str, int], np.ndarray],
+  ratio: Mapping[tuple[str, int], np.ndarray],
+  epochs: Sequence[int],
+) -> list[Claim]:
+  """Return the claims about lambda_1 and about lambda_1 / lambda_5.
+
+  Args:
+    first: lambda_1 [S] by method and epoch.
+    ratio: lambda_1 / lambda_5 [S] by method and epoch.
+    epochs: The start, the middle and the end of training.
+  """
+  papers = "18.6 against 62.9", "8.9 against 12.5", "1.0 against 24.2"
+  when = "the start", "half time", "the end"
+  claims = [
+    lower(
+      f"SAM's lambda_1 is lower than SGD's at {name}",
+      "Figure 3, left",
+      paper,
+      np.log(first["SAM", epoch]),
+      np.log(first["SGD", epoch]),
+      "in ln",
+    )
+    for epoch, name, paper in zip(epochs, when, papers, strict=True)
+  ]
+  at_end = lower(
+    "SAM's lambda_1 / lambda_5 is lower than SGD's at the end",
+    "Figure 3, left",
+    "2.6 against 11.4",
+    np.log(ratio["SAM", epochs[-1]]),
+    np.log(ratio["SGD", epochs[-1]]),
+    "in ln",
+  )
+  return [*claims, at_end]
 
 
 def _eigenvalues(runs: Runs, arm: Arm, epoch: int) -> np.ndarray:
@@ -133,7 +137,6 @@ def prediction(runs: Runs) -> Section:
     _score(columns, random.random(gap.shape), gap)
     for _ in range(_RANDOM_MEASURES)
   ]
-  trend = slopes(np.log2(MS).tolist(), list(scores.values()))
   names = [name.rpartition(".")[2].replace("_", " ") for name in _GRID]
   return Section(
     "m-sharpness as a measure of generalization",
@@ -161,26 +164,40 @@ def prediction(runs: Runs) -> Section:
       )
       for m in MS
     ],
-    [
-      lower(
-        f"m-sharpness with m = {MS[0]} scores higher than a random measure",
-        "Figure 3, right",
-        ".03 to .05 (task 1), .14 to .17 (task 2)",
-        np.full(len(scores[MS[0]]), np.mean(chance)),
-        scores[MS[0]],
-        "of the entropy",
-      ),
-      Claim(
-        "Each doubling of m lowers the score",
-        "Figure 3, right",
-        "falls from .05 to .03, and from .17 to .14 (figure)",
-        tuple(trend.tolist()),
-        "of the entropy",
-      ),
-    ],
+    _prediction_claims(scores, chance),
     lambda path: plots.draw_scores(scores, chance, path),
     "Score against m, with 95% intervals; gray: random measures.",
   )
+
+
+def _prediction_claims(
+  scores: Mapping[int, Sequence[float]], chance: Sequence[float]
+) -> list[Claim]:
+  """Return the claims about the score of m-sharpness.
+
+  Args:
+    scores: Pseudo-values [S] of the score by m.
+    chance: Scores of random measures.
+  """
+  smallest = scores[MS[0]]
+  trend = slopes(np.log2(MS).tolist(), list(scores.values()))
+  return [
+    lower(
+      f"m-sharpness with m = {MS[0]} scores higher than a random measure",
+      "Figure 3, right",
+      ".03 to .05 (task 1), .14 to .17 (task 2)",
+      np.full(len(smallest), np.mean(chance)),
+      smallest,
+      "of the entropy",
+    ),
+    Claim(
+      "Each doubling of m lowers the score",
+      "Figure 3, right",
+      "falls from .05 to .03, and from .17 to .14 (figure)",
+      tuple(trend.tolist()),
+      "of the entropy",
+    ),
+  ]
 
 
 def _m_sharpness(runs: Runs, run: Run) -> list[float]:
