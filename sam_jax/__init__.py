@@ -7,10 +7,12 @@ The transformation is `sharpness_aware`, the drop-in optimizer around it `sam`;
 import os
 import typing
 
+from sam_jax import extras
 from sam_jax.m_sharpness import m_sharpness_layout
 from sam_jax.models import create_model
 from sam_jax.sam import mean_across, sam, sharpness_aware
 
+extras.check_command()
 if typing.TYPE_CHECKING:
   from sam_jax.analysis.trained_run import TrainedRun
 

@@ -19,6 +19,7 @@ run. Exit codes: 1, a checkpoint can't be read now; 2, a mistake that one line
 describes; 130, Ctrl-C.
 """
 
+import importlib.util
 import math
 import os
 import sys
@@ -206,6 +207,8 @@ def _check_arguments(argv: Sequence[str]) -> str:
     cli.refuse("--along=between needs two runs.")
   if study == "connectivity" and len(_WORKDIR.value) != 2:
     cli.refuse("connectivity needs two runs: --workdir=A --workdir=B.")
+  if not importlib.util.find_spec("matplotlib"):
+    cli.refuse("Pictures need matplotlib: pip install 'sam-jax[analysis]'.")
   return study
 
 

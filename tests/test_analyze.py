@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import io
 import json
 import math
@@ -374,6 +375,20 @@ def test_mistakes_give_one_line(saved, analyze, capsys, arguments, message):
   (line,) = capsys.readouterr().err.strip().splitlines()
   assert line.startswith("error: ")
   assert message in line
+
+
+def test_pictures_need_an_extra(analyze, capsys, monkeypatch):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name, *args: None if name == "matplotlib" else find(name, *args),
+  )
+  with pytest.raises(SystemExit) as refused:
+    analyze("sharpness", "--workdir=/no/run")
+  assert refused.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.endswith("need matplotlib: pip install 'sam-jax[analysis]'.")
 
 
 def test_interrupt_ends_with_130(saved, analyze, capsys, monkeypatch):

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import sam_jax
+from sam_jax import extras
 from tests.processes import CACHE, REPOSITORY
 
 BUILD = """
@@ -188,6 +189,26 @@ def test_base_installation_trains_a_network(installed, tmp_path):
   assert pathlib.Path(file) == installed / "sam_jax/__init__.py"
   assert second < first
   assert "pip install 'sam-jax[train]'" in message
+
+
+@pytest.mark.parametrize("name", ["train", "plan", "models", "relabel"])
+def test_commands_name_the_extra_that_they_need(name, monkeypatch, capsys):
+  command = ["python", "-m", f"sam_jax.{name}", "--help"]
+  monkeypatch.setattr(sys, "orig_argv", command)
+  extras.check_command()  # it is installed here
+  monkeypatch.setattr(extras, "find_spec", lambda package: None)
+  with pytest.raises(SystemExit, match="2"):
+    extras.check_command()
+  assert capsys.readouterr().err == (
+    f"error: sam_jax.{name} needs more packages: pip install 'sam-jax[train]'\n"
+  )
+
+
+def test_programs_that_import_the_package_need_no_extra(monkeypatch):
+  monkeypatch.setattr(extras, "find_spec", lambda package: None)
+  for command in (["python"], ["python", "-m"], ["python", "-m", "my.train"]):
+    monkeypatch.setattr(sys, "orig_argv", command)
+    extras.check_command()
 
 
 def closure(requirements, extras):
