@@ -5,12 +5,12 @@ see `training/build.py`.
 """
 
 import inspect
-from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
 from sam_jax import models
+from sam_jax.config import schedule_rules
 from sam_jax.config.field_type import ConfigError
 from sam_jax.config.hints import did_you_mean
 from sam_jax.datasets import catalog
@@ -22,9 +22,6 @@ _OWN_OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 
 # Methods whose first gradient of a step may be the one to descend along.
 _WITHOUT_ASCENT = ("ae_sam", "momentum_sam", "single_step_sam")
-
-# The schedule that most papers use for a number that falls.
-_SMOOTH = {"optimizer": "cosine", "sam": "learning_rate"}
 
 
 def check(config: ConfigDict, num_devices: int) -> None:
@@ -43,8 +40,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
   _check_second_order(config)
   _check_ascent_fraction(config, num_devices)
   _check_optimizer(config)
-  _check_schedule(config, "optimizer", "learning_rate")
-  _check_schedule(config, "sam", "rho")
+  schedule_rules.check(config)
   _check_kept_checkpoints(config)
   _check_analysis(config)
   loggers.check(config.log_to)
@@ -138,61 +134,6 @@ def _is_optimizer(name: str) -> bool:
   if name.startswith(("_", "scale_by_")) or not inspect.isfunction(function):
     return False
   return "learning_rate" in inspect.signature(function).parameters
-
-
-def _check_schedule(config: ConfigDict, group: str, number: str) -> None:
-  """Check the rows of `schedule_fields.py` of one group."""
-  fields, kind = config[group], config[group].schedule
-  peak, lowest = fields[number], fields[f"{number}_min"]
-  at = f"config.{group}"
-  if fields.warmup_epochs > config.num_epochs:
-    raise ConfigError(
-      f"{at}.warmup_epochs = {fields.warmup_epochs} must be at most"
-      f" config.num_epochs = {config.num_epochs}: {number} would never reach"
-      " its peak."
-    )
-  if lowest is not None and lowest > peak:
-    raise ConfigError(
-      f"{at}.{number}_min = {lowest} must be at most {at}.{number} = {peak}."
-    )
-  if lowest is not None and kind in ("constant", "step"):
-    raise ConfigError(
-      f"{at}.{number}_min = {lowest} needs a schedule that falls smoothly, such"
-      f" as {at}.schedule = {_SMOOTH[group]!r}, not {kind!r}."
-    )
-  if lowest == 0 and kind == "exponential":
-    raise ConfigError(
-      f"{at}.{number}_min = 0 is no end of {at}.schedule = 'exponential': use a"
-      " positive number, or None for 1.2% of the peak."
-    )
-  start, end = fields.schedule_start or 0, fields.schedule_end or 1
-  if start >= end:
-    raise ConfigError(
-      f"{at}.schedule_start = {start} must be less than {at}.schedule_end ="
-      f" {end}."
-    )
-  window = (end - start) * config.num_epochs
-  if group == "sam" and fields.warmup_epochs > window:
-    raise ConfigError(
-      f"{at}.warmup_epochs = {fields.warmup_epochs} must be at most the"
-      f" {window:.3g} epochs between schedule_start and schedule_end: {number}"
-      " would never reach its peak."
-    )
-  _check_steps(fields.step_at, kind, at)
-
-
-def _check_steps(step_at: Any, kind: str, at: str) -> None:
-  if bool(step_at) != (kind == "step"):
-    raise ConfigError(
-      f"{at}.step_at = {tuple(step_at)} and {at}.schedule = {kind!r}: 'step',"
-      " and no other schedule, needs fractions at which it steps, such as"
-      " (0.5, 0.75)."
-    )
-  for fraction in step_at:
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-      raise ConfigError(f"{at}.step_at: {fraction!r} must be a number.")
-    if not 0 < fraction < 1:
-      raise ConfigError(f"{at}.step_at: {fraction} must be in (0, 1).")
 
 
 def _check_kept_checkpoints(config: ConfigDict) -> None:

@@ -18,7 +18,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax import buckets, paths
-from sam_jax.config import cli
+from sam_jax.config import cli, schedule_rules
 from sam_jax.config import files as config_files
 from sam_jax.config.hints import closest
 from sam_jax.config.schema import ConfigError, validate_config
@@ -204,6 +204,9 @@ def plan_run(
   command = [sys.executable, "-m", "sam_jax.train", f"--workdir={workdir}"]
   overrides = [a for a in arguments[1:] if cli.is_override(a)]
   config = cli.read_config([arguments[0], *overrides])
+  if resets := _resets(config, fields):
+    arguments += resets
+    config = cli.read_config([arguments[0], *overrides, *resets])
   try:
     # A config that is wrong on one device is wrong on several.
     validate_config(config, num_devices=1)
@@ -211,6 +214,23 @@ def plan_run(
     raise ConfigError(f"{name}: {error}") from error
   log = local_directory(workdir) / "log.txt"
   return PlannedRun(name, workdir, log, command + arguments, config)
+
+
+def _resets(config: ConfigDict, point: Mapping[str, Any]) -> list[str]:
+  """Return flags that reset what the schedule of a point does not use.
+
+  So one sweep may have several schedules, or plain descent with sam.rho = 0,
+  and the options of the other runs.
+
+  Args:
+    config: Config of the point.
+    point: The fields that the sweep sets; these are never reset.
+  """
+  return [
+    f"--config.{unused.name}={unused.default}"
+    for unused in schedule_rules.unused_fields(config)
+    if unused.cause in point and unused.name not in point
+  ]
 
 
 def _shorten(name: str) -> str:

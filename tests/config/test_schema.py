@@ -47,12 +47,10 @@ BAD_FIELDS = [
   ("sam.rho", -0.1, "config.sam.rho = -0.1 must be >= 0"),
   ("sam.rho", float("nan"), "config.sam.rho = nan must be >= 0"),
   ("sam.rho", float("inf"), "config.sam.rho = inf must be >= 0 and finite"),
-  ("sam.rho_min", 0.5, "config.sam.rho_min = 0.5 must be at most"),
-  ("sam.rho_min", 0.01, "rho_min = 0.01 needs .*sam.schedule = 'learning_ra"),
-  ("sam.step_at", (0.5,), r"step_at = \(0.5,\) and .*schedule = 'constant'"),
+  ("sam.step_at", (0.5,), r"step_at = \(0.5,\) has no .*schedule = 'constant'"),
   ("sam.warmup_epochs", 201.0, "rho would never reach its peak"),
   ("sam.schedule_start", 1.0, r"schedule_start = 1.0 must be in \[0, 1\)"),
-  ("optimizer.schedule", "step", r"step_at = \(\) and .*such as \(0.5, 0.75"),
+  ("optimizer.schedule", "step", r"step_at = \(\) must .*such as \(0.5, 0.75"),
   ("optimizer.learning_rate_min", 0.2, "learning_rate_min = 0.2 must be at"),
   ("sam.rho", None, r"config.sam.rho = None must be a number, such as 0\.05"),
   ("sam.method", 3, "config.sam.method = 3 must be a string"),
@@ -239,25 +237,6 @@ def test_configs_survive_json():
   assert dict(flatten(tree))["sam.options.sigma"] == 0.5
   assert tree["optimizer"]["options"] == {}
   assert tree["sam"]["m"] == 32
-
-
-@pytest.mark.parametrize(
-  ("fields", "message"),
-  [
-    ({"schedule_start": 0.5, "schedule_end": 0.5}, "start = 0.5 must be less"),
-    (
-      {"schedule_start": 0.9, "warmup_epochs": 30.0},
-      "30.0 must be at most the 20 epochs between",
-    ),
-    ({"schedule": "exponential", "rho_min": 0.0}, "rho_min = 0 is no end of"),
-    ({"schedule": "step", "step_at": ("a",)}, "step_at: 'a' must be a number"),
-    ({"schedule": "step", "step_at": (30,)}, r"step_at: 30 must be in \(0, 1"),
-  ],
-)
-def test_fields_of_a_schedule_fit_together(fields, message):
-  config = config_with({f"sam.{name}": x for name, x in fields.items()})
-  with pytest.raises(ConfigError, match=message):
-    validate_config(config, num_devices=8)
 
 
 @pytest.mark.parametrize(

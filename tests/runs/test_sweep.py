@@ -44,6 +44,27 @@ def test_grid_makes_all_combinations(tmp_path):
   assert fields == (0.1, 2, 2)
 
 
+def test_a_point_has_no_options_of_other_schedules(tmp_path):
+  sgd, sam = plan(
+    tmp_path, "sam.rho=0,0.1", extra=["--config.sam.schedule_start=0.7"]
+  )
+  assert sgd.command[-1] == "--config.sam.schedule_start=None"
+  assert sgd.config.sam.schedule_start is None
+  assert sam.config.sam.schedule_start == 0.7
+  cosine, step = plan(
+    tmp_path,
+    "optimizer.schedule=cosine,step",
+    extra=["--config.optimizer.step_at=(0.5,0.75)"],
+  )
+  assert cosine.config.optimizer.step_at == ()
+  assert step.config.optimizer.step_at == (0.5, 0.75)
+  # The sweep asks for these.
+  with pytest.raises(ConfigError, match=r"=0\.5: .*0\.5 has no effect with"):
+    plan(tmp_path, "sam.rho=0,0.1", "sam.schedule_start=0.5,0.7")
+  with pytest.raises(ConfigError, match=r"step_factor = 0\.2 has no effect"):
+    plan(tmp_path, "seed=0,1", extra=["--config.optimizer.step_factor=0.2"])
+
+
 def test_tuples_are_single_values(tmp_path):
   runs = plan(tmp_path, "keep_checkpoints_at_epochs=(1,2), (3,)", "seed=0")
   assert [run.name for run in runs] == [
