@@ -62,14 +62,19 @@ def rho_schedule(
 
   It has the schedules of `learning_rate_schedule`, but is 0 before
   `schedule_start` and from `schedule_end` on, and warms up from
-  `schedule_start` on. "learning_rate" follows the learning rate:
-  rho_t = rho_min + (rho - rho_min) * lr_t / lr_max, as in GSAM (Zhuang et al.,
-  ICLR 2022, with a learning rate that ends at 0).
+  `schedule_start` on. "learning_rate" follows the learning rate as in GSAM:
+  rho_t = rho_min + (rho - rho_min) * (lr_t - lr_min) / (lr_max - lr_min), where
+  lr_min is the value at the end of the schedule. A learning rate that warms up
+  from below lr_min has a rho below rho_min, but not below 0. If the learning
+  rate does not fall, rho_t = rho, as in the authors' code.
 
   Args:
     config: The whole config.
     learning_rate: Learning rate by step.
     steps_per_epoch: Optimizer steps in an epoch.
+
+  Reference: Zhuang et al. (ICLR 2022), arXiv:2203.08065; code:
+  google-research/big_vision, trainers/proj/gsam/gsam.py.
   """
   fields, peak_rate = config.sam, config.optimizer.learning_rate
   kind, rho, lowest = fields.schedule, fields.rho, fields.rho_min
@@ -81,14 +86,18 @@ def rho_schedule(
   is_constant = kind == "constant" and bounds == (None, None) and not has_warmup
   if is_constant or is_zero(rho):
     return rho
-  start, end = _span(fields, config.num_epochs * steps_per_epoch)
+  total = config.num_epochs * steps_per_epoch
+  start, end = _span(fields, total)
   warmup = fields.warmup_epochs * steps_per_epoch
 
   def schedule(step):
     t = jnp.asarray(step, jnp.float32)
     if kind == "learning_rate":
       base = 0.0 if lowest is None else lowest
-      value = base + (rho - base) * learning_rate(step) / peak_rate
+      last_rate = _last_learning_rate(config.optimizer, total)
+      share = (learning_rate(step) - last_rate) / (peak_rate - last_rate)
+      value = jnp.maximum(base + (rho - base) * share, 0)
+      value = jnp.where(last_rate < peak_rate, value, rho)
     else:
       value = rho * _share_of_peak(fields, rho, lowest, t, start, end)
     if has_warmup:
@@ -98,6 +107,14 @@ def rho_schedule(
     return jnp.where((t >= start) & (t < end), value, 0)
 
   return schedule
+
+
+def _last_learning_rate(fields: ConfigDict, total: Any) -> jax.Array:
+  """Return the learning rate after `total` steps, without its warm-up."""
+  peak, lowest = fields.learning_rate, fields.learning_rate_min
+  start, end = _span(fields, total)
+  last = jnp.asarray(total, jnp.float32)
+  return peak * _share_of_peak(fields, peak, lowest, last, start, end)
 
 
 def check_window(config: ConfigDict, steps_per_epoch: int) -> None:

@@ -39,6 +39,7 @@ def test_gsam_on_vits_is_that_of_big_vision():
     expected = 3e-5 + (0.003 - 3e-5) * (1 - np.clip(progress, 0, 1))
     expected *= min(step_number / 10_000, 1)
     assert rate(step_number) == pytest.approx(expected, rel=1e-3, abs=1e-9)
-    # It ends 0.005 above rho_min, because the learning rate does not end at 0.
-    follows = 0.1 + 0.5 * expected / 0.003
+    follows = 0.1 + 0.5 * (expected - 3e-5) / (0.003 - 3e-5)
     assert rho(step_number) == pytest.approx(follows, rel=1e-3)
+  assert rho(10_000) == pytest.approx(0.6, rel=1e-3)
+  assert rho(total) == pytest.approx(0.1, rel=1e-6)

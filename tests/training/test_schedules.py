@@ -169,16 +169,60 @@ def test_the_window_of_rho_has_a_step_in_it(start, end, fits):
   schedules.check_window(config, steps_per_epoch=4)
 
 
-def test_rho_follows_the_learning_rate_as_in_gsam():
+# Fields of a learning rate with a peak of 0.1, and where it ends.
+FALLING = [
+  ({}, 0.0),
+  ({"learning_rate_min": 0.02}, 0.02),
+  ({"schedule": "linear", "learning_rate_min": 0.001}, 0.001),
+  ({"schedule": "linear", "schedule_start": 0.2, "schedule_end": 0.6}, 0.0),
+  ({"schedule": "exponential"}, 0.0012),
+  ({"schedule": "exponential", "learning_rate_min": 0.01}, 0.01),
+  ({"schedule": "step", "step_at": (0.3, 0.6)}, 0.001),
+  (
+    {"schedule": "linear", "learning_rate_min": 0.03, "warmup_epochs": 9.0},
+    0.03,
+  ),
+]
+
+
+@pytest.mark.parametrize(("fields", "last"), FALLING)
+@pytest.mark.parametrize("rho_min", [None, 0.2])
+def test_rho_follows_the_learning_rate_as_in_gsam(fields, last, rho_min):
+  """Zhuang et al.: from rho_max at lr_max to rho_min at lr_min."""
   config = default_config()
+  config.optimizer.update(fields)
+  config.sam.update(
+    {"rho": 0.6, "rho_min": rho_min, "schedule": "learning_rate"}
+  )
+  rate = schedules.learning_rate_schedule(
+    config.optimizer, STEPS_PER_EPOCH, EPOCHS
+  )
+  radius = jax.vmap(schedules.rho_schedule(config, rate, STEPS_PER_EPOCH))
+  low, steps = rho_min or 0.0, np.append(STEPS, TOTAL)
+  share = (np.float64(jax.vmap(rate)(steps)) - last) / (0.1 - last)
+  expected = np.maximum(low + (0.6 - low) * share, 0)
+  np.testing.assert_allclose(radius(steps), expected, rtol=1e-5, atol=1e-6)
+  assert radius(steps)[-1] == pytest.approx(low, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"schedule": "constant"},
+    {"schedule": "constant", "warmup_epochs": 200.0},
+    {"schedule": "linear", "learning_rate_min": 0.1},
+    {"schedule": "step", "step_at": (0.5,), "step_factor": 2.0},
+    {"learning_rate": 0.0},
+  ],
+)
+def test_rho_of_a_learning_rate_that_does_not_fall_is_constant(fields):
+  config = default_config()
+  config.optimizer.update(fields)
   config.sam.update({"rho": 0.6, "rho_min": 0.2, "schedule": "learning_rate"})
-  rate = schedules.learning_rate_schedule(config.optimizer, 10, 10)
+  rate = schedules.learning_rate_schedule(config.optimizer, 10, EPOCHS)
   radius = schedules.rho_schedule(config, rate, 10)
-  assert radius(0) == pytest.approx(0.6)
-  assert radius(50) == pytest.approx(0.4)
-  assert radius(100) == pytest.approx(0.2)
-  config.optimizer.learning_rate = 0.0
-  assert schedules.rho_schedule(config, rate, 10) == 0.6
+  for step in (0, 500, 1000, 2000):
+    assert (radius(step) if callable(radius) else radius) == np.float32(0.6)
 
 
 def test_rho_is_proportional_to_the_learning_rate():
