@@ -15,6 +15,7 @@ again. Lines of metrics.jsonl that were not sent are sent then.
 
 import importlib
 import importlib.util
+import inspect
 import json
 import logging
 import queue
@@ -67,13 +68,20 @@ class Logger(Protocol):
 
 Open = Callable[[epath.Path, str | None], Logger]
 
+# Arguments of each method of a logger, all of them positional.
+_METHODS = {
+  "write_hparams": ("hparams",),
+  "write_scalars": ("step", "scalars"),
+  "close": ("is_finished",),
+}
+
 
 def check(names: Sequence[Any]) -> None:
   """Check the names of `config.log_to`, before any other work.
 
   Raises:
     ConfigError: A name is unknown, a package is missing, or a function can't be
-      imported.
+      imported or takes other arguments.
   """
   for name in names:
     field = f"config.log_to: {name!r}"
@@ -81,12 +89,16 @@ def check(names: Sequence[Any]) -> None:
       raise ConfigError(f"{field} must be a string, as in ('wandb',).")
     if ":" in name:
       try:
-        _find(name)
+        function = _find(name)
       except Exception as error:  # a module is a program, and raises anything
         raise ConfigError(
           f"{field}: {error or repr(error)}. Give package.module:function, and"
           " put its directory on PYTHONPATH."
         ) from error
+      try:
+        _check_signatures(function)
+      except TypeError as error:
+        raise ConfigError(f"{field}{error}.") from error
     elif name not in KNOWN:
       raise ConfigError(
         f"{field} is unknown. {did_you_mean(name, KNOWN)} A logger of your own"
@@ -120,6 +132,41 @@ def open_loggers(
 def _find(name: str) -> Open:
   module, _, function = KNOWN.get(name, name).rpartition(":")
   return getattr(importlib.import_module(module), function)
+
+
+def _check_signatures(open_logger: Open) -> None:
+  """Check the arguments of a function and, if it is a class, of its methods.
+
+  Raises:
+    TypeError: They are not those of a logger.
+  """
+  _check_call("", open_logger, ("workdir", "run_id"))
+  if not inspect.isclass(open_logger) or hasattr(open_logger, "__getattr__"):
+    return
+  for name, arguments in _METHODS.items():
+    method = inspect.getattr_static(open_logger, name, None)
+    if hasattr(method, "__get__"):
+      method = method.__get__(object(), open_logger)
+    _check_call(f": its {name}", method, arguments)
+
+
+def _check_call(prefix: str, function: Any, arguments: Sequence[str]) -> None:
+  """Check that a function takes some positional arguments.
+
+  Raises:
+    TypeError: It does not; the message begins with the prefix.
+  """
+  rule = f"{prefix} must be a function of ({', '.join(arguments)})"
+  if not callable(function):
+    raise TypeError(f"{rule}, not {function!r}")
+  try:
+    signature = inspect.signature(function)
+  except ValueError:  # of a function in C
+    return
+  try:
+    signature.bind(*arguments)
+  except TypeError as error:
+    raise TypeError(f"{rule}, not {signature}: {error}") from error
 
 
 class BackgroundLogger:

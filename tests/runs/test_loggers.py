@@ -199,6 +199,64 @@ def test_mistakes_are_refused_before_any_work(name, message, monkeypatch):
   assert "\n" not in str(error.value)
 
 
+class NoClose:
+  def __init__(self, workdir, run_id): ...
+
+  def write_hparams(self, hparams): ...
+
+  @staticmethod
+  def write_scalars(step, scalars): ...
+
+
+class NoStep(NoClose):
+  def write_scalars(self, scalars): ...
+
+  def close(self, is_finished): ...
+
+
+class Delegating:
+  def __init__(self, *arguments): ...
+
+  def __getattr__(self, name): ...
+
+
+@pytest.mark.parametrize(
+  ("function", "message"),
+  [
+    (
+      lambda workdir: None,
+      " must be a function of (workdir, run_id), not (workdir): too many"
+      " positional arguments.",
+    ),
+    (
+      lambda workdir, run_id, project: None,
+      " must be a function of (workdir, run_id), not (workdir, run_id, project)"
+      ": missing a required argument: 'project'.",
+    ),
+    (3, " must be a function of (workdir, run_id), not 3."),
+    (
+      NoStep,
+      ": its write_scalars must be a function of (step, scalars), not (scalars)"
+      ": too many positional arguments.",
+    ),
+    (NoClose, ": its close must be a function of (is_finished), not None."),
+    (Delegating, None),
+    (lambda *arguments, **options: None, None),
+  ],
+)
+def test_a_logger_of_other_arguments_is_refused(
+  fake, function, message, monkeypatch
+):
+  name, _ = fake
+  monkeypatch.setattr(sys.modules["own_logger"], "open_run", function)
+  if message is None:
+    loggers.check([name])
+    return
+  with pytest.raises(ConfigError) as error:
+    loggers.check([name])
+  assert str(error.value) == f"config.log_to: {name!r}{message}"
+
+
 class FakeWandbRun:
   def __init__(self, **arguments):
     self.arguments, self.lines, self.config = arguments, [], {}
