@@ -406,25 +406,30 @@ def test_interrupt_ends_with_130(saved, analyze, capsys, monkeypatch):
   assert "The same command resumes" in capsys.readouterr().err
 
 
-def test_runs_of_different_data_are_not_compared():
-  def measured_run(label, dataset):
-    run = SimpleNamespace(config=default_config())
-    run.config.dataset.name = dataset
-    return SimpleNamespace(label=label, run=run, examples={})
+def test_all_runs_are_checked_before_one_is_loaded(
+  saved, analyze, capsys, monkeypatch
+):
+  monkeypatch.setattr(compare, "load_run", lambda *_: pytest.fail("It loads."))
+  with pytest.raises(SystemExit) as error:
+    analyze("measures", f"--workdir={saved / 'first'}", "--workdir=/no/run")
+  assert error.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: --workdir=/no/run holds no run")
 
-  runs = [measured_run("a", "cifar10"), measured_run("b", "svhn")]
+
+def test_runs_of_different_data_are_not_compared():
+  configs = [default_config(), default_config()]
+  configs[1].dataset.name = "svhn"
   with pytest.raises(ValueError, match="a was trained on cifar10 and b on svh"):
-    compare.check_comparable(runs)
+    compare.check_data_sets(configs, ["a", "b"])
+  compare.check_data_sets(configs[:1], ["a"])
 
 
 def test_runs_of_different_labels_are_compared_with_a_warning(caplog):
   def measured_run(label, value):
-    run = SimpleNamespace(config=default_config())
-    return SimpleNamespace(
-      label=label, run=run, examples={"label": np.array([value])}
-    )
+    return SimpleNamespace(label=label, examples={"label": np.array([value])})
 
-  compare.check_comparable([measured_run("a", 1), measured_run("b", 1)])
+  compare.warn_of_other_examples([measured_run("a", 1), measured_run("b", 1)])
   assert not caplog.text
-  compare.check_comparable([measured_run("a", 1), measured_run("b", 2)])
+  compare.warn_of_other_examples([measured_run("a", 1), measured_run("b", 2)])
   assert "b: not the same examples and labels as a" in caplog.text

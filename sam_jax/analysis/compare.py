@@ -12,13 +12,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 from PIL import Image
 
 from sam_jax.analysis import hessian, measure, plots, run_names
 from sam_jax.analysis.measure import MeasuredRun
 from sam_jax.analysis.result_cache import ResultCache
 from sam_jax.analysis.run_names import RunName
-from sam_jax.analysis.trained_run import load_run
+from sam_jax.analysis.trained_run import load_run, read_config
 from sam_jax.runs.event_file import EventFile
 from sam_jax.runs.staged_logs import StagedLogs
 
@@ -59,8 +60,10 @@ def load_runs(
     ConfigError: There is no such run or checkpoint.
     ValueError: The batch does not suit the devices, or the data sets differ.
   """
+  labels = run_names.labels(names)
+  check_data_sets([read_config(*name) for name in names], labels)
   runs = []
-  for name, label in zip(names, run_names.labels(names), strict=True):
+  for name, label in zip(names, labels, strict=True):
     # Messages about the data set, which do not name the run, come next.
     logger.info("%s: loading a checkpoint and the data set.", label)
     run = load_run(*name)
@@ -69,7 +72,7 @@ def load_runs(
     cache = ResultCache(run.workdir / "analysis" / f"{study}.json")
     size = _whole_batch_size(batch_size, run.config.batch_size, count)
     runs.append(MeasuredRun(label, run, split, examples, size, cache))
-  check_comparable(runs)
+  warn_of_other_examples(runs)
   return runs
 
 
@@ -87,20 +90,31 @@ def _whole_batch_size(
   return -(-size // devices) * devices
 
 
-def check_comparable(runs: Sequence[MeasuredRun]) -> None:
-  """Check that one picture can compare runs; warn of other examples.
+def check_data_sets(
+  configs: Sequence[ConfigDict], labels: Sequence[str]
+) -> None:
+  """Check that one picture can compare runs.
+
+  Args:
+    configs: Their configs.
+    labels: Their names.
 
   Raises:
     ValueError: Their data sets differ.
   """
+  first = configs[0].dataset.name
+  for config, label in zip(configs, labels, strict=True):
+    if config.dataset.name != first:
+      raise ValueError(
+        f"--workdir: {labels[0]} was trained on {first} and {label} on"
+        f" {config.dataset.name}; analyze runs of one data set together."
+      )
+
+
+def warn_of_other_examples(runs: Sequence[MeasuredRun]) -> None:
+  """Log a warning for each run whose examples are not those of the first."""
   first = runs[0]
   for other in runs[1:]:
-    names = [each.run.config.dataset.name for each in (first, other)]
-    if names[0] != names[1]:
-      raise ValueError(
-        f"--workdir: {first.label} was trained on {names[0]} and {other.label}"
-        f" on {names[1]}; analyze runs of one data set together."
-      )
     if not all(
       np.array_equal(first.examples[key], other.examples[key])
       for key in first.examples

@@ -252,6 +252,44 @@ def _examine(logits: jax.Array, batch: Any) -> dict[str, jax.Array]:
   return found
 
 
+def read_config(workdir: epath.PathLike, step: int | None = None) -> ConfigDict:
+  """Return the config of a run that has a checkpoint, without loading it.
+
+  Args:
+    workdir: Directory that `sam_jax.train` wrote, local or gs://.
+    step: Step of the checkpoint; None for any.
+
+  Returns:
+    The config, with defaults for fields that it lacks.
+
+  Raises:
+    ConfigError: There is no run, or it has no such checkpoint.
+    WorkdirLostError: The disk or the network fails.
+  """
+  buckets.check(workdir, "--workdir", for_checkpoints=True)
+  workdir = paths.resolve(workdir)
+  with reading(workdir):
+    fields = workdir_lib.read_config(workdir)
+  if fields is None:
+    raise ConfigError(
+      f"--workdir={workdir} holds no run: no config.json. Name a directory that"
+      " sam_jax.train wrote."
+    )
+  workdir_lib.check_known_fields(workdir, fields)
+  check_values(dict(flatten(fields)), f"{workdir / 'config.json'}: ")
+  steps = SavedCheckpoints(workdir / "checkpoints").steps()
+  if not steps:
+    raise _no_checkpoints(workdir)
+  if step is not None and step not in steps:
+    raise ConfigError(
+      f"--workdir={workdir} has no checkpoint of step {step!r}. Kept:"
+      f" {', '.join(map(str, steps))}."
+    )
+  config = ConfigDict(default_config().to_dict())
+  config.update(ConfigDict(fields))
+  return config
+
+
 def load_run(
   workdir: epath.PathLike, step: int | None = None, *, use_ema: bool = True
 ) -> TrainedRun:
@@ -270,18 +308,9 @@ def load_run(
       read it.
     WorkdirLostError: The disk or the network fails.
   """
-  buckets.check(workdir, "--workdir", for_checkpoints=True)
+  config = read_config(workdir, step)
   workdir = paths.resolve(workdir)
-  config = _read_config(workdir)
   checkpoints = SavedCheckpoints(workdir / "checkpoints")
-  steps = checkpoints.steps()
-  if not steps:
-    raise _no_checkpoints(workdir)
-  if step is not None and step not in steps:
-    raise ConfigError(
-      f"--workdir={workdir} has no checkpoint of step {step!r}. Kept:"
-      f" {', '.join(map(str, steps))}."
-    )
   # The run may have found its network in a file that is not found from here.
   with errors_of("model.name", config.model.name):
     models.image_size(config.model.name)
@@ -317,22 +346,6 @@ def empty_state(parts: Parts, spec: DatasetSpec) -> TrainState:
     lambda key: create_state(parts, spec.image_shape, key), jax.random.key(0)
   )
   return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-
-
-def _read_config(workdir: epath.Path) -> ConfigDict:
-  """Return the config of a run, with defaults for fields that it lacks."""
-  with reading(workdir):
-    fields = workdir_lib.read_config(workdir)
-  if fields is None:
-    raise ConfigError(
-      f"--workdir={workdir} holds no run: no config.json. Name a directory that"
-      " sam_jax.train wrote."
-    )
-  workdir_lib.check_known_fields(workdir, fields)
-  check_values(dict(flatten(fields)), f"{workdir / 'config.json'}: ")
-  config = ConfigDict(default_config().to_dict())
-  config.update(ConfigDict(fields))
-  return config
 
 
 def _no_checkpoints(workdir: epath.Path) -> ConfigError:
