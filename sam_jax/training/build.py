@@ -185,44 +185,15 @@ def sharpness(
   given |= _options("sam", fields, {*fields, *given})
   with errors_of("sam.method", fields.method):
     method = _find_method(fields.method)
-    signature = inspect.signature(method)
-    if "total_steps" in signature.parameters:
+    if "total_steps" in inspect.signature(method).parameters:
       given["total_steps"] = total_steps
-    _check_arguments(signature, given, fields)
-    transformation = method(rho, **given)
+    transformation = checks.call_method(method, rho, given, fields)
     if not isinstance(transformation, optax.GradientTransformation):
       raise ValueError(
         f"it must return a transformation of optax, not {transformation!r}."
       )
     # A method may ignore `grad_fn`, as most transformations of optax do.
     return optax.with_extra_args_support(transformation)
-
-
-def _check_arguments(
-  signature: inspect.Signature, given: dict[str, Any], fields: ConfigDict
-) -> None:
-  """Check that a method takes its arguments, and gets those that it needs.
-
-  Raises:
-    ValueError: It does not; the message names the field.
-  """
-  _, *parameters = signature.parameters.values()
-  names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-  takes_any = len(names) < len(parameters)
-  for name in given:
-    if name not in names and not takes_any:
-      known = ", ".join(n for n in names if n in fields or n not in given)
-      field = f"sam.{name}" if name in fields else f"sam.options.{name}"
-      raise ValueError(f"it has no use for config.{field}; it takes {known}.")
-  for parameter in parameters:
-    name, is_variable = parameter.name, parameter.kind is parameter.VAR_KEYWORD
-    if name in given or is_variable or parameter.default is not parameter.empty:
-      continue
-    if name in fields:
-      raise ValueError(
-        f"set config.sam.{name}, to another value than {fields[name]!r}."
-      )
-    raise ValueError(f"set config.sam.options.{name}.")
 
 
 def _find_method(name: str) -> Callable[..., Any]:

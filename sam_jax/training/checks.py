@@ -6,6 +6,8 @@ what goes wrong becomes one line that names the field.
 
 import contextlib
 import functools
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +17,8 @@ import optax
 from ml_collections import ConfigDict
 
 from sam_jax import models
+from sam_jax.arguments import names
+from sam_jax.config.hints import closest
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.catalog import DatasetSpec
 from sam_jax.one_gradient import gradient_point
@@ -132,16 +136,99 @@ def check_transformation(
   with errors_of(field, config[group][name]):
     numbers = hyperparameters.extract(config)
     before, after = jax.eval_shape(update, numbers, params)
-    if (found := _describe(after)) != (wanted := _describe(before)):
+    for name, source, wanted, found in zip(
+      ("updates", "a state"), ("params", "init's"), before, after, strict=True
+    ):
+      if difference := _difference(wanted, found):
+        raise ValueError(
+          f"update must return {name} like {source}, but {difference}."
+        )
+
+
+def _difference(wanted: Any, found: Any) -> str:
+  """Return the first difference between two trees of arrays, "" if none."""
+  trees = [
+    {
+      "/".join(names(path)) or "it": f"{x.dtype}{list(x.shape)}"
+      for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (wanted, found)
+  ]
+  for leaf in trees[0] | trees[1]:
+    old, new = (tree.get(leaf) for tree in trees)
+    if new is None:
+      return f"{leaf} ({old}) is missing: return it, too"
+    if old is None:
+      return f"{leaf} ({new}) is new: drop it, or let init return it, too"
+    if new != old:
+      return f"{leaf} is {new}, not {old}: convert it"
+  structures: list[Any] = [jax.tree.structure(t) for t in (wanted, found)]
+  if structures[0] == structures[1]:
+    return ""
+  return "its leaves are in containers of other types: use the same ones"
+
+
+def call_method(
+  method: Callable[..., Any],
+  rho: optax.ScalarOrSchedule,
+  given: dict[str, Any],
+  fields: ConfigDict,
+) -> Any:
+  """Call a method with the arguments that a config has for it.
+
+  Args:
+    method: The function.
+    rho: Its first argument.
+    given: The others.
+    fields: `config.sam`.
+
+  Raises:
+    ValueError: It does not take an argument, or lacks one; the message names
+      the field.
+  """
+  _, *parameters = inspect.signature(method).parameters.values()
+  own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+  if len(own) == len(parameters):
+    for name in given:
+      if name not in own:
+        raise ValueError(_no_use(name, own, given, fields))
+  for parameter in parameters:
+    name, is_variable = parameter.name, parameter.kind is parameter.VAR_KEYWORD
+    if name in given or is_variable or parameter.default is not parameter.empty:
+      continue
+    if name in fields:
       raise ValueError(
-        "update must return updates like params and a state like init's,"
-        f" {wanted}, got {found}."
+        f"set config.sam.{name}, to another value than {fields[name]!r}."
       )
+    raise ValueError(f"set config.sam.options.{name}.")
+  try:
+    return method(rho, **given)
+  except TypeError as error:
+    # Of a function that gets the keywords of the method.
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if match is None or match[1] not in given:
+      raise
+    raise ValueError(_no_use(match[1], own, given, fields)) from error
 
 
-def _describe(tree: Any) -> str:
-  """Return the structure of a tree with dtypes and shapes."""
-  return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
+def _no_use(
+  name: str, own: list[str], given: dict[str, Any], fields: ConfigDict
+) -> str:
+  """Return a message about an argument that a method does not take.
+
+  Args:
+    name: Name of the argument.
+    own: Arguments that the method names.
+    given: Arguments that it gets.
+    fields: `config.sam`.
+  """
+  known = [n for n in own if n in fields or n not in given]
+  field = f"sam.{name}" if name in fields else f"sam.options.{name}"
+  hint = f" Did you mean {close!r}?" if (close := closest(name, known)) else ""
+  return (
+    f"it has no use for config.{field}; it takes"
+    f" {', '.join(known) or 'no option'}.{hint}"
+  )
 
 
 def check_patches(config: ConfigDict, spec: DatasetSpec) -> None:
