@@ -86,7 +86,8 @@ def _measure_path(
   variables, other = start.run.variables, end.run.variables
   direction_between(variables, other)  # raises if the networks differ
   model, preprocess = start.run.model, start.run.preprocess
-  network = connectivity.TrainModePass(model, preprocess, seed)
+  loss = start.run.loss
+  network = connectivity.TrainModePass(model, preprocess, seed, loss)
   key = {"path": curve, "to": checksum(other), "batch_size": start.batch_size}
   if curve == "bezier":
     key |= {"steps": curve_steps, "seed": seed}
@@ -101,7 +102,7 @@ def _measure_path(
   def objectives() -> tuple[Objective, Objective]:
     arguments = start.examples, start.batch_size
     return (
-      Objective(network_losses(model, preprocess), *arguments),
+      Objective(network_losses(model, preprocess, loss), *arguments),
       Objective(network_errors(model, preprocess), *arguments),
     )
 

@@ -112,6 +112,7 @@ class _Networks:
       is_equal = (
         run.run.model == other.run.model
         and run.run.spec == other.run.spec
+        and run.run.loss == other.run.loss
         and run.batch_size == other.batch_size
       )
       if is_equal and all(
@@ -120,7 +121,11 @@ class _Networks:
       ):
         return network
     network = MeasuredNetwork(
-      run.run.model, run.run.preprocess, run.examples, run.batch_size
+      run.run.model,
+      run.run.preprocess,
+      run.examples,
+      run.batch_size,
+      run.run.loss,
     )
     self._known.append((run, network))
     return network

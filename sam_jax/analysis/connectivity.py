@@ -67,7 +67,11 @@ class TrainModePass:
   """
 
   def __init__(
-    self, model: Any, preprocess: Callable[[jax.Array], jax.Array], seed: int
+    self,
+    model: Any,
+    preprocess: Callable[[jax.Array], jax.Array],
+    seed: int,
+    loss: losses.Loss = losses.cross_entropy,
   ):
     """Prepare a network.
 
@@ -75,6 +79,7 @@ class TrainModePass:
       model: The network, as in `build.model`.
       preprocess: uint8 images [n, h, w, C] -> float images [n, H, W, C].
       seed: Seed of dropout and of other random layers.
+      loss: (logits, targets) -> loss of each example.
     """
     settings = dataclasses.replace(
       model.settings,
@@ -85,7 +90,7 @@ class TrainModePass:
       momentum=0.0,  # the new average is the statistic of the batch
     )
     self._model = model.clone(settings=settings)
-    self._preprocess, self._seed = preprocess, seed
+    self._preprocess, self._seed, self._loss = preprocess, seed, loss
     self._statistics_of_batch = jax.jit(lambda *args: self._apply(*args)[1])
 
   def _apply(
@@ -102,10 +107,10 @@ class TrainModePass:
     return logits, updated.get("batch_stats", {})
 
   def loss(self, variables: dict[str, Any], batch: Batch) -> jax.Array:
-    """Return the mean cross-entropy of a batch, float32 ()."""
+    """Return the mean loss of a batch, float32 ()."""
     logits, _ = self._apply(variables, batch)
     targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
-    return losses.cross_entropy(logits, targets).mean()
+    return self._loss(logits, targets).mean()
 
   def statistics(
     self, variables: dict[str, Any], examples: Batch, batch_size: int

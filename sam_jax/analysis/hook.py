@@ -20,6 +20,7 @@ from sam_jax.analysis.sharpness import sharpness
 from sam_jax.config.schema import ConfigError
 from sam_jax.training.build import preprocess_fn
 from sam_jax.training.hooks import LogMetrics, RunContext
+from sam_jax.training.losses import LOSSES
 from sam_jax.training.state import TrainState
 
 
@@ -44,7 +45,11 @@ class AnalysisHook:
     )
     batch_size = run.config.batch_size // jax.process_count()
     self._network = MeasuredNetwork(
-      run.parts.model, preprocess_fn(spec), examples, batch_size
+      run.parts.model,
+      preprocess_fn(spec),
+      examples,
+      batch_size,
+      LOSSES[run.config.loss],
     )
     self._objective = self._network.objective()
     try:

@@ -12,6 +12,7 @@ from sam_jax.analysis.objective import ExampleLosses, Objective, network_losses
 from sam_jax.analysis.sharpness import Sharpness, m_sharpness_fn
 from sam_jax.analysis.worst_case import worst_sharpness_fn
 from sam_jax.training import parallel
+from sam_jax.training.losses import Loss, cross_entropy
 
 Variables = dict[str, Any]
 
@@ -35,6 +36,7 @@ class MeasuredNetwork:
     preprocess: Callable[[jax.Array], jax.Array],
     examples: dict[str, np.ndarray],
     batch_size: int,
+    loss: Loss = cross_entropy,
   ):
     """Compile nothing yet; each program is compiled once, at its first use.
 
@@ -43,6 +45,7 @@ class MeasuredNetwork:
       preprocess: uint8 images [n, h, w, C] -> float images [n, H, W, C].
       examples: `image` uint8 [N, h, w, C] and `label` int [N].
       batch_size: Examples of a pass, over all devices.
+      loss: (logits, targets) -> loss of each example.
     """
     self.examples = examples
     self._model, self._preprocess = model, preprocess
@@ -50,7 +53,7 @@ class MeasuredNetwork:
 
     @functools.cache
     def losses(normalize: bool = False) -> ExampleLosses:
-      return network_losses(model, preprocess, normalize_logits=normalize)
+      return network_losses(model, preprocess, loss, normalize_logits=normalize)
 
     @functools.cache
     def objective(normalize: bool = False) -> Objective:

@@ -32,14 +32,16 @@ _LITTLE_MEMORY_ON_CPU = {
 def network_losses(
   model: Any,
   preprocess: Callable[[jax.Array], jax.Array],
+  loss: losses.Loss = losses.cross_entropy,
   *,
   normalize_logits: bool = False,
 ) -> ExampleLosses:
-  """Return the cross-entropy of a network in evaluation mode.
+  """Return the losses of a network in evaluation mode.
 
   Args:
     model: The network, as in `build.model`.
     preprocess: uint8 images [n, h, w, C] -> float images [n, H, W, C].
+    loss: (logits, targets) -> loss of each example.
     normalize_logits: Subtract the mean of the logits of an example, and scale
       them to length 1, as in Andriushchenko et al. (ICML 2023): the loss does
       not change with the scale of the logits.
@@ -58,7 +60,7 @@ def network_losses(
     if normalize_logits:
       logits = _normalize(logits)
     targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
-    return losses.cross_entropy(logits, targets)
+    return loss(logits, targets)
 
   return example_losses
 

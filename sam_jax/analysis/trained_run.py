@@ -87,6 +87,11 @@ class TrainedRun:
     """The preprocessing of evaluation, see `build.preprocess_fn`."""
     return build.preprocess_fn(self.spec)
 
+  @property
+  def loss(self) -> losses.Loss:
+    """The loss of training, as a function of logits and targets."""
+    return losses.LOSSES[self.config.loss]
+
   @functools.cached_property
   def _programs(self) -> dict[Callable[..., Any], Any]:
     """Compiled programs by the function that they apply to the logits."""
@@ -100,7 +105,7 @@ class TrainedRun:
   @functools.cached_property
   def variable_losses(self) -> ExampleLosses:
     """The losses of examples as a function of parameters and statistics."""
-    return network_losses(self.model, self.preprocess)
+    return network_losses(self.model, self.preprocess, self.loss)
 
   def example_losses(self, params: Any, batch: dict[str, Any]) -> jax.Array:
     """Return the losses of examples, with the run's batch statistics.
@@ -179,7 +184,7 @@ class TrainedRun:
     Yields:
       Arrays [n] for each batch, without its padding: `label` int32,
       `prediction` int32, `confidence` float32 (the largest probability), `nll`
-      float32 (cross-entropy) and `is_in_top_5` bool. If images have sets of
+      float32 (of the softmax) and `is_in_top_5` bool. If images have sets of
       labels: `has_label_set` bool, False if the set is empty, and
       `is_in_label_set` bool, True if the prediction is in the set.
     """

@@ -19,14 +19,18 @@ FIELDS: dict[str, Field] = {
   ),
   "num_epochs": Field(200, ge=1, is_argument=True, help="Epochs of training."),
   "batch_size": Field(256, ge=1, help="Examples of a step, over all devices."),
-  # Another batch may change the last digits of the reported loss, which is a
-  # sum of floats, but not the network.
+  # Another batch changes the last digits of the reported loss at most.
   "eval_batch_size": Field(
     None,
     int,
     ge=1,
     decides="nothing",
     help="Examples of an evaluation step; None: batch_size.",
+  ),
+  "loss": Field(
+    "softmax",
+    choices=("softmax", "sigmoid"),
+    help="Cross-entropy of a softmax, or of a sigmoid for each class, summed.",
   ),
   "label_smoothing": Field(
     0.0,

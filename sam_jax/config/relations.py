@@ -39,6 +39,7 @@ def check(config: ConfigDict, num_devices: int) -> None:
   _check_m(config, num_devices)
   _check_second_order(config)
   _check_ascent_fraction(config, num_devices)
+  _check_bootstrap(config)
   _check_optimizer(config)
   schedule_rules.check(config)
   _check_kept_checkpoints(config)
@@ -111,6 +112,15 @@ def _check_ascent_fraction(config: ConfigDict, num_devices: int) -> None:
       f"config.sam.ascent_fraction = {config.sam.ascent_fraction} needs a first"
       " pass that is one of ascent, and config.sam.method ="
       f" {config.sam.method!r} may descend along it: set it to 1.0."
+    )
+
+
+def _check_bootstrap(config: ConfigDict) -> None:
+  if config.bootstrap.kind != "none" and config.loss != "softmax":
+    raise ConfigError(
+      f"config.bootstrap.kind = {config.bootstrap.kind!r} mixes targets with"
+      f" the softmax that config.loss = {config.loss!r} lacks: set it to"
+      " 'none', or the loss to 'softmax'."
     )
 
 

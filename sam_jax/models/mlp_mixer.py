@@ -95,10 +95,12 @@ class MlpMixer(Classifier):
   Attributes:
     size: Widths and depth.
     patch: Side of a patch in pixels.
+    head_bias: Initial bias of all logits.
   """
 
   size: Size
   patch: int
+  head_bias: float = 0.0
 
   @nn.compact
   def logits(self, x: Array, settings: LayerSettings) -> Array:
@@ -110,8 +112,12 @@ class MlpMixer(Classifier):
     x = layers.layer_norm(
       x.astype(jnp.float32), settings, name="pre_head_layer_norm", dtype=None
     )
-    zeros = nn.initializers.zeros
-    head = nn.Dense(self.num_classes, kernel_init=zeros, name="head")
+    head = nn.Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.head_bias),
+      name="head",
+    )
     return head(jnp.mean(x, axis=1))
 
 
@@ -130,7 +136,12 @@ _OFFICIAL = [f"{size}{p}" for size in ("s", "b", "l") for p in (16, 32)]
   patch_group=2,
 )
 def mlp_mixer(
-  num_classes: int, settings: LayerSettings, size: str, patch: int
+  num_classes: int,
+  settings: LayerSettings,
+  size: str,
+  patch: int,
+  *,
+  head_bias: float = 0.0,
 ) -> Classifier:
   """Build `mixer_{size}{patch}`.
 
@@ -139,10 +150,11 @@ def mlp_mixer(
     settings: Shared layer settings.
     size: A key of `SIZES`.
     patch: Side of a patch in pixels.
+    head_bias: Initial bias of all logits.
 
   Raises:
-    ValueError: The patch has no pixels.
+    ValueError: The patch has no pixels, or the bias is no number.
   """
   if patch < 1:
     raise ValueError(f"No mixer_{size}{patch}: a patch has at least 1 pixel.")
-  return MlpMixer(num_classes, settings, SIZES[size], patch)
+  return MlpMixer(num_classes, settings, SIZES[size], patch, float(head_bias))

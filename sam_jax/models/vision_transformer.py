@@ -173,6 +173,7 @@ class VisionTransformer(Classifier):
       average of all outputs.
     dropout_rate: Rate of dropout of tokens, and in blocks.
     attention_dropout_rate: Rate of dropout of attention's weights.
+    head_bias: Initial bias of all logits.
   """
 
   size: Size
@@ -180,6 +181,7 @@ class VisionTransformer(Classifier):
   classifier: str
   dropout_rate: float = 0.0
   attention_dropout_rate: float = 0.0
+  head_bias: float = 0.0
 
   @nn.compact
   def logits(self, x: Array, settings: LayerSettings) -> Array:
@@ -198,8 +200,12 @@ class VisionTransformer(Classifier):
       name="Transformer",
     )(x)
     x = x[:, 0] if self.classifier == "token" else jnp.mean(x, axis=1)
-    zeros = nn.initializers.zeros
-    head = nn.Dense(self.num_classes, kernel_init=zeros, name="head")
+    head = nn.Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.head_bias),
+      name="head",
+    )
     return head(x)
 
 
@@ -241,6 +247,7 @@ def vision_transformer(
   *,
   dropout_rate: float = 0.0,
   attention_dropout_rate: float = 0.0,
+  head_bias: float = 0.0,
 ) -> Classifier:
   """Build `vit_{size}{patch}`, or `vit_{size}{patch}_gap` without a token.
 
@@ -252,9 +259,10 @@ def vision_transformer(
     gap: "_gap" to classify the average of all outputs.
     dropout_rate: See `VisionTransformer`.
     attention_dropout_rate: See `VisionTransformer`.
+    head_bias: See `VisionTransformer`.
 
   Raises:
-    ValueError: The patch has no pixels.
+    ValueError: The patch has no pixels, or the bias is no number.
   """
   if patch < 1:
     raise ValueError(f"No vit_{size}{patch}: a patch has at least 1 pixel.")
@@ -266,4 +274,5 @@ def vision_transformer(
     "gap" if gap else "token",
     dropout_rate,
     attention_dropout_rate,
+    float(head_bias),
   )

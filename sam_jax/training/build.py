@@ -136,7 +136,7 @@ def loss_fn(
   def loss_and_penalty(params, logits, targets):
     targets = losses.smooth_labels(targets, config.label_smoothing)
     targets = losses.bootstrap_targets(logits, targets, **config.bootstrap)
-    loss = jnp.mean(losses.cross_entropy(logits, targets))
+    loss = jnp.mean(losses.LOSSES[config.loss](logits, targets))
     mask = None
     if not config.optimizer.weight_decay_on_norm:
       mask = masks.kernels(params)

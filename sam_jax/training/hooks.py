@@ -26,6 +26,7 @@ from sam_jax.runs.logging import MetricsWriter, image_grid, log_line
 from sam_jax.runs.workdir import check_present, to_dict, write_result
 from sam_jax.training import build, parallel
 from sam_jax.training.input_pipeline import Dataset
+from sam_jax.training.losses import LOSSES
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import Parts, eval_step
 from sam_jax.training.throughput import Stopwatch, Throughput
@@ -282,9 +283,10 @@ class Evaluate:
 def _compile_means(run: RunContext) -> Means:
   """Compile the evaluation of one run."""
   preprocess = build.preprocess_fn(run.dataset.spec)
+  loss = LOSSES[run.config.loss]
   program = parallel.map_eval_step(
     lambda variables, batch: eval_step(
-      variables, batch, run.parts.model, preprocess
+      variables, batch, run.parts.model, preprocess, loss
     )
   )
 

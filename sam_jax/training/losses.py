@@ -1,9 +1,11 @@
 """Losses and error rates, one value per example."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 # Kinds of bootstrapping, with the beta of Reed et al. (2015).
 BOOTSTRAPS = {"none": 1.0, "soft": 0.95, "hard": 0.8}
@@ -56,6 +58,28 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """
   log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
   return -jnp.sum(targets * log_probabilities, axis=-1)
+
+
+def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Return the sum of the cross-entropies of each class, one against the rest.
+
+  Args:
+    logits: [N, classes].
+    targets: Target distributions [N, classes], one-hot labels for example.
+
+  Returns:
+    float32 [N], in nats.
+  """
+  logits = logits.astype(jnp.float32)
+  return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
+
+
+# (logits, targets) -> the loss of each example, by `config.loss`.
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+LOSSES: dict[str, Loss] = {
+  "softmax": cross_entropy,
+  "sigmoid": sigmoid_cross_entropy,
+}
 
 
 def top_k_error(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:

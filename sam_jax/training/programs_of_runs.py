@@ -14,6 +14,7 @@ from sam_jax.training import build, hyperparameters, input_pipeline, parallel
 from sam_jax.training.hooks import RunContext, means_of_sums
 from sam_jax.training.input_pipeline import Batch
 from sam_jax.training.loop import step_of
+from sam_jax.training.losses import LOSSES
 from sam_jax.training.runs_axis import over_runs, stack
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import create_state, eval_step
@@ -130,8 +131,10 @@ class Programs:
 
   def _evaluate_all(self, variables, batch):
     preprocess = build.preprocess_fn(self._dataset.spec)
+    loss = LOSSES[self._config.loss]
     return over_runs(
-      lambda own: eval_step(own, batch, self._model, preprocess), variables
+      lambda own: eval_step(own, batch, self._model, preprocess, loss),
+      variables,
     )
 
 

@@ -343,6 +343,7 @@ def eval_step(
   batch: Batch,
   model: nn.Module,
   preprocess: Callable[[jax.Array], jax.Array],
+  loss: losses.Loss = losses.cross_entropy,
 ) -> dict[str, jax.Array]:
   """Sum loss and errors over the examples of all devices.
 
@@ -352,6 +353,7 @@ def eval_step(
       float [N]: 1 for examples, 0 for padding.
     model: The network.
     preprocess: uint8 images -> float images.
+    loss: (logits, targets) -> loss of each example.
 
   Returns:
     float32 scalars `count`, `loss`, `error_rate` and, with more than 5 classes,
@@ -363,7 +365,7 @@ def eval_step(
   targets = jax.nn.one_hot(labels, num_classes)
   values = {
     "count": jnp.ones_like(mask),
-    "loss": losses.cross_entropy(logits, targets),
+    "loss": loss(logits, targets),
     "error_rate": losses.top_k_error(logits, labels, 1),
   }
   if num_classes > 5:

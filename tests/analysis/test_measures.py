@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
@@ -15,6 +16,7 @@ from sam_jax.analysis import features
 from sam_jax.analysis.measure_names import DEFAULT, MEASURES, parse_measure
 from sam_jax.analysis.measured_network import MeasuredNetwork
 from sam_jax.models import LayerSettings
+from sam_jax.training.losses import sigmoid_cross_entropy
 
 CLASSES = 3
 
@@ -79,6 +81,17 @@ def flat_losses(normalize=False):
 
 def measured(text, seed=0):
   return parse_measure(text)(*network(), seed)
+
+
+def test_a_network_is_measured_by_its_own_loss():
+  model, variables, examples = problem()
+  own = MeasuredNetwork(model, preprocess, examples, 16, sigmoid_cross_entropy)
+  logits = model.apply(variables, preprocess(examples["image"]), train=False)
+  targets = jax.nn.one_hot(examples["label"], CLASSES)
+  expected = optax.sigmoid_binary_cross_entropy(logits, targets).sum(1).mean()
+  assert own.objective().value(variables) == pytest.approx(
+    float(expected), rel=1e-5
+  )
 
 
 def test_noise_is_the_trace_of_the_covariance_of_gradients():

@@ -153,6 +153,7 @@ def test_choices_are_those_of_the_code_that_acts_on_them():
   assert FIELDS["augment.cutout"].choices == pipeline.CUTOUTS
   assert FIELDS["dataset.label_noise.kind"].choices == labels.NOISE_KINDS
   assert FIELDS["bootstrap.kind"].choices == tuple(losses.BOOTSTRAPS)
+  assert FIELDS["loss"].choices == tuple(losses.LOSSES)
 
 
 def test_new_rows_are_everywhere(monkeypatch):
@@ -268,6 +269,15 @@ def test_a_cutout_fits_into_the_image(fields, side):
     validate_config(config_with(fields), num_devices=8)
   fields["augment.cutout_size"] = side
   validate_config(config_with(fields), num_devices=8)
+
+
+def test_bootstrapping_needs_a_softmax():
+  fields = {"loss": "sigmoid", "bootstrap.kind": "soft"}
+  message = (
+    "kind = 'soft' mixes targets with the softmax that config.loss = 'sig"
+  )
+  with pytest.raises(ConfigError, match=message):
+    validate_config(config_with(fields), num_devices=8)
 
 
 def test_color_operations_need_color_images():

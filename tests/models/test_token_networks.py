@@ -59,6 +59,16 @@ def initial(name, size=16):
   return flattened(init(jnp.zeros((1, size, size, 3)))["params"])
 
 
+@pytest.mark.parametrize("name", ["vit_nano4", "vit_nano4_gap", "mixer_nano4"])
+def test_a_bias_of_the_head_makes_all_classes_improbable(name):
+  model = create_model(name, 10, head_bias=-10.0)
+  x = images(2, 16, 16, 3)
+  logits, _ = model.init_with_output(jax.random.key(0), x, train=False)
+  np.testing.assert_array_equal(logits, np.full((2, 10), -10.0))
+  with pytest.raises(ValueError, match="could not convert string to float"):
+    create_model(name, 10, head_bias="low")
+
+
 @pytest.mark.parametrize(
   ("name", "expected"),
   [

@@ -12,7 +12,7 @@ from sam_jax import methods
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.training import build, input_pipeline, loop, parallel
-from sam_jax.training.step import create_state, train_step
+from sam_jax.training.step import create_state, random_stream, train_step
 from tests import tiny
 
 SPEC = dataset_spec("digits")
@@ -225,6 +225,68 @@ def test_a_method_in_a_file_of_ones_own(own_file):
   assert metrics["sharpness"] == pytest.approx(
     metrics["sam_loss"] - metrics["loss"], rel=1e-4
   )
+
+
+def sigmoid_loss(params, images, labels):
+  """Returns the mean loss of the perceptron."""
+  logits = tiny.Perceptron().apply({"params": params}, images, train=False)
+  targets = jax.nn.one_hot(labels, 10)
+  return optax.sigmoid_binary_cross_entropy(logits, targets).sum(1).mean()
+
+
+def test_sam_with_a_sigmoid_climbs_and_descends_along_that_loss():
+  config = make_config(m=32)
+  config.loss, config.optimizer.weight_decay = "sigmoid", 0.0
+  state, metrics = one_step(config, 1)
+  batch = make_batch()
+  examples = batch["image"], batch["target"].argmax(1)
+  params = tiny.Perceptron().init(
+    {"params": random_stream(0, "init")}, examples[0], train=False
+  )["params"]
+  loss, gradient = jax.value_and_grad(sigmoid_loss)(params, *examples)
+  perturbed = optax.tree.add_scale(
+    params, 0.5 / optax.tree.norm(gradient), gradient
+  )
+  sam_loss, sam_gradient = jax.value_and_grad(sigmoid_loss)(
+    perturbed, *examples
+  )
+  assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+  assert metrics["sam_loss"] == pytest.approx(float(sam_loss), rel=1e-4)
+  # Nesterov's first step, without clipping at 5.
+  scale = min(1, 5 / float(optax.tree.norm(sam_gradient)))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+    state.params,
+    optax.tree.add_scale(params, -0.1 * 1.9 * scale, sam_gradient),
+  )
+
+
+def test_the_loss_of_evaluations_is_that_of_training(tmp_path, monkeypatch):
+  monkeypatch.setattr(build, "model", tiny.create_model)
+  monkeypatch.setattr(input_pipeline, "create_dataset", tiny.create_dataset)
+  config = make_config()
+  config.loss, config.optimizer.learning_rate = "sigmoid", 0.0
+  result = loop.train_and_evaluate(config, tmp_path / "run")
+  data = tiny.create_dataset(config)
+  state = create_state(
+    dataclasses.replace(
+      build.parts(config, SPEC, 1, 8), model=tiny.create_model()
+    ),
+    (8, 8, 1),
+    0,
+  )
+  batches = list(data.eval_batches("test"))
+  images, labels = (
+    np.concatenate([b[name] for b in batches]) for name in ("image", "label")
+  )
+  images = build.preprocess_fn(SPEC)(images)
+  expected = sigmoid_loss(state.params, images, labels)
+  assert result["loss"] == pytest.approx(float(expected), rel=1e-5)
+  assert result["loss"] > 5  # of ten classes; a softmax has 2.3
+  logits = tiny.Perceptron().apply(
+    {"params": state.params}, images, train=False
+  )
+  assert result["error_rate"] == np.mean(logits.argmax(1) != labels)
 
 
 def test_any_transformation_is_a_method(own_file):

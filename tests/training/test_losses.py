@@ -1,6 +1,7 @@
-"""Losses and error rates against the official release and a sort."""
+"""Losses and error rates against the official release, optax and a sort."""
 
 import numpy as np
+import optax
 import pytest
 
 from sam_jax.training import losses
@@ -30,6 +31,20 @@ def test_cross_entropy_equals_the_official_release(golden, smoothing, kind):
   hard = np.argmax(targets, axis=-1)
   error = masked_mean(losses.top_k_error(logits, hard, 1), masks[kind])
   np.testing.assert_allclose(error, recorded[f"error_rate/{kind}"], rtol=1e-6)
+
+
+def test_sigmoid_cross_entropy_is_that_of_each_class():
+  random = np.random.default_rng(0)
+  logits = 3 * random.normal(size=(20, 7))
+  targets = losses.smooth_labels(np.eye(7)[random.integers(7, size=20)], 0.1)
+  p = 1 / (1 + np.exp(-logits))
+  expected = -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).sum(axis=1)
+  found = losses.sigmoid_cross_entropy(np.float32(logits), targets)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  of_optax = optax.sigmoid_binary_cross_entropy(np.float32(logits), targets)
+  np.testing.assert_allclose(found, of_optax.sum(axis=1), rtol=1e-6)
+  far = losses.sigmoid_cross_entropy(np.float32([[300, -300]]), np.eye(2)[:1])
+  assert far == 0
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
