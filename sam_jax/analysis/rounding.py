@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from sam_jax import target
 
 # Bits of the mantissas of the types that products round their factors to.
-_FLOAT32, _TF32, _BFLOAT16 = 23, 10, 7
-_OF_PLATFORM = {"tpu": _BFLOAT16, "gpu": _TF32}
+MANTISSA_BITS = {"bfloat16": 7, "TF32": 10, "float32": 23}
+_TYPE_OF_PLATFORM = {"tpu": "bfloat16", "gpu": "TF32"}
 
 
 def mantissa_bits(config: ConfigDict) -> int:
@@ -30,10 +30,9 @@ def mantissa_bits(config: ConfigDict) -> int:
     config: Config of a run.
   """
   if config.model.dtype == "bfloat16":
-    return _BFLOAT16
-  if config.model.precision:
-    return _FLOAT32
-  return _OF_PLATFORM.get(target.platform(), _FLOAT32)
+    return MANTISSA_BITS["bfloat16"]
+  platform_type = _TYPE_OF_PLATFORM.get(target.platform(), "float32")
+  return MANTISSA_BITS["float32" if config.model.precision else platform_type]
 
 
 @jax.jit(static_argnames="bits")

@@ -13,7 +13,11 @@ Sub-commands:
   startup  Launch to first step of a --config, without and with a cache.
   hessian  A Hessian-vector product over a gradient.
   compile  Time to compile the steps of SGD and SAM, which are not run.
+  rounding What products of few bits leave of a perturbation.
   torch    Steps of a wide ResNet on a CPU against PyTorch's.
+
+--json=FILE keeps the numbers, and how they were made. The pages of docs/ show
+those of docs/numbers: see `python -m scripts.pages`.
 
 Alternatives are timed in turn, round by round. Numbers are medians with
 quartiles, and a ratio is that of measurements of the same round.
@@ -51,7 +55,7 @@ flags.DEFINE_integer(
   " for `scale` 8.",
   1,
 )
-flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
+flags.DEFINE_string("json", None, "File to keep the measurement in, as JSON.")
 cli.define_config()
 
 _DEFAULT_CONFIG = "configs/digits.py:sam"  # of `loop` and `startup`
@@ -63,24 +67,33 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   prepare_machine(name, options.cores, options.devices)
   # Imported late: a mistyped flag is reported without waiting for JAX.
+  from scripts import provenance
   from scripts.benchmark import commands, report
   from scripts.benchmark.startup import TrainingFailedError
   from scripts.benchmark.steps import DifferentResultsError
 
   command = commands.find(name)
   commands.check_flags(name, options)
+  file = cli.make_file("json", options.json) if options.json else None
   if name == "methods":
     compilation.keep_compiled_programs(None, options.root)
   try:
     facts, rows = command.measure(options)
   except (DifferentResultsError, TrainingFailedError) as error:
     sys.exit(f"error: {error}")
-  facts = {"benchmark": name, **facts, **report.describe_machine()}
-  if options.json:
-    print(report.as_json(facts, rows))
-  else:
-    print(f"{report.caption(facts)}.\n{command.note}\n")
-    print("\n".join(report.tables(command.view(rows))))
+  facts = {"benchmark": name, **facts, "device": report.device_kind()}
+  made = provenance.describe(_command(options.json))
+  if file:
+    report.write(file, {"made": made, "facts": facts}, rows)
+  print(f"{report.caption(facts)}.\n{provenance.show(made)}.\n{command.note}\n")
+  print("\n".join(report.tables(command.view(rows))))
+
+
+def _command(file: str | None) -> list[str]:
+  """Return the words of this command without the file that it writes."""
+  ours = ("--json", "-json", f"--json={file}", f"-json={file}", file)
+  words = [word for word in sys.argv[1:] if word not in ours]
+  return ["python", "-m", "scripts.benchmark", *words]
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """The sub-commands: the benchmark, the flags and the table of each."""
 
 import dataclasses
-import datetime
 import importlib.metadata
 import re
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from typing import Any
 import jax
 from absl import flags
 
-import sam_jax
 from sam_jax import paths
 from sam_jax.config import cli
 from scripts.benchmark import (
@@ -19,6 +17,7 @@ from scripts.benchmark import (
   inputs,
   loops,
   methods,
+  rounding,
   startup,
   steps,
 )
@@ -146,6 +145,12 @@ def _measure_hessian(options: flags.FlagValues) -> Result:
   return facts, hessian_products.measure_hessian_product(task, rounds)
 
 
+def _measure_rounding(options: flags.FlagValues) -> Result:
+  task = _task(options)
+  facts = {"model": task.model, "dataset": task.dataset}
+  return facts, rounding.measure_rounding(task)
+
+
 def _measure_compilation(options: flags.FlagValues) -> Result:
   models: tuple[str, ...] = compilation.FAMILIES
   if options["model"].present:
@@ -171,8 +176,6 @@ def _measure_methods(options: flags.FlagValues) -> Result:
     "model": comparison.model,
     **dataclasses.asdict(size),
     "rounds": options.rounds,
-    "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    "sam_jax": sam_jax.__version__,
   }
   return facts, methods.measure_methods(comparison, options.rounds)
 
@@ -234,6 +237,11 @@ SUB_COMMANDS = {
     _NETWORK,
     "Batch is that of a device; compiled without a cache. CPU seconds are those"
     " of all cores; kernels are what XLA generates code for.",
+  ),
+  "rounding": SubCommand(
+    _measure_rounding,
+    ("model", "dataset"),
+    "Cosine between a random eps and its part that rounded weights show.",
   ),
   "torch": SubCommand(
     _measure_torch,

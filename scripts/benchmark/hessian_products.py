@@ -9,6 +9,7 @@ import numpy as np
 
 from sam_jax.analysis.objective import Objective, network_losses
 from sam_jax.training import build
+from scripts.benchmark import program_costs
 from scripts.benchmark.timing import interleave, ratio, spread
 from scripts.benchmark.training_task import TrainingTask
 
@@ -24,7 +25,8 @@ def measure_hessian_product(
 
   Returns:
     A row of seconds, and of their ratio. On a CPU they are seconds of the
-    processor, added up over its cores.
+    processor, added up over its cores. Memory is that of the arguments and the
+    temporary buffers of a device, in copies of the parameters.
   """
   parts, spec = task.parts(0.0), build.dataset_spec(task.config(0.0))
   state = task.create_state(parts)
@@ -53,10 +55,23 @@ def measure_hessian_product(
     rounds,
     time.process_time if jax.default_backend() == "cpu" else None,
   )
+  copies = {
+    name: _memory(objective.program(name, params), state.params)
+    for name in ("gradient", "hessian_product")
+  }
   return [
     {
       "gradient s": spread(seconds["gradient"]),
       "product s": spread(seconds["product"]),
       "product over gradient": ratio(seconds["product"], seconds["gradient"]),
+      "gradient copies": copies["gradient"],
+      "product copies": copies["hessian_product"],
     }
   ]
+
+
+def _memory(program: jax.stages.Compiled, params: Any) -> float:
+  """Return what a program needs in memory, in copies of the parameters."""
+  analysis: Any = program.memory_analysis()
+  needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+  return needed / program_costs.size_in_bytes(params)

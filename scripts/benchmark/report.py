@@ -1,29 +1,35 @@
-"""Write measurements as Markdown tables or as JSON."""
+"""Write measurements as Markdown tables and as JSON."""
 
 import itertools
 import json
-import os
 from typing import Any
 
 import jax
+from etils import epath
 
 from sam_jax.reports import markdown
+from sam_jax.runs import files
 from scripts.benchmark.timing import Spread
 
 
-def describe_machine() -> dict[str, Any]:
-  """Return the device, the number of CPU cores, and the version of JAX."""
-  return {
-    "device": jax.devices()[0].device_kind,
-    "cpu_cores": len(os.sched_getaffinity(0)),
-    "jax": jax.__version__,
-  }
+def device_kind() -> str:
+  """Return the name of the kind of device that programs ran on."""
+  return jax.devices()[0].device_kind
 
 
-def as_json(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-  """Return one JSON object, in which the numbers of a spread have names."""
-  rows = [{k: _plain(v) for k, v in row.items()} for row in rows]
-  return json.dumps({"facts": facts, "rows": rows}, default=str)
+def write(
+  file: epath.Path, head: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+  """Write a measurement as JSON, in which the numbers of a spread have names.
+
+  Args:
+    file: The file.
+    head: What to write before the rows.
+    rows: The rows of the table.
+  """
+  content = {**head, "rows": [_plain(row) for row in rows]}
+  text = json.dumps(content, indent=1, default=str)
+  files.write_atomically(file, f"{text}\n")
 
 
 def caption(facts: dict[str, Any]) -> str:
@@ -41,9 +47,15 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def show(value: Any) -> str:
-  """Format a value, or a median with quartiles, with three digits."""
+  """Format a value, or a median with quartiles, with three digits.
+
+  Args:
+    value: The value; a spread may have been read from JSON.
+  """
   if value is None:
     return ""
+  if isinstance(value, dict):
+    value = Spread(**value)
   if isinstance(value, Spread):
     median, low, high = map(show, value)
     return f"{median} ({low} to {high})"
@@ -52,8 +64,11 @@ def show(value: Any) -> str:
   return str(value)
 
 
-def _plain(value: Any) -> Any:
-  return value._asdict() if isinstance(value, Spread) else value
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+  return {
+    name: value._asdict() if isinstance(value, Spread) else value
+    for name, value in row.items()
+  }
 
 
 def _show_list(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The command line of the benchmarks."""
 
+import datetime
 import json
 import os
 import sys
@@ -27,11 +28,12 @@ def benchmark(*arguments):
 ROWS = [{"step": "SAM", "over SGD": Spread(1.8, 1.75, 1.9), "differs": None}]
 
 
-def test_json_and_table_show_the_measurement(monkeypatch, capsys):
+def test_json_and_table_show_the_measurement(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(steps, "measure_steps", lambda task, rounds: ROWS)
   arguments = ("step", "--model=cnn4", "--batch=4", "--devices=2")
-  benchmark(*arguments, "--json")
-  found = json.loads(capsys.readouterr().out)
+  file = tmp_path / "numbers/step.json"
+  benchmark(*arguments, f"--json={file}")
+  found = json.loads(file.read_text())
   spread = {"median": 1.8, "low": 1.75, "high": 1.9}
   assert found["rows"] == [{"step": "SAM", "over SGD": spread, "differs": None}]
   expected = {
@@ -44,11 +46,16 @@ def test_json_and_table_show_the_measurement(monkeypatch, capsys):
     "devices": 2,
     "rounds": 5,
     "device": "cpu",
-    "jax": jax.__version__,
   }
   assert found["facts"].items() >= expected.items()
-  benchmark(*arguments)
-  caption, _, _, *table = capsys.readouterr().out.splitlines()
+  made = found["made"]
+  words = "step --model=cnn4 --batch=4 --devices=2"
+  assert made["command"] == f"python -m scripts.benchmark {words}"
+  assert made["versions"]["jax"] == jax.__version__
+  assert made["cores"] == len(os.sched_getaffinity(0))
+  assert datetime.date.fromisoformat(made["date"])
+  caption, machine, _, _, *table = capsys.readouterr().out.splitlines()
+  assert f"jax {jax.__version__}" in machine and made["date"] in machine
   assert "model cnn4, dataset cifar10, batch 4, dtype float32" in caption
   assert table == [
     "| step |          over SGD | differs |",
@@ -95,8 +102,8 @@ def test_config_is_what_the_flags_say(arguments, monkeypatch, capsys):
 
 def test_none_unsets_the_default_configs_m(monkeypatch, capsys):
   monkeypatch.setattr(loops, "measure_loop", lambda config, *_: ROWS)
-  benchmark("loop", "--config.sam.m=None", "--json")
-  assert json.loads(capsys.readouterr().out)["facts"]["m"] == 128 // 8
+  benchmark("loop", "--config.sam.m=None")
+  assert f"m {128 // 8}, devices 8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,7 @@ def test_none_unsets_the_default_configs_m(monkeypatch, capsys):
     (["step", "--config.seed=1"], "`step` does not use --config; it uses"),
     (["scale", "--rounds=3"], "`scale` does not use --rounds"),
     (["step", "--m=4"], "`step` does not use --m"),
+    (["step", "--json=/dev/null/a"], "--json: /dev/null can't be written"),
   ],
 )
 def test_bad_arguments_give_one_line(arguments, message, capsys):

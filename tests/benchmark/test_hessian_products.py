@@ -30,3 +30,5 @@ def test_product_is_compared_with_a_gradient(monkeypatch):
   (row,) = hessian_products.measure_hessian_product(TASK, rounds=2)
   assert row["gradient s"] == pytest.approx((0.2,) * 3)
   assert row["product over gradient"] == pytest.approx((2.5,) * 3)
+  # Parameters, the vector and the examples; activations are temporary.
+  assert 1 < row["gradient copies"] < row["product copies"]

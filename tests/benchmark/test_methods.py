@@ -1,18 +1,16 @@
 """Errors and costs of the methods: what is trained, and the table."""
 
 import json
-import pathlib
 
 import pytest
 from etils import epath
 
 from sam_jax.runs import groups
 from sam_jax.training import build, input_pipeline, together
-from scripts.benchmark import method_costs, methods, report
+from scripts.benchmark import method_costs, methods
 from scripts.benchmark.timing import Spread
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 SIZE = methods.Size(1, 2, 2, (0.1, 0.5), validation=16)
 
 
@@ -109,12 +107,3 @@ def test_table_shows_paired_differences():
   assert second["minus SGD"] == "-10.00 ± 0.00"
   assert second["error % at equal cost"] == "8.00 ± 12.71"
   assert second["noise"] == "40%"
-
-
-def test_docs_show_the_numbers_in_the_repository():
-  found = json.loads((ROOT / "docs/methods_digits.json").read_text())
-  facts = found["facts"]
-  assert {"date", "jax", "sam_jax", "cpu_cores", "device"} <= facts.keys()
-  text = (ROOT / "docs/methods.md").read_text()
-  assert "\n".join(report.tables(methods.table(found["rows"]))) in text
-  assert facts["date"] in text
