@@ -2,23 +2,24 @@
 
 python -m scripts.network_sizes
 
-Run it after a change of networks. It takes two minutes, and prints the table of
-docs/models.md.
+Run it after a change of networks, and `python -m scripts.pages` after it. It
+takes two minutes.
 """
 
 import json
 
 from sam_jax.models import __main__ as command
 from sam_jax.models import registry
+from scripts import provenance
 
 
 def main() -> None:
-  """Write the file, and print the table."""
+  """Write the file."""
   names = [name for family in registry.families() for name in family.names]
   sizes = {name: command.count(name) for name in names}
-  text = json.dumps(sizes, indent=2)
+  made = provenance.describe(["python", "-m", "scripts.network_sizes"])
+  text = json.dumps({"made": made, "networks": sizes}, indent=2)
   command.SIZES.write_text(f"{text}\n", encoding="utf-8")
-  print("\n".join(command.table(sizes)))
 
 
 if __name__ == "__main__":

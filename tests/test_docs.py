@@ -5,7 +5,6 @@ import functools
 import importlib
 import importlib.util
 import io
-import json
 import re
 import runpy
 import shlex
@@ -244,25 +243,3 @@ def test_results_page_has_the_rows_of_the_public_page():
     (row,) = re.findall(rf"^\|[^|]*\|[^|]*{re.escape(reported)}.*", text, re.M)
     assert "`python -m sam_jax.train --config=" in row
     assert re.search(r"\| not run \| [^|]+ \|$", row)  # ours, and fits on
-
-
-def test_page_of_networks_has_the_tables_of_the_commands():
-  networks = runpy.run_module("sam_jax.models")
-  datasets = runpy.run_module("sam_jax.datasets")
-  sizes = json.loads(networks["SIZES"].read_text(encoding="utf-8"))
-  tables = networks["table"](sizes), datasets["table"]()
-  for table in tables:
-    assert "\n".join(table) in PAGES["docs/models.md"], (
-      "Put the output of python -m sam_jax.models and of python -m"
-      " sam_jax.datasets into docs/models.md."
-    )
-
-
-def test_table_of_fields_is_that_of_the_schema():
-  table = "\n".join(
-    line for line in PAGES["docs/config.md"].splitlines() if line[:1] == "|"
-  )
-  assert table == schema.markdown_table(), (
-    "Replace the table of docs/config.md by the output of: python -c"
-    ' "from sam_jax.config import schema; print(schema.markdown_table())"'
-  )

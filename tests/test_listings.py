@@ -27,15 +27,17 @@ NAMES = [
 
 
 def test_networks_with_a_name_are_counted():
-  sizes = json.loads(command.SIZES.read_text(encoding="utf-8"))
+  sizes = command.stored_sizes()
   assert list(sizes) == NAMES, "run python -m scripts.network_sizes"
+  made = json.loads(command.SIZES.read_text(encoding="utf-8"))["made"]
+  assert {"date", "cpu", "versions"} <= made.keys()
 
 
 @pytest.mark.parametrize(
   "name", ["wrn28_10", "resnet50", "efficientnet_tiny", "cnn36", "resnet20"]
 )
 def test_sizes_are_those_of_the_networks(name):
-  stored = json.loads(command.SIZES.read_text(encoding="utf-8"))[name]
+  stored = command.stored_sizes()[name]
   counted = command.count(name)
   # Versions of XLA may count FLOPs of cheap operations differently.
   assert math.isclose(counted.pop("flops"), stored.pop("flops"), rel_tol=0.01)

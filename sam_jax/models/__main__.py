@@ -28,10 +28,14 @@ def main(argv: list[str]) -> None:
       cli.refuse(str(error))
     cli.show("\n".join(table(sizes)))
     return
-  sizes = json.loads(SIZES.read_text(encoding="utf-8"))
-  lines = table(sizes)
+  lines = table(stored_sizes())
   general = [f.general_name for f in registry.families() if f.general_name]
   cli.show("\n".join([*lines, "", f"Also any {', '.join(general)}."]))
+
+
+def stored_sizes() -> dict[str, dict[str, int]]:
+  """Return what `count` returned for all networks that have a short name."""
+  return json.loads(SIZES.read_text(encoding="utf-8"))["networks"]
 
 
 def count(name: str) -> dict[str, int]:
