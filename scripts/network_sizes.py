@@ -8,18 +8,17 @@ takes two minutes.
 
 import json
 
-from sam_jax.models import __main__ as command
-from sam_jax.models import registry
+from sam_jax.models import listing, registry
 from scripts import provenance
 
 
 def main() -> None:
   """Write the file."""
   names = [name for family in registry.families() for name in family.names]
-  sizes = {name: command.count(name) for name in names}
+  sizes = {name: listing.count(name) for name in names}
   made = provenance.describe(["python", "-m", "scripts.network_sizes"])
   text = json.dumps({"made": made, "networks": sizes}, indent=2)
-  command.SIZES.write_text(f"{text}\n", encoding="utf-8")
+  listing.SIZES.write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,15 @@
 import itertools
 import json
 import math
-import runpy
 import subprocess
 import sys
-import types
 
 import pytest
 
 from sam_jax.datasets import catalog
-from sam_jax.models import registry
+from sam_jax.models import listing, registry
 from tests.in_process import run_module
 from tests.processes import REPOSITORY
-
-command = types.SimpleNamespace(**runpy.run_module("sam_jax.models"))
 
 # Other tests register families of their own.
 NAMES = [
@@ -27,9 +23,9 @@ NAMES = [
 
 
 def test_networks_with_a_name_are_counted():
-  sizes = command.stored_sizes()
+  sizes = listing.stored_sizes()
   assert list(sizes) == NAMES, "run python -m scripts.network_sizes"
-  made = json.loads(command.SIZES.read_text(encoding="utf-8"))["made"]
+  made = json.loads(listing.SIZES.read_text(encoding="utf-8"))["made"]
   assert {"date", "cpu", "versions"} <= made.keys()
 
 
@@ -37,8 +33,8 @@ def test_networks_with_a_name_are_counted():
   "name", ["wrn28_10", "resnet50", "efficientnet_tiny", "cnn36", "resnet20"]
 )
 def test_sizes_are_those_of_the_networks(name):
-  stored = command.stored_sizes()[name]
-  counted = command.count(name)
+  stored = listing.stored_sizes()[name]
+  counted = listing.count(name)
   # Versions of XLA may count FLOPs of cheap operations differently.
   assert math.isclose(counted.pop("flops"), stored.pop("flops"), rel_tol=0.01)
   assert counted == stored

@@ -8,37 +8,13 @@ without training images are for `python -m sam_jax.evaluate --data=NAME`.
 """
 
 from sam_jax.config import cli
-from sam_jax.datasets import catalog
-from sam_jax.reports import markdown
+from sam_jax.datasets import listing
 
 
 def main(argv: list[str]) -> None:
   """Print a row for each data set."""
   cli.check_arguments(argv)
-  cli.show("\n".join(table()))
-
-
-def table() -> list[str]:
-  """Return the lines of a table of data sets."""
-  header = ["data set", "from", "classes", "image", "training images"]
-  specs = map(catalog.dataset_spec, catalog.prepared_datasets())
-  rows = [
-    [
-      spec.name,
-      _source(spec),
-      f"{spec.num_classes}",
-      "x".join(map(str, spec.image_shape)),
-      f"{spec.train_examples:,}" if spec.train_examples else "-",
-    ]
-    for spec in specs
-  ]
-  return markdown.table(header, rows, text_columns=2)
-
-
-def _source(spec: catalog.DatasetSpec) -> str:
-  if spec.manual_files:
-    return "files that you download"
-  return "a download" if spec.needs_download else "an installed package"
+  cli.show("\n".join(listing.table()))
 
 
 if __name__ == "__main__":

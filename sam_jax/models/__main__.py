@@ -8,63 +8,22 @@ are 10 classes for images of up to 32 pixels, else 1000. FLOPs are those of one
 image's forward pass; a multiplication and an addition are two.
 """
 
-import json
-import pathlib
-
 from sam_jax.config import cli
-from sam_jax.models import registry, summary
-from sam_jax.reports import markdown
-
-# scripts/network_sizes.py writes it: to count all networks takes two minutes.
-SIZES = pathlib.Path(__file__).with_name("sizes.json")
+from sam_jax.models import listing, registry
 
 
 def main(argv: list[str]) -> None:
   """Print a row for each network."""
   if argv[1:]:
     try:
-      sizes = {name: count(name) for name in argv[1:]}
+      sizes = {name: listing.count(name) for name in argv[1:]}
     except ValueError as error:
       cli.refuse(str(error))
-    cli.show("\n".join(table(sizes)))
+    cli.show("\n".join(listing.table(sizes)))
     return
-  lines = table(stored_sizes())
+  lines = listing.table(listing.stored_sizes())
   general = [f.general_name for f in registry.families() if f.general_name]
   cli.show("\n".join([*lines, "", f"Also any {', '.join(general)}."]))
-
-
-def stored_sizes() -> dict[str, dict[str, int]]:
-  """Return what `count` returned for all networks that have a short name."""
-  return json.loads(SIZES.read_text(encoding="utf-8"))["networks"]
-
-
-def count(name: str) -> dict[str, int]:
-  """Return the image_size, parameters and flops of a network.
-
-  Raises:
-    ValueError: The name is unknown.
-  """
-  side = registry.image_size(name) or 32
-  model = registry.create_model(name, 10 if side <= 32 else 1000)
-  size = summary.size(model, (side, side, 3))
-  flops = round(size.flops or 0)
-  return {"image_size": side, "parameters": size.parameters, "flops": flops}
-
-
-def table(sizes: dict[str, dict[str, int]]) -> list[str]:
-  """Return the lines of a table of networks, by what `count` returned."""
-  header = ["network", "options", "image", "parameters", "GFLOPs"]
-  rows = [
-    [
-      name,
-      ", ".join(registry.options(name) or ()) or "-",
-      f"{size['image_size']}x{size['image_size']}",
-      f"{size['parameters']:,}",
-      f"{size['flops'] / 1e9:.3g}",
-    ]
-    for name, size in sizes.items()
-  ]
-  return markdown.table(header, rows, text_columns=2)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from sam_jax.config import schema
-from sam_jax.datasets import __main__ as datasets
-from sam_jax.models import __main__ as networks
+from sam_jax.datasets import listing as datasets
+from sam_jax.models import listing as networks
 from scripts.pages import tables
 from scripts.pages.measurements import Measurement
 from scripts.pages.tables import Render, table
