@@ -271,11 +271,14 @@ def test_measures_are_ranked_by_the_test_errors(
   for panel, each in zip(
     figures["measures.png"].axes, file["measures"], strict=False
   ):
-    (points,) = panel.lines
     values = [value for value, _ in each["values"].values()]
-    assert list(points.get_xdata()) == values
     errors = [100 * error for error in file["test_errors"].values()]
-    assert list(points.get_ydata()) == errors
+    assert lines_of(panel) == {
+      label: ([value], [error])
+      for label, value, error in zip(
+        file["test_errors"], values, errors, strict=True
+      )
+    }
     tau = np.sign(np.diff(values) * np.diff(errors)).item()
     assert each["rank_correlation"]["tau"] == (tau or None)  # None of a tie
     assert each["rank_correlation"]["low"] is None
@@ -327,6 +330,9 @@ def test_connectivity_measures_batch_statistics_on_the_way(
   barrier = max(0, losses[1] - (losses[0] + losses[2]) / 2)
   assert f"first to second: line: barrier {barrier:.4g} in loss" in printed
   left, right = figures["connectivity.png"].axes
+  assert legend_title(figures["connectivity.png"]).startswith(
+    "From first (0) to second (1)\nLosses of 12 training examples"
+  )
   assert lines_of(left)["bezier"] == ([0, 0.5, 1], list(bezier[:, 0]))
   assert lines_of(right)["line"][1] == pytest.approx(100 * line[:, 1])
 

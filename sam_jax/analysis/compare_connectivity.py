@@ -67,7 +67,7 @@ def compare_connectivity(
     {curve: values.losses for curve, values in found.items()},
     {curve: values.errors for curve, values in found.items()},
     positions,
-    f"Part of the way from {start.label} (0) to {end.label} (1)",
+    f"From {start.label} (0) to {end.label} (1)\n"
     f"{describe_examples(runs)}; batch statistics of every point",
     path,
   )

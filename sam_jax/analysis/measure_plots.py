@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
+from matplotlib import ticker
+from matplotlib.axes import Axes
 
-from sam_jax.reports.plot_style import STYLES, finish, plt, save
+from sam_jax.reports.plot_style import STYLES, finish, legend_height, plt
 
-# With more runs than this, their names would overlap.
-_MAX_LABELS = 8
+# With more runs than this, all have one style, and no names.
+_MAX_NAMES = 16
 _COLUMNS = 3
+# Above this ratio of values, only powers of ten are ticks.
+_WIDE = 100
 
 
 def plot_measures(
@@ -26,45 +31,40 @@ def plot_measures(
     test_errors: Test error of each run by its label, in [0, 1].
     measures: Values [runs] of each measure; those not finite are left out.
     taus: Kendall's tau of each measure.
-    note: Text below the panels.
+    note: Title of the legend.
     path: PNG file to write.
   """
   columns = min(len(measures), _COLUMNS)
   rows = -(-len(measures) // columns)
+  has_names = len(test_errors) <= _MAX_NAMES
+  legend = legend_height(list(test_errors)) if has_names else 0.0
   figure, axes = plt.subplots(
     rows,
     columns,
-    figsize=(0.8 + 3.4 * columns, 0.5 + 2.7 * rows),
+    figsize=(0.8 + 3.4 * columns, 0.5 + 2.7 * rows + legend),
     sharey=True,
     layout="constrained",
     squeeze=False,
   )
-  percent = 100 * np.array(list(test_errors.values()))
   for axis, (name, values) in zip(axes.flat, measures.items(), strict=False):
-    is_finite = np.isfinite(values)
-    axis.plot(values[is_finite], percent[is_finite], **_points())
-    if np.all(values[is_finite] > 0):
-      axis.set_xscale("log")
+    for i, (label, error) in enumerate(test_errors.items()):
+      style = _point(i) | {"label": label} if has_names else _point(0)
+      axis.plot(values[i], 100 * error, **style)
+    _scale(axis, values[np.isfinite(values)])
     tau = taus[name]
     suffix = "" if math.isnan(tau) else f"\ntau {tau:.2f}"
     axis.set_title(_wrapped(name) + suffix, fontsize="small")
-    if len(test_errors) <= _MAX_LABELS:
-      _label_points(axis, list(test_errors), values, percent)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
   for axis in axes.flat[len(measures) :]:
     axis.set_visible(False)
   for axis in axes[:, 0]:
     axis.set_ylabel("Test error (%)")
-  figure.supxlabel(note, fontsize="small")
-  save(figure, path)
+  finish(figure, axes[0, 0], note, path)
 
 
 def plot_paths(
   losses: Mapping[str, np.ndarray],
   errors: Mapping[str, np.ndarray],
   positions: Sequence[float],
-  xlabel: str,
   note: str,
   path: epath.Path,
 ) -> None:
@@ -73,8 +73,7 @@ def plot_paths(
   Args:
     losses: Name of a path -> losses [points]; nan leaves a gap.
     errors: Name of a path -> error rates [points], in [0, 1].
-    positions: Positions of the points.
-    xlabel: Name of the position.
+    positions: Positions of the points, from 0 to 1.
     note: Title of the legend.
     path: PNG file to write.
   """
@@ -83,34 +82,33 @@ def plot_paths(
     style = STYLES[i] | {"markersize": 4}
     axes[0].plot(positions, losses[name], label=name, **style)
     axes[1].plot(positions, 100 * errors[name], label=name, **style)
-  axes[0].set(ylabel="Loss (nats)", xlabel=xlabel)
-  axes[1].set(ylabel="Error (%)", xlabel=xlabel)
+  axes[0].set(ylabel="Loss (nats)", xlabel="Part of the way")
+  axes[1].set(ylabel="Error (%)", xlabel="Part of the way")
   finish(figure, axes[0], note, path)
 
 
-def _points() -> dict[str, str | float]:
-  return {"linestyle": "", "marker": "o", "color": STYLES[0]["color"]}
+def _point(number: int) -> dict[str, Any]:
+  """Return the style of a run: each has its own color and marker."""
+  turn, i = divmod(number, len(STYLES))
+  marker = STYLES[(i + turn) % len(STYLES)]["marker"]
+  return {"linestyle": "", "marker": marker, "color": STYLES[i]["color"]}
 
 
-def _label_points(
-  axis: plt.Axes,
-  labels: Sequence[str],
-  x: np.ndarray,
-  y: np.ndarray,
-) -> None:
-  """Write the names of runs next to their points, inside the panel."""
-  middle = np.nanmedian(x)
-  for label, at, height in zip(labels, x, y, strict=True):
-    if np.isfinite(at):
-      is_left = at <= middle
-      axis.annotate(
-        label,
-        (at, height),
-        xytext=(5 if is_left else -5, 3),
-        textcoords="offset points",
-        ha="left" if is_left else "right",
-        fontsize="x-small",
-      )
+def _scale(axis: Axes, values: np.ndarray) -> None:
+  """Make an axis of positive values logarithmic, with ticks as plain numbers.
+
+  Args:
+    axis: The axis.
+    values: Its finite values [runs].
+  """
+  if not values.size or values.min() <= 0:
+    return
+  axis.set_xscale("log")
+  is_wide = values.max() / values.min() > _WIDE
+  subs = (1.0,) if is_wide else (1.0, 2.0, 5.0)
+  axis.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+  axis.xaxis.set_major_formatter("{x:g}")
+  axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _wrapped(name: str) -> str:
