@@ -6,6 +6,8 @@ m-sharpness is section 4.1 of the SAM paper (arXiv:2010.01412).
 import math
 from typing import NamedTuple
 
+from sam_jax import wording
+
 
 class MSharpnessLayout(NamedTuple):
   """Layout of the examples that share a perturbation, over the devices.
@@ -65,8 +67,10 @@ def m_sharpness_layout(
   valid += [per_device_batch * k for k in _divisors(num_devices)[1:]]
   if m not in valid:
     raise ValueError(
-      f"m = {m} does not fit a batch of {per_device_batch} examples on each of"
-      f" {num_devices} devices; m can be {', '.join(map(str, valid))}."
+      f"m = {m} does not fit a batch of"
+      f" {wording.count(per_device_batch, 'example')} on each of"
+      f" {wording.count(num_devices, 'device')}; m can be"
+      f" {', '.join(map(str, valid))}."
     )
   if m <= per_device_batch:
     return MSharpnessLayout(m, per_device_batch // m, 1, num_devices)

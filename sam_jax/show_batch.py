@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from sam_jax import wording
 from sam_jax.analysis import batch_picture
 from sam_jax.config import cli
 from sam_jax.datasets.class_names import class_names
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> None:
   picture = batch_picture.draw_batch(batch, dataset.spec, names)
   with output.open("wb") as file:
     picture.save(file, "PNG")
-  cli.show(f"{len(batch['image'])} images of step {step}: {output}")
+  cli.show(
+    f"{wording.count(len(batch['image']), 'image')} of step {step}: {output}"
+  )
 
 
 if __name__ == "__main__":

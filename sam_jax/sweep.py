@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from etils import epath
 
-from sam_jax import paths
+from sam_jax import paths, wording
 from sam_jax.config import cli
 from sam_jax.config.schema import ConfigError
 from sam_jax.runs import distributed, groups, launch, slurm, sweep
@@ -98,7 +98,8 @@ def main(argv: list[str]) -> None:
   if interruptions.happened:
     report("Interrupted. Run the same command again to resume.")
     sys.exit(_EXIT_CODE_OF_INTERRUPT)
-  report(f"{len(runs) - len(failures)} of {len(runs)} runs are finished.")
+  part = wording.part(len(runs) - len(failures), len(runs), "run")
+  report(f"{part} finished.")
   for failure in failures:
     report(f"  {failure.name}: {failure.reason}")
   if failures:
@@ -126,9 +127,10 @@ def submit(runs: Sequence[sweep.PlannedRun], root: epath.Path) -> None:
   )
   sweep.record_names(root, [run.name for run in runs])
   failures = submitter.submit_all(runs, report)
+  part = wording.part(len(runs) - len(failures), len(runs), "run")
   report(
-    f"{len(runs) - len(failures)} of {len(runs)} runs are finished, or SLURM"
-    " has them. The same command again reports them."
+    f"{part} finished, or in SLURM's queue. The same command again reports"
+    " them."
   )
   if failures:
     sys.exit(1)

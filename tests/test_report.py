@@ -136,7 +136,7 @@ def test_damaged_runs_are_named_and_the_others_reported(tmp_path, report):
   for line in (
     "bad_config.json: damaged: config.json is not a JSON object",
     "bad_result.json: damaged: result.json is not a JSON object",
-    "bad_metrics.jsonl: finished; metrics.jsonl: 1 of 1 lines are damaged",
+    "bad_metrics.jsonl: finished; metrics.jsonl: 1 of 1 line is damaged",
     "sweep.json is damaged",
   ):
     assert f"{tmp_path}/{line}" in said
@@ -149,7 +149,7 @@ def test_no_finished_run_exits_with_1(tmp_path, report):
   write_run(tmp_path / "run", [0.5], is_finished=False)
   code, said, _ = report(f"--root={tmp_path}")
   assert code == 1
-  assert said.startswith("0 of 1 runs are finished.")
+  assert said.startswith("0 of 1 run is finished.")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_array_of_shards_trains_every_run_once(undisturbed):
     log = (undisturbed / f"seed={seed}/log.txt").read_text()
     assert re.findall(r"^\$ .*--config.seed=(\d)", log, re.M) == [str(seed)]
     said = (undisturbed.parent / f"{seed}.out").read_text()
-    assert said.endswith("1 of 1 runs are finished.\n")
+    assert said.endswith("1 of 1 run is finished.\n")
   first, second = (final_state(undisturbed / f"seed={s}") for s in range(2))
   assert first != second
 

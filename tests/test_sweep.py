@@ -245,7 +245,7 @@ def test_failed_interrupted_resumed_and_finished_runs(
   monkeypatch.setenv("XLA_FLAGS", one_device)
   code, said, _ = sweep(*arguments)
   assert code == 1
-  assert "1 of 2 runs are finished." in said
+  assert "1 of 2 runs is finished." in said
   assert f"failed with exit code 2, see {failing}/log.txt" in said
   assert "sam_jax.datasets.prepare" in (failing / "log.txt").read_text()
   log = (good / "log.txt").read_text()

@@ -15,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
+from sam_jax import wording
 from sam_jax.analysis import hessian, measure, plots, run_names
 from sam_jax.analysis.measure import MeasuredRun
 from sam_jax.analysis.result_cache import ResultCache
@@ -318,14 +319,17 @@ def log_pictures(
 
 def describe_run(run: MeasuredRun) -> str:
   """Return the checkpoint and the number of examples of a run, in words."""
-  count, split = len(run.examples["label"]), _SPLITS[run.split]
-  return f"{run.label}: step {run.run.step:,}, {count:,} {split} examples"
+  return f"{run.label}: step {run.run.step:,}, {_examples(run)}"
 
 
 def describe_examples(runs: Sequence[MeasuredRun]) -> str:
   """Return a note for pictures about the losses."""
-  count, split = len(runs[0].examples["label"]), _SPLITS[runs[0].split]
-  return f"Losses of {count:,} {split} examples, in evaluation mode"
+  return f"Losses of {_examples(runs[0])}, in evaluation mode"
+
+
+def _examples(run: MeasuredRun) -> str:
+  noun = f"{_SPLITS[run.split]} example"
+  return wording.count(len(run.examples["label"]), noun)
 
 
 def _describe_cost(probe: hessian.Probe) -> str:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sam_jax import wording
 from sam_jax.analysis.objective import (
   ExampleLosses,
   Params,
@@ -226,7 +227,8 @@ def mean_over_groups(
   count = total // m if m > 0 else 0
   if not count:
     raise ValueError(
-      f"m = {m} makes no group of {total:,} examples; m can be 1 to {total}."
+      f"m = {m} makes no group of {wording.count(total, 'example')}; m can"
+      f" be 1 to {total}."
     )
   mapped = parallel.map_over_devices(
     of_group, in_axes=(None, None, 0), out_axes=0, devices=devices

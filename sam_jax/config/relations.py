@@ -9,7 +9,7 @@ import inspect
 import optax
 from ml_collections import ConfigDict
 
-from sam_jax import models
+from sam_jax import models, wording
 from sam_jax.config import schedule_rules
 from sam_jax.config.field_type import ConfigError
 from sam_jax.config.hints import did_you_mean
@@ -245,7 +245,8 @@ def _check_colors(config: ConfigDict) -> None:
   if channels != 3 and policy not in ("none", "basic"):
     raise ConfigError(
       f"config.augment.policy = {policy!r} works on color images; those of"
-      f" {name} have {channels} channel(s). Use 'none' or 'basic'."
+      f" {name} have {wording.count(channels, 'channel')}. Use 'none' or"
+      " 'basic'."
     )
 
 

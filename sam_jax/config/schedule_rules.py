@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from sam_jax import wording
 from sam_jax.config.field_type import ConfigError
 from sam_jax.config.schedule_fields import schedule_fields
 
@@ -125,8 +126,8 @@ def _check_window(config: ConfigDict, group: str, number: str) -> None:
   if group == "sam" and fields.warmup_epochs > window:
     raise ConfigError(
       f"{at}.warmup_epochs = {fields.warmup_epochs} must be at most the"
-      f" {window:.3g} epochs between schedule_start and schedule_end: {number}"
-      " would never reach its peak."
+      f" {wording.count(f'{window:.3g}', 'epoch')} between schedule_start and"
+      f" schedule_end: {number} would never reach its peak."
     )
 
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 import numpy as np
 from etils import epath
 
-from sam_jax import buckets, paths
+from sam_jax import buckets, paths, wording
 from sam_jax.datasets.catalog import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -174,9 +174,9 @@ def _report_others(root: epath.Path, names: Sequence[str]) -> None:
   if others:
     counts = ", ".join(f"{e or 'none'} ({n})" for e, n in others.items())
     logger.warning(
-      "Image folder %s: left out %d file(s) with extensions other than %s: %s.",
+      "Image folder %s: left out %s with extensions other than %s: %s.",
       root,
-      sum(others.values()),
+      wording.count(sum(others.values()), "file"),
       ", ".join(EXTENSIONS),
       counts,
     )
@@ -190,9 +190,8 @@ def _report_doubles(root: epath.Path, names: Sequence[str]) -> None:
   doubles = [same for same in by_stem.values() if len(same) > 1]
   if doubles:
     logger.warning(
-      "Image folder %s: %d name(s) with several extensions, all of them used:"
-      " %s.",
+      "Image folder %s: %s with several extensions, all of them used: %s.",
       root,
-      len(doubles),
+      wording.count(len(doubles), "name"),
       "; ".join(" and ".join(same) for same in doubles[:_NAMED]),
     )

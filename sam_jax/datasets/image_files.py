@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from etils import epath
 
-from sam_jax import paths
+from sam_jax import paths, wording
 from sam_jax.datasets import (
   array_cache,
   bucket_files,
@@ -225,7 +225,7 @@ def examined(
     more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     raise error(
       folder.root,
-      f"{len(broken)} of {len(names)} images are broken: {shown}{more}."
+      f"{wording.part(len(broken), len(names), 'image')} broken: {shown}{more}."
       f" {remedy}.",
     )
   left = {key: array[~is_broken] for key, array in found.items()}
@@ -242,7 +242,8 @@ def _arrays_of(files: Files, spec: DatasetSpec) -> array_cache.Arrays:
   source = [_CACHE_VERSION, len(files), zlib.crc32(content)]
   found = array_cache.read_arrays(cache, source)
   if found is None:
-    logger.info("Decoding %d images of %s, once.", len(files), files.root)
+    images = wording.count(len(files), "image")
+    logger.info("Decoding %s of %s, once.", images, files.root)
     found = _decode(files, shape) if shape else _examine(files)
     array_cache.write_arrays(cache, found, source)
   return found

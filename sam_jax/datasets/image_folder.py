@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from sam_jax import buckets, paths
+from sam_jax import buckets, paths, wording
 from sam_jax.datasets import file_lists, image_csv
 from sam_jax.datasets.catalog import DatasetError
 from sam_jax.datasets.file_lists import Files, error
@@ -183,7 +183,7 @@ def find(
       raise error(
         path,
         f"config.dataset.validation_size = {count} leaves nothing of its"
-        f" {len(train)} images to train on.",
+        f" {wording.count(len(train), 'image')} to train on.",
       )
     is_held_out = hold_out(train.labels, count, split_seed)
     train, test = train.take(~is_held_out), train.take(is_held_out)
@@ -343,10 +343,10 @@ def _check_classes(
   others = sorted(set(found) - set(known))
   if others:
     shown = ", ".join(map(repr, others[:_NAMED]))
+    classes = wording.count(len(others), "class", "classes")
     raise error(
       place,
-      f"{len(others)} class(es) that the training set does not have: {shown}."
-      " Rename or remove them.",
+      f"{classes} not in the training set: {shown}. Rename or remove them.",
     )
 
 

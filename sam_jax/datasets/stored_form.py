@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
+from sam_jax import wording
 from sam_jax.augment.resize import resize_bicubic
 from sam_jax.datasets import catalog
 from sam_jax.datasets.catalog import DatasetSpec
@@ -44,7 +45,8 @@ def as_stored(images: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     )
   if images.shape[3] != channels:
     raise ValueError(
-      f"{spec.name} has images of {channels} channel(s), got"
+      f"{spec.name} has images of"
+      f" {wording.count(channels, 'channel')}, got"
       f" {images.shape[3]}. Convert them, for example by Pillow's"
       f" image.convert({'RGB' if channels == 3 else 'L'!r})."
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from sam_jax import paths
+from sam_jax import paths, wording
 from sam_jax.datasets import bucket_files, local_files
 from sam_jax.datasets.catalog import DatasetError, DatasetSpec
 
@@ -295,7 +295,9 @@ def _check_features(spec: DatasetSpec, builder: Any) -> None:
   for name in spec.label_columns:
     count = getattr(features[name], "num_classes", None)  # of a ClassLabel
     if count not in (None, spec.num_classes):
-      raise spec.mismatch("num_classes", f"{count} classes in {name!r}")
+      raise spec.mismatch(
+        "num_classes", f"{wording.count(count, 'class', 'classes')} in {name!r}"
+      )
   spec.check_image_shape(features["image"].shape)
 
 

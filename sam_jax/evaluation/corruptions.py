@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sam_jax import wording
 from sam_jax.analysis.trained_run import TrainedRun
 from sam_jax.datasets.corrupted import (
   EXTRA,
@@ -129,7 +130,8 @@ class CorruptionReport:
     lines = [
       f"{about['run']} at step {about['step']}, {about['weights']}",
       f"{about['data']}: {len(STANDARD)} + {len(EXTRA)} corruptions of"
-      f" {count:,} examples at {SEVERITIES} severities, errors (%)",
+      f" {wording.count(count, 'example')} at {SEVERITIES} severities, errors"
+      " (%)",
       "",
       *self._table(),
       "",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sam_jax import wording
 from sam_jax.evaluation import measures
 from sam_jax.evaluation.measures import CALIBRATION_BINS, Outcomes
 from sam_jax.reports import markdown
@@ -60,12 +61,13 @@ class Report:
     matrix: the files have all.
     """
     about = self.about
-    count, with_set = len(self.outcomes["label"]), ""
+    examples = wording.count(len(self.outcomes["label"]), "example")
+    with_set = ""
     if "has_label_set" in self.outcomes:
       with_set = f", {self._count_sets():,} with ReaL labels"
     lines = [
       f"{about['run']} at step {about['step']}, {about['weights']}",
-      f"{about['data']}, {about['split']}: {count:,} examples{with_set}",
+      f"{about['data']}, {about['split']}: {examples}{with_set}",
       "",
     ]
     if not self.has_labels:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from sam_jax import wording
 from sam_jax.plan import compiler, estimates, programs
 from sam_jax.plan.chips import GIB, MIB
 from sam_jax.plan.compiler import Compiled
@@ -31,16 +32,15 @@ def report(plan: Plan) -> str:
 def _title(plan: Plan) -> str:
   config, tpu = plan.config, plan.tpu
   shards = build.layout(config, tpu.num_devices)
-  layout = f"{shards.microbatches} microbatch" + (
-    "es" if shards.microbatches > 1 else ""
-  )
+  layout = wording.count(shards.microbatches, "microbatch", "microbatches")
   if shards.devices_per_shard > 1:
     layout = f"groups of {shards.devices_per_shard} devices"
   remat = ", remat" if config.model.remat else ""
   return (
     f"{config.model.name} ({config.model.dtype}{remat}) on"
-    f" {config.dataset.name}, {tpu.name}: {tpu.num_devices} devices,"
-    f" {tpu.num_hosts} host(s); batch {config.batch_size} ="
+    f" {config.dataset.name}, {tpu.name}:"
+    f" {wording.count(tpu.num_devices, 'device')},"
+    f" {wording.count(tpu.num_hosts, 'host')}; batch {config.batch_size} ="
     f" {config.batch_size // tpu.num_devices} a device, m = {shards.m}:"
     f" {layout}\n"
     f"No program ran. {COMPILED}: read from the program that libtpu"
@@ -184,13 +184,15 @@ def _bounds(plan: Plan) -> list[str]:
     seconds = plan.steps * plan.step_seconds
     hours = config.num_epochs * seconds / 3600
     lines.append(
-      f"{config.num_epochs} epochs of {plan.steps:,} steps take at least"
+      f"{wording.count(config.num_epochs, 'epoch')} of"
+      f" {wording.count(plan.steps, 'step')} take at least"
       f" {_digits(hours)} hours without evaluation ({ESTIMATED})"
     )
   host = rate / tpu.num_hosts
   lines.append(
-    f"Each of {tpu.num_hosts} host(s) sends {host:,.0f} images/s,"
-    f" {host * plan.image_bytes / 1e6:,.0f} MB/s, to its devices ({ESTIMATED})"
+    f"Each of {wording.count(tpu.num_hosts, 'host')} sends {host:,.0f}"
+    f" images/s, {host * plan.image_bytes / 1e6:,.0f} MB/s, to its devices"
+    f" ({ESTIMATED})"
   )
   if plan.is_streamed:
     cores = host / estimates.DECODED_PER_CPU_SECOND

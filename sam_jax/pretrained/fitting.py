@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from sam_jax import wording
 from sam_jax.models.classifier import Classifier
 from sam_jax.models.registry import create_model
 from sam_jax.pretrained import position_embeddings
@@ -143,17 +144,19 @@ def _check_match(
   problems = []
   if missing:
     problems.append(
-      f"lacks {len(missing)} of the network's {len(expected)} {what} arrays"
+      f"lacks {len(missing)} of the network's"
+      f" {wording.count(len(expected), f'{what} array')}"
       f" ({first_of(map(repr, missing))})"
     )
   if surplus:
     problems.append(
-      f"has {len(surplus)} {what} arrays that the network lacks"
+      f"has {wording.count(len(surplus), f'{what} array')} that the network"
+      " lacks"
       f" ({first_of(map(in_file, surplus))})"
     )
   if different:
     problems.append(
-      f"has {len(different)} {what} arrays of another shape"
+      f"has {wording.count(len(different), f'{what} array')} of another shape"
       f" ({first_of(different)})"
     )
   if problems:
@@ -168,9 +171,9 @@ def _report(
 ) -> str:
   values = sum(value.size for value in loaded.values())
   line = (
-    f"Loaded {len(loaded)} parameter arrays ({values:,} values) and "
-    f"{len(checkpoint.batch_stats)} batch statistics from "
-    f"{checkpoint.path} ({checkpoint.kind})"
+    f"Loaded {wording.count(len(loaded), 'parameter array')}"
+    f" ({values:,} values) and {len(checkpoint.batch_stats)} batch statistics"
+    f" from {checkpoint.path} ({checkpoint.kind})"
   )
   classes = checkpoint.num_classes()
   if new_head:

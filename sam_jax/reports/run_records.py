@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from sam_jax import paths
+from sam_jax import paths, wording
 from sam_jax.config import schema
 from sam_jax.config.fields import FIELDS
 from sam_jax.runs import sweep, workdir
@@ -186,7 +186,8 @@ def describe_unfinished(
   if not runs:
     return [f"There are no runs in {', '.join(map(str, roots))}."]
   finished = sum(run.result is not None for run in runs)
-  lines = [f"{finished} of {len(runs)} runs are finished. Missing or damaged:"]
+  part = wording.part(finished, len(runs), "run")
+  lines = [f"{part} finished. Missing or damaged:"]
   for run in runs:
     if run.result is None or run.problems:
       log = run.path / "log.txt"
@@ -265,8 +266,8 @@ def _read_metrics(
   # The running process may be writing the last line.
   if damaged and (is_finished or damaged != [len(lines)]):
     problems.append(
-      f"{file.name}: {len(damaged)} of {len(lines)} lines are damaged, the"
-      f" first is line {damaged[0]}"
+      f"{file.name}: {wording.part(len(damaged), len(lines), 'line')}"
+      f" damaged, the first is line {damaged[0]}"
     )
   return whole
 

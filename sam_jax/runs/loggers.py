@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from sam_jax import wording
 from sam_jax.config.field_type import ConfigError
 from sam_jax.config.hints import did_you_mean
 from sam_jax.runs import files
@@ -230,9 +231,9 @@ class BackgroundLogger:
       _log.warning("Logger %s %s; metrics.jsonl is complete.", self._name, text)
     elif self._lost:
       _log.warning(
-        "Logger %s lacks %d lines; metrics.jsonl has them.",
+        "Logger %s lacks %s; metrics.jsonl is complete.",
         self._name,
-        self._lost,
+        wording.count(self._lost, "line"),
       )
 
   def _run(self) -> None:

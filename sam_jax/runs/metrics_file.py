@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from sam_jax import wording
 from sam_jax.runs import files
 from sam_jax.runs.staged_logs import one_line_errors
 
@@ -74,11 +75,11 @@ class MetricsFile:
     missing = [step for step in steps if not self.has(prefix, step)]
     if missing:
       logger.warning(
-        "%s lacks %d of %d lines of %s, those of steps %s: they were lost, or"
+        "%s lacks %d of %s of %s, those of steps %s: they were lost, or"
         " were not due with the config of that time.",
         self._path.name,
         len(missing),
-        len(steps),
+        wording.count(len(steps), "line"),
         prefix,
         _describe(missing, steps),
       )
@@ -100,10 +101,9 @@ class MetricsFile:
     num_damaged = sum(values is None for _, values in lines[:-1])
     if num_damaged:
       logger.warning(
-        "%s: %d of %d lines were damaged, and are removed.",
+        "%s: %s damaged, and removed.",
         self._path.name,
-        num_damaged,
-        len(lines) - 1,
+        wording.part(num_damaged, len(lines) - 1, "line"),
       )
     new = b"".join(line + b"\n" for line, _ in kept)
     if new != data:

@@ -9,6 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from sam_jax import wording
 from sam_jax.config.schema import ConfigError
 from sam_jax.pretrained.fitting import load_pretrained
 from sam_jax.runs import (
@@ -108,15 +109,14 @@ def initial_state(
     logger.info("%s", report)
     state = state.with_variables(variables)
   logger.info(
-    "%s on %s: %s parameters, %d epochs in batches of %d, m = %s, on %d %s"
-    " device(s). Compiling the first step.",
+    "%s on %s: %s parameters, %s in batches of %d, m = %s, on %s. Compiling the"
+    " first step.",
     config.model.name,
     config.dataset.name,
     f"{sum(w.size for w in jax.tree.leaves(state.params)):,}",
-    config.num_epochs,
+    wording.count(config.num_epochs, "epoch"),
     config.batch_size,
     config.sam.m,
-    jax.device_count(),
-    jax.default_backend(),
+    wording.count(jax.device_count(), f"{jax.default_backend()} device"),
   )
   return state

@@ -154,7 +154,7 @@ def test_birdsnap_leaves_out_what_training_cannot_decode(tmp_path, caplog):
   left_out = {f"Bird_1/{path.name}" for path in files[:3]}
   assert len(kept) == 36 - 3 - 3
   assert names - kept == left_out | (names & {"Bird_1/0.jpg"})
-  assert "1 of 25 images are missing." in caplog.text
+  assert "1 of 25 images is missing." in caplog.text
   # Two files of the archive's writer are no images at all.
   assert (
     "5 of 25 images are left out: TensorFlow can't decode them, Bird_2/1.jpg"

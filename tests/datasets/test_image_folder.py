@@ -132,11 +132,11 @@ def test_other_files_and_double_names_are_reported(tmp_path, caplog):
   touch(tmp_path, "a/y.tif", "b/1.jpg")
   image_folder.find(str(tmp_path))
   assert (
-    f"Image folder {tmp_path}: left out 4 file(s) with extensions other than"
+    f"Image folder {tmp_path}: left out 4 files with extensions other than"
     " .bmp, .jpeg, .jpg, .png, .webp: none (1), .tif (2), .txt (1)."
   ) in caplog.messages
   assert (
-    f"Image folder {tmp_path}: 1 name(s) with several extensions, all of them"
+    f"Image folder {tmp_path}: 1 name with several extensions, all of them"
     " used: a/1.jpg and a/1.png."
   ) in caplog.messages
 
@@ -157,9 +157,9 @@ def test_other_files_and_double_names_are_reported(tmp_path, caplog):
     (
       ["train/a/1.jpg", "val/a/1.jpg", "val/b/1.jpg", "val/c/1.jpg"],
       "",
-      "val: 2 class(es) that the training set does not have: 'b', 'c'. Rename",
+      "val: 2 classes not in the training set: 'b', 'c'. Rename",
     ),
-    (["train/a/1.jpg", "val/x.jpg"], "", "leaves nothing of its 1 images"),
+    (["train/a/1.jpg", "val/x.jpg"], "", "leaves nothing of its 1 image to"),
     (["a/1.jpg", "a/2.jpg"], "", "'a' is its only class. Add another"),
     (["a/1.jpg", "b/1.tif"], "", "b: there is no image (.bmp, "),
   ],
@@ -192,7 +192,7 @@ def test_mistakes_in_directories(tmp_path, names, data_dir, message):
     ),
     (
       "path,label,split\na.jpg,x,train\nc.jpg,y,val\n",
-      "1 class(es) that the training set does not have: 'y'.",
+      "1 class not in the training set: 'y'.",
     ),
   ],
 )
@@ -241,7 +241,7 @@ def test_images_to_evaluate_have_the_labels_of_the_network(tmp_path):
   assert has_labels
   assert found(folder) == {"b/1.jpg": "b", "b/2.jpg": "b"}
   assert folder.train.labels.tolist() == [1, 1]
-  with pytest.raises(DatasetError, match=r"does not have: 'b'"):
+  with pytest.raises(DatasetError, match=r"not in the training set: 'b'"):
     image_folder.find_to_evaluate(str(tmp_path), ["a"], "test")
   folder, has_labels = image_folder.find_to_evaluate(
     str(tmp_path / "b"), ["x"], "test"

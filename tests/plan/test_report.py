@@ -72,7 +72,7 @@ def test_a_plan_that_fits():
   text = report.report(plan())
   first, *_ = text.splitlines()
   assert first == (
-    "wrn28_10 (float32) on cifar10, v5e:2x4: 8 devices, 1 host(s); batch 256 ="
+    "wrn28_10 (float32) on cifar10, v5e:2x4: 8 devices, 1 host; batch 256 ="
     " 32 a device, m = 32: 1 microbatch"
   )
   # The program and two batches that wait.
@@ -103,7 +103,7 @@ def test_images_and_hours():
   assert "At most 10,449 images/s, 24.5 ms a step (estimated)" in text
   hours = 200 * 195 * 0.0245 / 3600
   assert f"200 epochs of 195 steps take at least {hours:.3f} hours" in text
-  assert "Each of 1 host(s) sends 10,449 images/s, 32 MB/s" in text
+  assert "Each of 1 host sends 10,449 images/s, 32 MB/s" in text
   assert "decodes" not in text  # images in memory
 
 
@@ -116,7 +116,7 @@ def test_hosts_read_and_decode_streamed_images():
       topology="v5e:4x4",
     )
   )
-  assert "Each of 4 host(s) sends 5,224 images/s, 786 MB/s" in text
+  assert "Each of 4 hosts sends 5,224 images/s, 786 MB/s" in text
   assert "reads 603 MB/s and decodes on 20 CPU cores" in text
 
 

@@ -84,12 +84,12 @@ EXCLUDED = [
 # File, content and problem of a run that is in the table nevertheless.
 INCLUDED = [
   ("metrics.jsonl", None, "is missing"),
-  ("metrics.jsonl", GARBAGE, "1 of 1 lines are damaged, the first is line 1"),
+  ("metrics.jsonl", GARBAGE, "1 of 1 line is damaged, the first is line 1"),
   ("metrics.jsonl", LINE + GARBAGE + b"\n" + LINE, "the first is line 2"),
   ("metrics.jsonl", b"3\n[]\n" + LINE, "2 of 3 lines are damaged"),
-  ("metrics.jsonl", b'{"test/error_rate": 0.3}\n' + LINE, "1 of 2 lines are"),
-  ("metrics.jsonl", b'{"step": "two"}\n' + LINE, "1 of 2 lines are damaged"),
-  ("metrics.jsonl", LINE + LINE[:20], "1 of 2 lines are damaged"),
+  ("metrics.jsonl", b'{"test/error_rate": 0.3}\n' + LINE, "1 of 2 lines is"),
+  ("metrics.jsonl", b'{"step": "two"}\n' + LINE, "1 of 2 lines is damaged"),
+  ("metrics.jsonl", LINE + LINE[:20], "1 of 2 lines is damaged"),
   ("metrics.jsonl", "directory", "is not a file"),
   ("metrics.jsonl", "unreadable", "can't be read: Permission denied"),
 ]

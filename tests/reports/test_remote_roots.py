@@ -27,7 +27,7 @@ def test_report(bucket, tmp_path, capsys, caplog):
   said, error = capsys.readouterr()
   assert error == "" and not caplog.records
   assert " 20.00 " in said.splitlines()[2]
-  assert "1 of 3 runs are finished. Missing or damaged:" in said
+  assert "1 of 3 runs is finished. Missing or damaged:" in said
   assert f"- {root}/a/late: not finished, logged up to step 2000" in said
   assert f"- {root}/a/later: not started" in said
   assert said.startswith(bucket.read("report/report.md").decode())

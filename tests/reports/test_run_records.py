@@ -59,7 +59,7 @@ def test_every_unfinished_run_is_listed(tmp_path):
   log = tmp_path / "broken/log.txt"
   log.write_text("error: no data\n")
   assert unfinished(tmp_path) == [
-    "1 of 3 runs are finished. Missing or damaged:",
+    "1 of 3 runs is finished. Missing or damaged:",
     f"- {tmp_path}/broken: failed before its first step, see {log}",
     f"- {tmp_path}/running: not finished, logged up to step 2000",
   ]
@@ -70,7 +70,7 @@ def test_runs_that_a_sweep_has_not_started_are_missing(tmp_path):
   write_run(plan.parent / "a", [0.1])
   plan.write_text('{"runs": ["a", "b,seed=1"]}')
   assert unfinished(tmp_path) == [
-    "1 of 2 runs are finished. Missing or damaged:",
+    "1 of 2 runs is finished. Missing or damaged:",
     f"- {plan.parent}/b,seed=1: not started",
   ]
 
@@ -91,7 +91,7 @@ LAST = b'{"step": 2000, "test/error_rate": 0.3}\n'
     (None, "metrics.jsonl is missing", []),
     (
       LINE + b"\x80\xff\x00\x01\n" + LAST,
-      "metrics.jsonl: 1 of 3 lines are damaged, the first is line 2",
+      "metrics.jsonl: 1 of 3 lines is damaged, the first is line 2",
       [0.4, 0.3],
     ),
     (
@@ -101,7 +101,7 @@ LAST = b'{"step": 2000, "test/error_rate": 0.3}\n'
     ),
     (
       LINE + LAST[:20],
-      "metrics.jsonl: 1 of 2 lines are damaged, the first is line 2",
+      "metrics.jsonl: 1 of 2 lines is damaged, the first is line 2",
       [0.4],
     ),
     (LINE + b'{"step": 2000, "test/error_rate": null}\n', None, [0.4]),
@@ -121,7 +121,7 @@ def test_whole_lines_of_damaged_metrics_are_kept(
   expected = []
   if problem:
     expected = [
-      "1 of 1 runs are finished. Missing or damaged:",
+      "1 of 1 run is finished. Missing or damaged:",
       f"- {run.path}: finished; {problem}",
     ]
   assert unfinished(tmp_path) == expected

@@ -130,7 +130,7 @@ def test_a_logger_that_fails_is_a_warning(fake, tmp_path, caplog, monkeypatch):
     "Logger own_logger:open_run failed: no route to host. The run goes on;"
     " metrics.jsonl is complete."
   )
-  assert lacks.endswith("lacks 2 lines; metrics.jsonl has them.")
+  assert lacks.endswith("lacks 2 lines; metrics.jsonl is complete.")
   assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
 
 

@@ -32,7 +32,7 @@ def test_damaged_lines_are_removed_with_a_warning(kind, tmp_path, caplog):
   path.write_bytes(b"\n".join([LINES[0], DAMAGED[kind], LINES[2], b""]))
   lines = MetricsFile(path, 6)
   assert caplog.messages == [
-    "metrics.jsonl: 1 of 3 lines were damaged, and are removed."
+    "metrics.jsonl: 1 of 3 lines is damaged, and removed."
   ]
   assert path.read_bytes() == b"\n".join([LINES[0], LINES[2], b""])
   caplog.clear()

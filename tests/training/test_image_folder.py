@@ -157,7 +157,7 @@ def test_classes_of_other_images_are_those_of_the_network(
   capsys.readouterr()
   folders.write(tmp_path / "more", ["owl/1.png"])
   for arguments, message in (
-    ((f"--data={tmp_path}/more",), "does not have: 'owl'"),
+    ((f"--data={tmp_path}/more",), "not in the training set: 'owl'"),
     ((f"--data={tmp_path}/no/",), "there is no such directory"),
     ((f"--data={tmp_path}/no.csv",), "there is no such file"),
     (("--data=no",), "--data=no is no data set, nor a directory or a CSV"),
@@ -190,7 +190,7 @@ def test_directories_of_one_name_do_not_share_results(photos, tmp_path, capsys):
   with pytest.raises(SystemExit):
     evaluate(workdir, f"--data={tmp_path}/a/new")
   line = capsys.readouterr().err.splitlines()[-1]
-  assert "1 of 2 images are broken: dog/2.jpg (" in line
+  assert "1 of 2 images is broken: dog/2.jpg (" in line
   assert line.endswith("remove them, or list the others in a CSV file.")
 
 

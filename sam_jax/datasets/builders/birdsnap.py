@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from sam_jax import wording
 from sam_jax.datasets import crops
 from sam_jax.datasets.builders import published
 
@@ -113,12 +114,11 @@ class Birdsnap(tfds.core.GeneratorBasedBuilder):
         },
       )
     if missing:
-      logger.warning("%d of %d images are missing.", missing, len(rows))
+      logger.warning("%s missing.", wording.part(missing, len(rows), "image"))
     if unreadable:
       logger.warning(
-        "%d of %d images are left out: TensorFlow can't decode them, %s first.",
-        len(unreadable),
-        len(rows),
+        "%s left out: TensorFlow can't decode them, %s first.",
+        wording.part(len(unreadable), len(rows), "image"),
         unreadable[0],
       )
     if missing + len(unreadable) == len(rows):
