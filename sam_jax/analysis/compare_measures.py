@@ -204,7 +204,8 @@ def _format_estimate(estimate: Estimate) -> str:
   text = f"{estimate.value:.4g}"
   if estimate.standard_error is None:
     return text
-  return f"{text} ± {estimate.standard_error:.1g}"
+  one_digit = float(f"{estimate.standard_error:.1g}")
+  return f"{text} ± {one_digit:g}"  # 40, not 4e+01
 
 
 def _json_of(

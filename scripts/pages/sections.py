@@ -163,6 +163,11 @@ SECTIONS = {
     ("quickstart_sharpness", "quickstart_hessian"),
     tables.printed("m = 8:|eigenvalues|fifth"),
   ),
+  "measures": Section(
+    ("measures",),
+    tables.printed(r"^(\|[^|]*){5}\|$"),  # the ranking
+  ),
+  "connectivity": Section(("connectivity",), tables.printed("barrier")),
   "hessian": Section(
     ("hessian",),
     table(
