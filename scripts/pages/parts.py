@@ -28,6 +28,11 @@ def names(text: str) -> list[str]:
   return [match[2] for match in _PART.finditer(text)]
 
 
+def outside(text: str) -> str:
+  """Return the text of a page without its parts."""
+  return _PART.sub("", text)
+
+
 def fill(text: str) -> str:
   """Return the text of a page with its parts made again.
 
@@ -37,9 +42,10 @@ def fill(text: str) -> str:
   unknown = [name for name in names(text) if name not in SECTIONS]
   if unknown:
     raise UnknownPartError(f"{unknown[0]!r} is no part; known: {[*SECTIONS]}.")
-  outside = _MARK.search(_PART.sub("", text))
-  if outside:
-    line = _PART.sub("", text)[outside.start() :].partition("\n")[0]
+  rest = outside(text)
+  mark = _MARK.search(rest)
+  if mark:
+    line = rest[mark.start() :].partition("\n")[0]
     raise UnknownPartError(f"No part begins and ends at: {line}")
   return _PART.sub(_make, text)
 

@@ -15,6 +15,10 @@ from scripts.pages.sections import SECTIONS
 from tests.in_process import run_module
 from tests.processes import REPOSITORY
 
+TYPED = re.compile(
+  r"\d\.\d+ (s|times|copies|CPU seconds|hours)\b"
+  r"|\d (ms|MiB|GiB|microseconds|images/s)\b"
+)
 FILES = sorted((REPOSITORY / "docs/numbers").glob("*.json"))
 
 
@@ -22,6 +26,22 @@ FILES = sorted((REPOSITORY / "docs/numbers").glob("*.json"))
 def test_pages_show_the_data(path):
   text = path.read_text(encoding="utf-8")
   assert parts.fill(text) == text, "run python -m scripts.pages"
+
+
+@pytest.mark.parametrize("path", parts.pages(), ids=lambda path: path.name)
+def test_no_measured_number_is_typed(path):
+  """Times, memory and ratios stand in parts, which are made from files."""
+  text = path.read_text(encoding="utf-8")
+  typed = TYPED.search(parts.outside(text))
+  assert not typed, f"{typed[0]}: see CONTRIBUTING.md, numbers in documents"
+
+
+@pytest.mark.parametrize(
+  "text",
+  ["took 1.8 s", "1.83 times SGD's", "4.33 copies", "598 MiB", "12.5 images/s"],
+)
+def test_measured_numbers_are_known_by_their_units(text):
+  assert TYPED.search(text)
 
 
 def test_every_part_is_on_a_page_and_every_file_in_a_part():
