@@ -176,8 +176,6 @@ SECTIONS = {
         "gradient, CPU s": "gradient s",
         "product, CPU s": "product s",
         "product over gradient": "product over gradient",
-        "memory of a gradient, copies": "gradient copies",
-        "of a product": "product copies",
       }
     ),
   ),
