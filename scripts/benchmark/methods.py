@@ -2,6 +2,7 @@
 
 Every run is one of `sam_jax.train`: run the command again to resume. rho is
 chosen on validation images, for each method and noise rate, at equal epochs.
+A large training set is cut into parts: each seed trains on a part of its own.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 
 from sam_jax.config import schema
 from sam_jax.config.schema import default_config
+from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.reports.results import confidence_half_width
 from sam_jax.runs.workdir import read_result
 from sam_jax.training import together
@@ -23,6 +25,9 @@ from scripts.benchmark import perceptron  # noqa: F401  its name is registered
 from scripts.benchmark.method_costs import measure_costs
 
 NOISE_RATES = (0.4, 0.0)
+
+# Training images of a run, about; the digits have 1,442.
+IMAGES = 1400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +105,12 @@ class Comparison:
     config = default_config()
     config.dataset.name, config.model.name = self.dataset, self.model
     config.dataset.label_noise.rate = noise
+    images = dataset_spec(self.dataset).train_examples or 0
+    config.dataset.parts = max(1, images // IMAGES)
     config.batch_size, config.augment.policy = 64, "none"
     config.num_epochs = self.size.epochs
     schema.update(config, METHODS[method].fields | fields)
+    config.dataset.part = config.seed % config.dataset.parts
     # The last evaluation counts, and nothing else needs the disk.
     config.eval_every_epochs = config.num_epochs
     config.checkpoint_every_epochs = float(config.num_epochs)

@@ -47,6 +47,15 @@ def test_rho_is_chosen_on_validation_images_and_tested_on_all(comparison):
     assert config.seed not in seeds
 
 
+def test_each_seed_trains_on_a_part_of_a_large_set(tmp_path):
+  found = methods.Comparison(
+    "fashion_mnist", "perceptron", SIZE, epath.Path(tmp_path)
+  )
+  configs = [found.config("sam", 0.4, seed=seed) for seed in (0, 1, 1000)]
+  assert [c.dataset.parts for c in configs] == [42] * 3  # 60,000 / 42 = 1,428
+  assert len({c.dataset.part for c in configs}) == 3
+
+
 def test_finished_runs_are_not_trained_again(comparison):
   found, trained = comparison
   for _ in range(2):
