@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
 from sam_jax.datasets.in_memory import InMemoryDataset
 from sam_jax.training import losses, parallel
 
 Params = Any
-# (params, batch) -> loss of each example, float32 [n]
+# (params, batch) -> loss of each example, float32 [n]. Arrays of a `Partial`
+# are arguments of a compiled program; those in other functions are constants.
 ExampleLosses = Callable[[Params, dict[str, jax.Array]], jax.Array]
 # XLA's default on CPUs transposes all kernels in advance, for concurrency. That
 # takes two more copies of the parameters, and WRN-28-10 is not faster.
@@ -141,6 +143,13 @@ def first_examples(
   }
 
 
+def as_partial(example_losses: ExampleLosses) -> Partial:
+  """Return the same function as an argument for compiled programs."""
+  if isinstance(example_losses, Partial):
+    return example_losses
+  return Partial(example_losses)
+
+
 def replicated_sharding(
   devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Sharding:
@@ -208,13 +217,12 @@ class Objective:
     self._options = (
       _LITTLE_MEMORY_ON_CPU if devices[0].platform == "cpu" else None
     )
-    loss_sum, hessian_product = _sums_over_batch(example_losses)
-    gradient_norms = _sum_of_gradient_norms(example_losses)
+    self._losses = self.put(as_partial(example_losses))
     self._passes = {
-      "loss": _add_to_total(loss_sum, 1, devices),
-      "gradient": _add_to_total(jax.value_and_grad(loss_sum), 1, devices),
-      "gradient_norms": _add_to_total(gradient_norms, 1, devices),
-      "hessian_product": _add_to_total(hessian_product, 2, devices),
+      "loss": _add_to_total(_loss_sum, 1, devices),
+      "gradient": _add_to_total(jax.value_and_grad(_loss_sum), 1, devices),
+      "gradient_norms": _add_to_total(_sum_of_gradient_norms, 1, devices),
+      "hessian_product": _add_to_total(_hessian_product, 2, devices),
     }
     self._programs: dict[str, jax.stages.Compiled] = {}  # by name of the pass
 
@@ -263,7 +271,7 @@ class Objective:
       totals = jax.eval_shape(self._zeros, _result_like(name, params))
       vectors = [params] if name == "hessian_product" else []
       lowered = self._passes[name].lower(
-        totals, params, *vectors, self._batches[0]
+        totals, params, *vectors, self._losses, self._batches[0]
       )
       self._programs[name] = lowered.compile(compiler_options=self._options)
     return self._programs[name]
@@ -274,7 +282,7 @@ class Objective:
     totals = self._zeros(_result_like(name, params))
     trees = self.put((params, *vectors))
     for batch in self._batches:
-      totals = program(totals, *trees, batch)
+      totals = program(totals, *trees, self._losses, batch)
     # Virtual CPU devices share threads: a later program that took them would
     # block the all-reduce of this one forever.
     return jax.block_until_ready(self._mean_of_totals(totals))
@@ -283,14 +291,14 @@ class Objective:
 def _add_to_total(
   fn: Callable[..., Any], num_trees: int, devices: Sequence[jax.Device]
 ) -> Any:
-  """Compile (total, *trees, batch) -> total + fn(*trees, batch).
+  """Compile (total, *trees, losses, batch) -> total + fn(*the others).
 
   Each device keeps its own sum until the end. It is donated: the addition needs
   no second copy.
   """
   return parallel.map_over_devices(
     lambda total, *args: jax.tree.map(jnp.add, total, fn(*args)),
-    in_axes=(0, *[None] * num_trees, 0),
+    in_axes=(0, *[None] * num_trees, None, 0),
     out_axes=0,
     donate_argnums=0,
     devices=devices,
@@ -308,44 +316,36 @@ def _result_like(name: str, params: Params) -> Any:
   }[name]
 
 
-def _sums_over_batch(
-  example_losses: ExampleLosses,
-) -> tuple[Callable[..., jax.Array], Callable[..., Params]]:
-  """Return the sums of losses and of Hessian products over a batch.
+def _loss_sum(
+  params: Params, losses: ExampleLosses, batch: dict[str, Any]
+) -> jax.Array:
+  """Return the sum of the losses of a batch, float32 ()."""
+  return jnp.sum(losses(params, batch["examples"]) * batch["mask"])
 
-  Returns:
-    (params, batch) -> float32 (), and (params, vector, batch) -> a tree like
-    the parameters.
-  """
 
-  def loss_sum(params, batch):
-    values = example_losses(params, batch["examples"])
-    return jnp.sum(values * batch["mask"])
+def _hessian_product(
+  params: Params, vector: Params, losses: ExampleLosses, batch: dict[str, Any]
+) -> Params:
+  """Multiply the Hessian of the sum of the losses by a vector."""
 
-  def hessian_product(params, vector, batch):
-    def slope(params):  # of the loss, along the vector
-      loss = functools.partial(loss_sum, batch=batch)
-      return jax.jvp(loss, (params,), (vector,))[1]
+  def slope(params):  # of the loss, along the vector
+    loss = functools.partial(_loss_sum, losses=losses, batch=batch)
+    return jax.jvp(loss, (params,), (vector,))[1]
 
-    return jax.grad(slope)(params)
-
-  return loss_sum, hessian_product
+  return jax.grad(slope)(params)
 
 
 def _sum_of_gradient_norms(
-  example_losses: ExampleLosses,
-) -> Callable[..., jax.Array]:
-  """Return (params, batch) -> sum of the squared norms of the gradients."""
+  params: Params, losses: ExampleLosses, batch: dict[str, Any]
+) -> jax.Array:
+  """Return the sum of the squared norms of the gradients, float32 ()."""
 
-  def norms_sum(params, batch):
-    def squared_norm(example):
-      one = jax.tree.map(lambda x: x[None], example)
-      gradient = jax.grad(lambda w: example_losses(w, one).sum())(params)
-      return optax.tree.norm(gradient, squared=True)
+  def squared_norm(example):
+    one = jax.tree.map(lambda x: x[None], example)
+    gradient = jax.grad(lambda w: losses(w, one).sum())(params)
+    return optax.tree.norm(gradient, squared=True)
 
-    return jnp.sum(jax.lax.map(squared_norm, batch["examples"]) * batch["mask"])
-
-  return norms_sum
+  return jnp.sum(jax.lax.map(squared_norm, batch["examples"]) * batch["mask"])
 
 
 def _padded_batches(

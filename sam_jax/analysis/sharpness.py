@@ -11,6 +11,7 @@ For p = 2 this is the projection. For other norms the result is in the
 neighborhood, but is not the nearest point of it.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from sam_jax import wording
 from sam_jax.analysis.objective import (
   ExampleLosses,
   Params,
+  as_partial,
   replicated_sharding,
 )
 from sam_jax.arguments import is_traced
@@ -187,11 +189,10 @@ def m_sharpness_fn(
   Raises:
     ValueError: There are fewer than m examples, or an argument is out of range.
   """
-
-  def sharpness_of_group(params, rho, group):
-    return group_sharpness(example_losses, params, rho, group, **kwargs)
-
-  mean_of_groups = mean_over_groups(sharpness_of_group, examples, m, devices)
+  of_group = functools.partial(group_sharpness, **kwargs)
+  mean_of_groups = mean_over_groups(
+    of_group, example_losses, examples, m, devices
+  )
 
   def measure(params, rho, on_groups=lambda count: None):
     sharpness_aware(rho, **kwargs)  # checks rho, which is traced below
@@ -202,6 +203,7 @@ def m_sharpness_fn(
 
 def mean_over_groups(
   of_group: Callable[..., tuple[jax.Array, jax.Array]],
+  example_losses: ExampleLosses,
   examples: dict[str, np.ndarray],
   m: int,
   devices: Sequence[jax.Device] | None = None,
@@ -209,8 +211,9 @@ def mean_over_groups(
   """Compile the mean of losses over disjoint groups of m consecutive examples.
 
   Args:
-    of_group: (params, number, group) -> losses at w and near it of one group,
-      arrays [m, ...]. The number is traced.
+    of_group: (example_losses, params, number, group) -> losses at w and near it
+      of one group, arrays [m, ...]. The number is traced.
+    example_losses: (params, batch) -> loss of each example [n].
     examples: Arrays [N, ...], an entry for each of the N examples.
     m: Examples of a group.
     devices: Devices to use; None for all of this host.
@@ -231,15 +234,16 @@ def mean_over_groups(
       f" be 1 to {total}."
     )
   mapped = parallel.map_over_devices(
-    of_group, in_axes=(None, None, 0), out_axes=0, devices=devices
+    of_group, in_axes=(None, None, None, 0), out_axes=0, devices=devices
   )
   everywhere = replicated_sharding(devices)
+  losses = jax.device_put(as_partial(example_losses), everywhere)
 
   def mean(params, number, on_groups=lambda count: None):
     params = jax.device_put(params, everywhere)
     results = []
     for groups, used in _groups_of_devices(examples, m, count, len(devices)):
-      pairs = jax.device_get(mapped(params, np.float32(number), groups))
+      pairs = jax.device_get(mapped(losses, params, np.float32(number), groups))
       results.append(np.stack(pairs, axis=-1)[:used])
       on_groups(used)
     loss, perturbed = np.concatenate(results).astype(np.float64).mean(axis=0)

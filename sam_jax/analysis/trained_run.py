@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
+from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
 from sam_jax import buckets, models, paths
@@ -107,17 +108,19 @@ class TrainedRun:
     """The losses of examples as a function of parameters and statistics."""
     return network_losses(self.model, self.preprocess, self.loss)
 
-  def example_losses(self, params: Any, batch: dict[str, Any]) -> jax.Array:
-    """Return the losses of examples, with the run's batch statistics.
+  @functools.cached_property
+  def example_losses(self) -> ExampleLosses:
+    """The losses of examples, with the run's batch statistics.
 
-    Args:
-      params: A tree like `self.params`.
-      batch: `image` uint8 [n, H, W, C] and `label` int [n].
-
-    Returns:
-      float32 [n].
+    Compiled programs take the statistics as an argument: other runs of the same
+    network find them in the persistent cache.
     """
-    return self.variable_losses({**self.variables, "params": params}, batch)
+
+    def losses(batch_stats, params, batch):
+      variables = {"params": params, "batch_stats": batch_stats}
+      return self.variable_losses(variables, batch)
+
+    return Partial(losses, self.variables["batch_stats"])
 
   def examples(
     self, split: str, limit: int | None = None

@@ -55,7 +55,7 @@ def worst_sharpness_fn(
   check_search(**search)
   numbers = np.arange(len(next(iter(examples.values()))), dtype=np.int32)
 
-  def of_group(variables, rho, group):
+  def of_group(example_losses, variables, rho, group):
     def loss_fn(w):
       return example_losses({**variables, "params": w}, group).mean()
 
@@ -63,7 +63,8 @@ def worst_sharpness_fn(
     key = jax.random.fold_in(jax.random.key(seed), group[_NUMBER][0])
     return loss_fn(params), highest_loss(loss_fn, params, rho, key, **search)
 
-  return mean_over_groups(of_group, {**examples, _NUMBER: numbers}, m, devices)
+  numbered = {**examples, _NUMBER: numbers}
+  return mean_over_groups(of_group, example_losses, numbered, m, devices)
 
 
 def check_search(

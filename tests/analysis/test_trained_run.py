@@ -2,14 +2,20 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
+from flax import linen as nn
 
 from sam_jax.analysis import trained_run
-from sam_jax.analysis.trained_run import load_run
+from sam_jax.analysis.objective import Objective
+from sam_jax.analysis.sharpness import m_sharpness
+from sam_jax.analysis.trained_run import TrainedRun, load_run
 from sam_jax.config.schema import ConfigError
+from sam_jax.models.layers import LayerSettings
 from sam_jax.runs import files, workdir
 from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.training import build
+from sam_jax.training import build, parallel
 from sam_jax.training.step import create_state
 from tests import tiny
 from tests.runs.test_checkpoints import listing
@@ -61,3 +67,54 @@ def test_loading_a_run_that_trains_changes_nothing(tmp_path, monkeypatch):
   files.write_json(tmp_path / "config.json", workdir.to_dict(config))
   with pytest.raises(ConfigError, match=r"config\.model\.name = .*PYTHONPATH"):
     load_run(tmp_path)
+
+
+class Normalized(nn.Module):
+  """A network with batch statistics."""
+
+  settings: LayerSettings = LayerSettings()
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x[:, 0, 0]))
+    return nn.Dense(10)(x)
+
+
+def test_runs_of_one_network_share_programs(tmp_path, monkeypatch):
+  programs, map_over_devices = [], parallel.map_over_devices
+
+  def recorded(fn, **axes):
+    mapped = map_over_devices(fn, **axes)
+
+    def lower(*args):
+      lowered = mapped.lower(*args)
+      programs[-1].append(lowered.as_text())
+      return lowered
+
+    def call(*args):
+      lower(*args)
+      return mapped(*args)
+
+    call.lower = lower
+    return call
+
+  monkeypatch.setattr(parallel, "map_over_devices", recorded)
+  model, random = Normalized(), np.random.default_rng(0)
+  images = np.zeros((8, 8, 8, 1), np.uint8)
+  examples = {"image": images, "label": np.zeros(8, np.int32)}
+  values = []
+  for _ in range(2):
+    variables = jax.tree.map(
+      lambda x: random.uniform(size=x.shape).astype(np.float32),
+      model.init(jax.random.key(0), images, train=False),
+    )
+    config = tiny.create_config()
+    spec = build.dataset_spec(config)
+    run = TrainedRun(tmp_path, config, 1, spec, model, variables)
+    programs.append([])
+    loss = Objective(run.example_losses, examples, 8).value(run.params)
+    values.append(float(loss))
+    m_sharpness(run.example_losses, run.params, examples, 4, 0.1)
+  assert len(programs[0]) == 2
+  assert programs[0] == programs[1]
+  assert values[0] != values[1]
