@@ -42,7 +42,7 @@ def check(config: ConfigDict) -> None:
   """
   for unused in unused_fields(config):
     raise ConfigError(unused.message)
-  for group, number in _NUMBERS.items():
+  for group, number in _scheduled(config):
     _check_range(config, group, number)
     _check_window(config, group, number)
     _check_steps(config, group)
@@ -67,24 +67,28 @@ class Unused(NamedTuple):
 def unused_fields(config: ConfigDict) -> list[Unused]:
   """Return the fields that are set but that the chosen schedule ignores."""
   found = []
-  for group, number in _NUMBERS.items():
-    kind = config[group].schedule
+  for group, number in _scheduled(config):
+    cause, kind = f"{group}.schedule", config[group].schedule
     for name, field in schedule_fields(group, number).items():
       users = _USERS[group].get(name.rpartition(".")[2], (kind,))
-      if group == "sam" and config.sam.rho == 0:
-        cause, other = "sam.rho", "rho to a number above 0"
-      elif kind not in users:
-        cause, other = f"{group}.schedule", f"the schedule to {users[0]!r}"
-      else:
-        continue
-      if (value := _value(config, name)) != field.default:
+      value = _value(config, name)
+      if kind not in users and value != field.default:
         message = (
           f"config.{name} = {value!r} has no effect with config.{cause} ="
-          f" {_value(config, cause)!r}: set it to {field.default!r}, its"
-          f" default, or {other}."
+          f" {kind!r}: set it to {field.default!r}, its default, or the"
+          f" schedule to {users[0]!r}."
         )
         found.append(Unused(name, field.default, cause, message))
   return found
+
+
+def _scheduled(config: ConfigDict) -> list[tuple[str, str]]:
+  """Return the groups, and the number of each that follows a schedule.
+
+  With rho = 0, the usual way to plain descent, all fields of SAM are unused.
+  """
+  groups = _NUMBERS if config.sam.rho else {"optimizer": "learning_rate"}
+  return list(groups.items())
 
 
 def _value(config: ConfigDict, name: str) -> Any:

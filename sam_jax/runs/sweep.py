@@ -219,8 +219,7 @@ def plan_run(
 def _resets(config: ConfigDict, point: Mapping[str, Any]) -> list[str]:
   """Return flags that reset what the schedule of a point does not use.
 
-  So one sweep may have several schedules, or plain descent with sam.rho = 0,
-  and the options of the other runs.
+  So one sweep may have several schedules, and options of one of them.
 
   Args:
     config: Config of the point.
