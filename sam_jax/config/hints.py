@@ -25,13 +25,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
   return f"{text} Did you mean '{close}'?" if close else text
 
 
-def closest_field(name: str, known: Iterable[str]) -> str:
-  """Return the field of a config that was probably meant, or "".
+def closest_fields(name: str, known: Iterable[str]) -> list[str]:
+  """Return the fields of a config that were probably meant, or none.
 
   The last component counts most: "optimizer.lr" and "lr" suggest
-  "optimizer.learning_rate", and "rho" suggests "sam.rho". If the group of a
-  name exists, suggest a field of that group, unless another group has a field
-  with exactly that name.
+  "optimizer.learning_rate", and "schedul" suggests "sam.schedule" and
+  "optimizer.schedule". If the group of a name exists, suggest a field of that
+  group, unless other groups have a field with exactly that name.
 
   Args:
     name: Dotted name that is not a field.
@@ -51,8 +51,17 @@ def closest_field(name: str, known: Iterable[str]) -> str:
       same = 1.0
     return same, _similarity(name, other)
 
-  found = max(known, key=score, default="")
-  return found if found and score(found)[0] >= _CUTOFF else ""
+  best = max(known, key=score, default="")
+  if not best or score(best)[0] < _CUTOFF:
+    return []
+  best_group, _, leaf = best.rpartition(".")
+  if group and _similarity(group, best_group) >= _CUTOFF:  # a typo in it
+    return [best]
+  return [
+    other
+    for other in sorted(known, key=score, reverse=True)
+    if other.rpartition(".")[2] == leaf and score(other)[0] == score(best)[0]
+  ]
 
 
 def _similarity(a: str, b: str) -> float:

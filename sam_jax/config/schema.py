@@ -12,7 +12,7 @@ from ml_collections.config_dict import placeholder
 
 from sam_jax.config.field_type import ConfigError, Field, check_option
 from sam_jax.config.fields import FIELDS
-from sam_jax.config.hints import closest_field, did_you_mean
+from sam_jax.config.hints import closest_fields, did_you_mean
 
 __all__ = [
   "ConfigError",
@@ -146,8 +146,8 @@ def suggest_field(name: str, prefix: str = "config.") -> str:
   members = [known for known in FIELDS if known.startswith(f"{name}.")]
   if members:
     return f"It is a group: {prefix}{members[0]} ... {prefix}{members[-1]}."
-  if hint := closest_field(name, FIELDS):
-    return f"Did you mean {prefix}{hint}?"
+  if close := closest_fields(name, FIELDS):
+    return f"Did you mean {' or '.join(f'{prefix}{each}' for each in close)}?"
   group, _, last = name.rpartition(".")
   if f"{group}.options" in FIELDS:
     return f"An option of {group}.name is {prefix}{group}.options.{last}."
