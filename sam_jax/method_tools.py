@@ -76,6 +76,8 @@ def refuse(method: str, kwargs: dict[str, Any], **defaults: Any) -> None:
   """Raise ValueError if an argument that `method` cannot use is set."""
   for name, default in defaults.items():
     if (value := kwargs.get(name, default)) != default:
+      is_plain = isinstance(value, bool | int | float | str)
+      given = f"{name} = {value!r}" if is_plain else name
       raise ValueError(
-        f"{method} has no use for {name} = {value!r}: leave it at {default!r}."
+        f"{method} has no use for {given}: leave it at {default!r}."
       )

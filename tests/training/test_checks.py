@@ -1,11 +1,15 @@
 """Methods, optimizers and networks that do not fit are one line."""
 
 import functools
+import re
 
 import pytest
 
+from sam_jax import methods
+from sam_jax.config import relations
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.training import build
+from tests.processes import REPOSITORY
 
 BAD_METHODS = '''
 import jax
@@ -160,3 +164,48 @@ def test_bad_methods_and_options_are_reported(fields, message, own_file):
   with pytest.raises(ConfigError, match=message) as error:
     build.validate(config, 1)
   assert "\n" not in str(error.value)
+
+
+# Other values than the defaults, and what some methods need.
+FIELDS = {
+  "p": 1.0,
+  "adaptive": True,
+  "eta": 0.1,
+  "mask": "no_norm",
+  "ascent_steps": 2,
+  "ascent_fraction": 0.5,
+  "every": 2,
+  "surrogate_gap": 0.2,
+  "second_order": True,
+  "random_direction": True,
+}
+NEEDED = {
+  "every_k": {"every": 2},
+  "gsam": {"surrogate_gap": 0.2},
+  "look_sam": {"every": 2},
+}
+
+
+def refused(method):
+  """Returns the fields that a method refuses."""
+  found = set()
+  for name, value in FIELDS.items():
+    config = default_config()
+    config.sam.update({"method": method, **NEEDED.get(method, {}), name: value})
+    try:
+      relations.check(config, 1)
+      build.sharpness(config, 0.05, build.layout(config, 1), 10)
+    except ConfigError as error:
+      assert "\n" not in str(error) and " at 0x" not in str(error)
+      found.add(name)
+  return found
+
+
+def test_the_page_of_methods_says_which_fields_each_refuses():
+  page = (REPOSITORY / "docs/methods.md").read_text()
+  rows = [re.split(r"(?<!\\)\|", line) for line in page.splitlines()]
+  table = {row[1].strip(" `"): row[5] for row in rows if len(row) == 8}
+  del table["config.sam.method"], table["---"]
+  assert table.keys() == {"sam", *methods.__all__}
+  for method, cell in table.items():
+    assert {*re.findall(r"`(\w+)`", cell)} == refused(method), method
