@@ -19,6 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from sam_jax.pretrained.checkpoint import Checkpoint
 from sam_jax.runs import loggers
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.event_file import hyperparameters
@@ -62,6 +63,7 @@ class RunContext:
   # Raises `StoppedError` if the run is asked to stop. Call it in measurements
   # that take long, in all processes at the same points.
   check_stop: Callable[[], None] = lambda: None
+  weights: Checkpoint | None = None  # to start from, until the first step
 
   @property
   def total_steps(self) -> int:

@@ -74,7 +74,7 @@ def train_and_evaluate(
     )
     numbers = parallel.replicate(hyperparameters.extract(config))
     fresh = create_state(run.parts, dataset.spec.image_shape, config.seed)
-    state = initial_state(config, fresh, run.checkpoints)
+    state = initial_state(config, fresh, run.checkpoints, run.weights)
     first_step = int(state.step)
     state = parallel.replicate(state)
     if first_step == total_steps:
@@ -89,7 +89,11 @@ def train_and_evaluate(
     if writer:
       stack.enter_context(writer)
     run = dataclasses.replace(
-      run, writer=writer, first_step=first_step, check_stop=stop.check
+      run,
+      weights=None,
+      writer=writer,
+      first_step=first_step,
+      check_stop=stop.check,
     )
     log = LogMetrics(run)
     save, evaluate = SaveCheckpoint(run, log), Evaluate(run, log)

@@ -4,13 +4,16 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sam_jax import wording
+from sam_jax import paths, wording
 from sam_jax.config.schema import ConfigError
+from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.pretrained.checkpoint import Checkpoint
 from sam_jax.pretrained.fitting import load_pretrained
 from sam_jax.runs import (
   dataset_record,
@@ -23,6 +26,7 @@ from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.training import build, input_pipeline, schedules
 from sam_jax.training.hooks import DivergedError, RunContext
 from sam_jax.training.state import TrainState
+from sam_jax.training.step import Parts, create_state
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ def open_run(
   config = trained_weights.pin(config, workdir)
   config = build.validate(config, jax.device_count())
   trained_weights.check(config, workdir)  # before anything is written
+  weights = _read_weights(config, workdir)
   with contextlib.ExitStack() as stack:
     path = stack.enter_context(workdir_lib.claim(workdir, config))
     dataset = input_pipeline.create_dataset_on_all_hosts(config)
@@ -62,7 +67,43 @@ def open_run(
     parts = build.parts(
       config, dataset.spec, dataset.steps_per_epoch, jax.device_count()
     )
-    yield RunContext(config, path, dataset, parts, checkpoints)
+    yield RunContext(config, path, dataset, parts, checkpoints, weights=weights)
+
+
+def _read_weights(
+  config: ConfigDict, workdir: epath.PathLike
+) -> Checkpoint | None:
+  """Read the weights that a new run starts from; a run that resumes has none.
+
+  Raises:
+    ConfigError: They are not those of the network, or can't be read.
+  """
+  if not config.pretrained or workdir_lib.has_begun(paths.resolve(workdir)):
+    return None
+  checkpoint = trained_weights.read(config.pretrained)
+  spec = build.dataset_spec(config)
+  parts = build.parts(config, spec, 1, jax.device_count())
+  _fit(checkpoint, jax.eval_shape(lambda: _variables(parts, spec, config.seed)))
+  return checkpoint
+
+
+def _variables(parts: Parts, spec: DatasetSpec, seed: int) -> dict[str, Any]:
+  state = create_state(parts, spec.image_shape, seed)
+  return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _fit(
+  checkpoint: Checkpoint, variables: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+  """Return variables of a checkpoint, and a line that reports them.
+
+  Raises:
+    ConfigError: They are not those of the network.
+  """
+  try:
+    return load_pretrained(checkpoint, variables)
+  except ValueError as error:
+    raise ConfigError(f"config.pretrained: {error}") from error
 
 
 def _close(checkpoints: Checkpoints, kind: type | None, *_: object) -> None:
@@ -80,7 +121,10 @@ def _close(checkpoints: Checkpoints, kind: type | None, *_: object) -> None:
 
 
 def initial_state(
-  config: ConfigDict, fresh: TrainState, checkpoints: Checkpoints
+  config: ConfigDict,
+  fresh: TrainState,
+  checkpoints: Checkpoints,
+  weights: Checkpoint | None = None,
 ) -> TrainState:
   """Return the state of the newest checkpoint, or a fresh one.
 
@@ -88,6 +132,7 @@ def initial_state(
     config: Config of the run.
     fresh: Its state at step 0, with random parameters.
     checkpoints: Its checkpoints.
+    weights: Those of `config.pretrained`; None if they are not read yet.
 
   Raises:
     ConfigError: The pretrained parameters are not those of the network, or
@@ -101,11 +146,8 @@ def initial_state(
     return restored
   if config.pretrained:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    checkpoint = trained_weights.read(config.pretrained)
-    try:
-      variables, report = load_pretrained(checkpoint, variables)
-    except ValueError as error:
-      raise ConfigError(f"config.pretrained: {error}") from error
+    weights = weights or trained_weights.read(config.pretrained)
+    variables, report = _fit(weights, variables)
     logger.info("%s", report)
     state = state.with_variables(variables)
   logger.info(

@@ -187,7 +187,8 @@ class _Member:
   def restore(self, programs: Programs) -> None:
     """Read the newest checkpoint, or make a fresh state."""
     fresh = programs.create_state(self.run.config)
-    self.state = initial_state(self.run.config, fresh, self.run.checkpoints)
+    run = self.run
+    self.state = initial_state(run.config, fresh, run.checkpoints, run.weights)
     self.step = int(self.state.step)
     if self.step == self.run.total_steps:
       logger.info("This run is finished: %s", self.run.workdir)
@@ -207,7 +208,11 @@ class _Member:
     if writer:
       self.contexts.enter_context(writer)
     run = dataclasses.replace(
-      run, writer=writer, first_step=self.step, check_stop=stop.check
+      run,
+      weights=None,
+      writer=writer,
+      first_step=self.step,
+      check_stop=stop.check,
     )
     log = LogMetrics(run, stopwatch)
     self._save = SaveCheckpoint(run, log)

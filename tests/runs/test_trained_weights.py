@@ -226,6 +226,18 @@ def test_missing_weights_are_named(tmp_path):
   validate_config(config, num_devices=8)  # it may have done its work
 
 
+def test_weights_of_another_network_are_refused_before_data_are_read(
+  run, tmp_path
+):
+  config = make_config(pretrained=str(run))
+  config.dataset.data_dir = "/no/data"
+  with pytest.raises(
+    ConfigError, match=r"config\.pretrained: .* lacks \d+ of the network's"
+  ):
+    loop.train_and_evaluate(config, tmp_path / "b")  # a cnn4
+  assert not (tmp_path / "b").exists()
+
+
 def test_pickles_are_refused_before_data_are_read(tmp_path):
   with zipfile.ZipFile(tmp_path / "new.pth", "w") as archive:
     archive.writestr("archive/data.pkl", b"never opened")
