@@ -180,7 +180,7 @@ def test_a_run_that_stops_measures_when_it_resumes(
 
   (lost / "metrics.jsonl").unlink()
   assert train(lost) == undisturbed[0]
-  message = "metrics.jsonl lacks 1 of 1 lines of train, those of steps 3:"
+  message = "metrics.jsonl lacks 1 of 1 line of train, those of steps 3:"
   assert caplog.text.count(message) == 1
   assert groups(read_metrics(lost))[0] == (4, "test")
 
