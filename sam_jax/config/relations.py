@@ -98,9 +98,9 @@ def ascent_stride(config: ConfigDict, num_devices: int) -> int:
     known = [k for k in range(1, examples + 1) if examples % k == 0]
     fractions = ", ".join(f"{1 / k:.4g}" for k in known)
     raise ConfigError(
-      f"config.sam.ascent_fraction = {fraction} does not divide the {examples}"
-      " examples of a device that share a perturbation; it can be"
-      f" {fractions}."
+      f"config.sam.ascent_fraction = {fraction} does not divide the"
+      f" {wording.count(examples, 'example')} of a device that share a"
+      f" perturbation; it can be {fractions}."
     )
   return stride
 

@@ -187,7 +187,7 @@ def test_random_direction_is_the_same_on_any_number_of_devices():
       "ascent_fraction = 0.3 does not divide the 4 examples of a device that"
       " share a perturbation; it can be 1, 0.5, 0.25.",
     ),
-    ({"ascent_fraction": 0.5, "m": 1}, "does not divide the 1 examples"),
+    ({"ascent_fraction": 0.5, "m": 1}, "does not divide the 1 example of"),
     (
       {"ascent_fraction": 0.5, "method": "momentum_sam"},
       "config.sam.method = 'momentum_sam' may descend along it: set it to 1.0",
