@@ -47,7 +47,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def show(value: Any) -> str:
-  """Format a value, or a median with quartiles, with three digits.
+  """Format a value, or a median with quartiles, with two or three digits.
 
   Args:
     value: The value; a spread may have been read from JSON.
@@ -59,9 +59,11 @@ def show(value: Any) -> str:
   if isinstance(value, Spread):
     median, low, high = map(show, value)
     return f"{median} ({low} to {high})"
-  if isinstance(value, float):
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-  return str(value)
+  if not isinstance(value, float):
+    return str(value)
+  if 0.1 <= abs(value) < 10:  # most are ratios: 2.00, not 2
+    return f"{value:.2f}"
+  return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
