@@ -132,7 +132,7 @@ def test_source_distribution_is_the_repository(distributions):
     files = python_files(REPOSITORY / folder)
     assert names >= {f"{folder}/{file}" for file in files}
   assert "docs/notebooks/sam_in_30_lines.ipynb" in names
-  assert "docs/numbers/methods.json" in names
+  assert "docs/numbers/methods_digits.json" in names
   assert not any(name.endswith(".pyc") for name in names)
 
 

@@ -54,6 +54,7 @@ SECTIONS = {
       "step_wrn16_4",
       "step_wrn28_10",
       "step_wrn28_10_small_batch",
+      "step_shake_shake_mini",
       "step_pyramidnet29_shakedrop",
       "step_resnet50",
       "step_efficientnet_b0",
@@ -180,7 +181,7 @@ SECTIONS = {
     ),
   ),
   # docs/methods.md
-  "methods": Section(("methods",), tables.comparison_of_methods),
+  "methods": Section(("methods_digits",), tables.comparison_of_methods),
   # docs/runs.md and docs/after_training.md
   "sweep": Section(("sweep",), tables.printed()),
   "report": Section(("report",), tables.printed()),

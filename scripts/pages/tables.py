@@ -88,9 +88,13 @@ def steps(found: Sequence[Measurement]) -> list[str]:
 
 
 def comparison_of_methods(found: Sequence[Measurement]) -> list[str]:
-  """Return the table of errors and costs of methods."""
-  (each,) = found
-  return [*report.tables(methods.table(each.rows)), "", *sources(found)]
+  """Return the table of errors and costs of methods, by data set."""
+  rows = [
+    {"data": each.facts["dataset"], **row}
+    for each in found
+    for row in methods.table(each.rows)
+  ]
+  return [*report.tables(rows), "", *sources(found)]
 
 
 def printed(
