@@ -58,9 +58,9 @@ def test_json_and_table_show_the_measurement(monkeypatch, capsys, tmp_path):
   assert f"jax {jax.__version__}" in machine and made["date"] in machine
   assert "model cnn4, dataset cifar10, batch 4, dtype float32" in caption
   assert table == [
-    "| step |          over SGD | differs |",
-    "| ---- | ----------------: | ------: |",
-    "| SAM  | 1.8 (1.75 to 1.9) |         |",
+    "| step |            over SGD | differs |",
+    "| ---- | ------------------: | ------: |",
+    "| SAM  | 1.80 (1.75 to 1.90) |         |",
   ]
 
 
@@ -70,7 +70,7 @@ def test_rows_of_other_columns_start_another_table():
     "| a   |     b |",
     "| --- | ----: |",
     "| x   | 1,234 |",
-    "| y   | 0.123 |",
+    "| y   |  0.12 |",
     "",
     "| c   |",
     "| --- |",

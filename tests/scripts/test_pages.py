@@ -162,7 +162,9 @@ def test_tables_choose_rows_and_columns():
   lines = tables.table({"M": "model", "B": "b"}, lambda row: "b" in row)(
     [found]
   )
-  assert lines[:3] == markdown.table(["M", "B"], [["cnn4", "2 (1 to 3)"]], 1)
+  assert lines[:3] == markdown.table(
+    ["M", "B"], [["cnn4", "2.00 (1.00 to 3.00)"]], 1
+  )
   assert lines[4] == "- d, 1 core, jax 0: `c` ([file](numbers/f.json))."
   twice = [found, dataclasses.replace(found, name="g")]
   (line,) = tables.sources(twice)
