@@ -23,12 +23,12 @@ from tests.processes import REPOSITORY, finish, read_metrics, wait_for_step
 # 11 steps an epoch.
 SMALL = (
   "--config=configs/digits.py:sam",
-  "--config.model.name=wrn10_1",
+  "--config.model.name=tests.tiny:ConvNet",
   "--config.batch_size=32",
   "--config.dataset.validation_size=1090",
   "--config.sam.m=16",
   "--config.model.dropout_rate=0.1",
-  "--config.num_epochs=2",
+  "--config.num_epochs=4",
   "--config.log_every_steps=3",
   "--config.checkpoint_every_epochs=0.4",
   "--config.eval_on_train=True",
@@ -37,7 +37,7 @@ SMALL = (
   "--config.augment.policy=basic",
   "--config.augment.mixup_alpha=1.0",
 )
-STEPS = 2 * 11
+STEPS = 4 * 11  # takes long enough to be killed
 
 
 @pytest.mark.long
@@ -103,7 +103,7 @@ def check_outputs(path, metrics):
   assert result["error_rate"] == last["test/error_rate"]
   assert result["step"] == last["step"] == STEPS
   config = json.loads((path / "config.json").read_text())
-  assert config["model"]["name"] == "wrn10_1"
+  assert config["model"]["name"] == "tests.tiny:ConvNet"
 
 
 def test_signals_that_ask_to_stop():
@@ -170,6 +170,7 @@ def test_divergence_is_named_and_leaves_the_checkpoint_before_it(
   """Decay of 20 times the weights makes them grow 19-fold in every step."""
   process = start(
     *SMALL,
+    "--config.model.name=wrn10_1",
     *("--config.batch_size=128", "--config.sam.m=128"),
     "--config.dataset.validation_size=0",
     "--config.optimizer.learning_rate=1",

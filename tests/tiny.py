@@ -6,7 +6,7 @@ from flax import linen as nn
 from sam_jax.config.schema import default_config
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.datasets.in_memory import InMemoryDataset
-from sam_jax.models import Classifier
+from sam_jax.models import Classifier, layers
 from sam_jax.models.layers import LayerSettings
 
 
@@ -31,6 +31,25 @@ class Linear(Classifier):
     """Return logits [N, num_classes] of images [N, H, W, C]."""
     x = x[:, 2::4, 2::4].reshape(len(x), -1)
     return nn.Dense(self.num_classes, dtype=settings.dtype)(x)
+
+
+class ConvNet(Classifier):
+  """A network with each kind of state, as `config.model.name`.
+
+  It has a convolution, batch statistics, random layers and a linear layer, and
+  takes a quarter of the time of the smallest wide ResNet.
+  """
+
+  dropout_rate: float = 0.0
+
+  @nn.compact
+  def logits(self, x, settings):
+    """Return logits [N, num_classes] of images [N, H, W, C]."""
+    x = layers.conv(x, 8, 3, settings, strides=(2, 2), name="Conv_0")
+    x = layers.norm_relu(x, settings, name="BatchNorm_1")
+    if settings.train and self.dropout_rate:
+      x = layers.dropout(x, self.make_rng("dropout"), self.dropout_rate)
+    return layers.dense_logits(x, self.num_classes, name="Dense_2")
 
 
 def create_model(*_):

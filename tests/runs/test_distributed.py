@@ -23,7 +23,7 @@ from tests.processes import REPOSITORY, finish, read_metrics, wait_for_step
 # perturbations would let ReLUs amplify the rounding of sums.
 SMALL = (
   "--config=configs/digits.py:sam",
-  "--config.model.name=wrn10_1",
+  "--config.model.name=tests.tiny:ConvNet",
   "--config.num_epochs=400",
   "--config.batch_size=48",
   "--config.dataset.validation_size=1298",
