@@ -28,9 +28,14 @@ def make_batch(seed=0):
   return images, random.integers(4, size=BATCH).astype(np.int32)
 
 
+@functools.cache
+def compiled(augmentation):
+  """Return `augment` as one program, which all calls with it share."""
+  return jax.jit(functools.partial(augment, augmentation=augmentation))
+
+
 def on_one_device(augmentation, images, labels, key):
-  fn = jax.jit(functools.partial(augment, augmentation=augmentation))
-  return jax.device_get(fn(images, labels, key, 0))
+  return jax.device_get(compiled(augmentation)(images, labels, key, 0))
 
 
 def on_devices(augmentation, images, labels, key, count):
