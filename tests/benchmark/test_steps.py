@@ -13,6 +13,7 @@ from tests import tiny
 from tests.benchmark.fakes import TASK
 
 
+@pytest.mark.long  # compiles ten steps
 def test_step_is_compared_with_its_peers():
   cache = jax.config.jax_compilation_cache_dir
   rows = steps.measure_steps(TASK, rounds=1)
