@@ -32,7 +32,7 @@ def tiny_config(**analysis):
   config = default_config()
   config.batch_size = 16
   config.num_epochs = 2
-  config.model.name = "cnn4"
+  config.model.name = "tests.tiny:ConvNet"
   config.augment.policy = "none"
   config.sam.rho = 0.0
   config.model.batch_norm = "all"  # is not to be looked for in evaluation

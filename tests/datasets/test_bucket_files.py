@@ -99,13 +99,13 @@ def test_permission_that_is_lost_is_one_line(bucket, aircraft):
   assert "\n" not in str(error.value)
 
 
-def test_data_set_is_prepared_and_decoded_in_the_bucket(bucket, data_dir):
-  expected = in_memory.load_split(DIGITS, "train", str(data_dir))
+def test_data_set_is_prepared_and_decoded_in_the_bucket(bucket, digits_dir):
+  expected = in_memory.load_split(DIGITS, "train", str(digits_dir))
   found = in_memory.load_split(DIGITS, "train", DATA)
   for name in expected:
     np.testing.assert_array_equal(found[name], expected[name])
   prepared = bucket.names("tfds/digits/1.0.0/")
-  local = epath.Path(data_dir) / "digits/1.0.0"
+  local = epath.Path(digits_dir) / "digits/1.0.0"
   assert [name.split("/")[-1] for name in prepared] == sorted(
     file.name for file in local.iterdir()
   )

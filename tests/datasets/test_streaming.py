@@ -70,9 +70,16 @@ def test_an_epoch_sees_each_example_at_most_once(aircraft):
   assert first != second
 
 
+@pytest.fixture(scope="module")
+def first_batches(aircraft):
+  return take(load(aircraft).train_batches(0), 13)
+
+
 @pytest.mark.parametrize("step", [1, 4, 5, 12])
-def test_any_step_is_reached_without_those_before(aircraft, step):
-  expected = take(load(aircraft).train_batches(0), step + 1)[-1]
+def test_any_step_is_reached_without_those_before(
+  aircraft, first_batches, step
+):
+  expected = first_batches[step]
   assert_equal(next(load(aircraft).train_batches(step)), expected)
   other = next(load(aircraft, seed=1).train_batches(step))
   assert not np.array_equal(other["image"], expected["image"])

@@ -78,7 +78,8 @@ def test_shard_map_in_the_place_of_pmap_gives_the_same_bits(monkeypatch):
   """The real SAM step of a network with batch norm, on four devices."""
   config = default_config()
   config.update({"batch_size": 16, "num_epochs": 1})
-  config.model.name, config.dataset.name = "wrn10_1", "digits"
+  config.model.name = "tests.tiny:ConvNet"
+  config.dataset.name = "digits"
   config.sam.update({"rho": 0.5, "m": 8})  # two devices share a perturbation
   spec = build.dataset_spec(config)
   parts = build.parts(config, spec, 10, 4)
