@@ -206,14 +206,13 @@ def _not_run(run: Collection[str]) -> list[str]:
 
 def _facts(finished: Finished) -> list[str]:
   level, counted = finished.level, finished.counted
-  environment = finished.content["environment"]
-  versions = ", ".join(
-    f"{k} {v}" for k, v in environment.items() if k != "machine"
-  )
+  made = finished.content["made"]
+  versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items())
   failures = finished.failures
   return [
     f"- {len(counted)} runs and measurements, {finished.minutes:.0f} minutes of"
-    f" processor time on {environment['machine']}; {versions}.",
+    f" processor time on {made['cores']} cores of an {made['cpu']}, finished on"
+    f" {made['date']}; {versions}.",
     f"- {_size(level)}, {level.epochs} epochs; {level.seeds} seeds a result,"
     f" {len(level.tuning_seeds)} more for each hyperparameter tried. The recipe"
     f" is that of `{level.config}` with the changes in"

@@ -190,19 +190,3 @@ LEVELS = {
     minutes=0,
   ),
 }
-
-
-@functools.cache
-def environment() -> dict[str, str]:
-  """Return the versions and the machine that results depend on."""
-  import importlib.metadata
-  import os
-  import platform
-
-  packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-  versions = {name: importlib.metadata.version(name) for name in packages}
-  return {
-    **versions,
-    "python": platform.python_version(),
-    "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-  }

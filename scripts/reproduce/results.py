@@ -7,7 +7,8 @@ from typing import Any
 from etils import epath
 
 from sam_jax.runs import files
-from scripts.reproduce.levels import LEVELS, environment
+from scripts import provenance
+from scripts.reproduce.levels import LEVELS
 from scripts.reproduce.runs import NotTrainedError, Runs
 from scripts.reproduce.studies.section import Section
 
@@ -31,10 +32,11 @@ def ask_all(runs: Runs, studies: Mapping[str, Study]) -> dict[str, Section]:
 
 
 def write(path: epath.Path, runs: Runs) -> None:
-  """Write the results that studies asked for, and what they depend on."""
+  """Write the results that studies asked for, and how they were made."""
   found = {key: runs.result(job) for key, job in list(runs.asked.items())}
-  content = {"environment": environment(), "results": found}
-  files.write_json(path, content)
+  command = ["python", "-m", "scripts.reproduce", f"--level={path.stem}"]
+  made = provenance.describe(command)
+  files.write_json(path, {"made": made, "results": found})
 
 
 def read(directory: epath.Path) -> dict[str, dict[str, Any]]:

@@ -35,5 +35,6 @@ def content_of(name, studies=None):
   runs = Runs(level, make_up)
   results.ask_all(runs, {s: STUDIES[s] for s in studies or level.studies})
   found = {key: make_up(job) for key, job in runs.asked.items()}
-  environment = {"jax": "0.0", "machine": "a machine"}
-  return {"environment": environment, "results": found}
+  made = {"date": "2020-01-02", "cores": 3, "cpu": "i386"}
+  made["versions"] = {"jax": "0.0"}
+  return {"made": made, "results": found}
