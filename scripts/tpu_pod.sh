@@ -87,6 +87,7 @@ main() {
   if ((${#rest[@]})) && [[ ! "$command" =~ ^(create|launch|watch)$ ]]; then
     refuse "$command takes no arguments after --."
   fi
+  [[ " ${rest[*]-} " != *" --dry_run "* ]] || refuse "--dry_run goes before --."
   if ! $dry_run && [[ -z "$(type -P gcloud)" ]]; then
     refuse "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
   fi

@@ -362,6 +362,11 @@ REFUSED = [
   (["launch", "--config=x"], TPU, "training flags come after --"),
   (["status", "--name"], TPU, "--name needs a value"),
   (["stop", "--", "now"], TPU, "stop takes no arguments after --"),
+  (
+    ["launch", "--", *TRAINING, "--dry_run"],
+    TPU,
+    "--dry_run goes before --.",
+  ),
   (["create", "--slices=0"], QUEUE, "--slices=0 is no number"),
   (["create", "--slices=2"], TPU, "--slices needs --queued_resource"),
   (["watch", "--type=", "--", *TRAINING], TPU, "--type (or $ACCELERATOR_TYPE)"),
