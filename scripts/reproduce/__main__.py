@@ -4,7 +4,8 @@ python -m scripts.reproduce --level=minute   # handwritten digits
 python -m scripts.reproduce --level=hour     # Fashion-MNIST, two CPU cores
 python -m scripts.reproduce --level=gpu      # CIFAR-10, the paper's recipe
 
---plan prints the number of runs and their cost, and trains nothing. Each run
+--plan prints the number of runs, their cost without compilation, and how long
+all takes on the hardware of the level; it trains nothing. Each run
 has a directory of its own in --root: the same command resumes where it was
 stopped, and trains no finished run again. At the end it writes --results, the
 numbers of all runs, and --output, the document made from the results of all
@@ -130,7 +131,8 @@ def _show_plan(names: Sequence[str], root: epath.Path) -> None:
   from scripts.reproduce.training import describe_plan
 
   level = LEVELS[str(_LEVEL.value)]
-  cli.show(f"{_LEVEL.value}: {level.title}")
+  in_all = f"; about {level.minutes} minutes in all" if level.minutes else ""
+  cli.show(f"{_LEVEL.value}: {level.title}{in_all}")
   runs = Runs(level, lambda job: None, planning=True)
   for name in names:
     before = set(runs.wanted)

@@ -96,7 +96,7 @@ def text_of(levels: Sequence[Finished]) -> str:
   lines += [line for each in largest for line in _picture(each)]
   lines += _introduction(levels)
   for each in levels[::-1]:
-    lines += _level(each)
+    lines += _level(each, with_picture=each not in largest)
   lines += _not_run({each.name for each in levels})
   return "\n".join(lines) + "\n"
 
@@ -168,9 +168,10 @@ def _introduction(levels: Sequence[Finished]) -> list[str]:
   ]
 
 
-def _level(finished: Finished) -> list[str]:
+def _level(finished: Finished, *, with_picture: bool) -> list[str]:
   level, name = finished.level, finished.name
   lines = [f"## Level {name}: {level.title}", "", *_facts(finished), ""]
+  lines += _picture(finished) if with_picture else []
   if finished.missing:
     studies = ", ".join(finished.missing)
     lines += [f"**Not run, or not finished: {studies}.**", ""]

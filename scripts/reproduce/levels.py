@@ -43,7 +43,8 @@ class Level(NamedTuple):
       for the devices of the machine.
     together: Most runs that train in one program.
     speed: Gradients of images in a second on the hardware of the title.
-    minutes: Expected minutes on that hardware, compilation included.
+    minutes: Minutes on that hardware, compilation and measurements included;
+      0 if nobody measured them.
   """
 
   title: str
@@ -134,7 +135,7 @@ LEVELS = {
     devices=2,
     together=8,
     speed=6000.0,
-    minutes=2,
+    minutes=5,
   ),
   "hour": Level(
     title="Fashion-MNIST resized to 14x14 pixels, WRN-10-1, two CPU cores",
@@ -161,7 +162,7 @@ LEVELS = {
     devices=2,
     together=8,
     speed=3200.0,
-    minutes=60,
+    minutes=120,
   ),
   "gpu": Level(
     title="CIFAR-10, WRN-28-10 as in the paper, one H100",
