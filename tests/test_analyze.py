@@ -51,7 +51,7 @@ def toy_dataset(config):
 
 
 def save_run(path, seed):
-  """Writes the files of a run that an analysis reads."""
+  """Write the files of a run that an analysis reads."""
   config = default_config()
   config.batch_size, config.model.name, config.seed = 16, "cnn4", seed
   path.mkdir()
@@ -94,7 +94,7 @@ def both(root):
 
 
 def results(path):
-  """Returns the keys and the results of a cache, in their order."""
+  """Return the keys and the results of a cache, in their order."""
   entries = json.loads(path.read_text())["results"]
   return [(entry["key"], entry["result"]) for entry in entries]
 

@@ -31,7 +31,7 @@ def loss(params, x):
 
 
 def step(tx, params, x, state=None, **kwargs):
-  """Returns the updates of one step, and the new state."""
+  """Return the updates of one step, and the new state."""
   grad = functools.partial(jax.grad(loss), x=x)
   state = tx.init(params) if state is None else state
   grad_fn = kwargs.pop("grad_fn", lambda w, _: grad(w))

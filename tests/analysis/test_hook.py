@@ -51,7 +51,7 @@ def tiny_dataset(config=None):
 
 
 def train(workdir, config):
-  """Returns the run's lines of metrics, and its last state."""
+  """Return the run's lines of metrics, and its last state."""
   hooks = [AnalysisHook] if config.analysis.every_epochs else []
   loop.train_and_evaluate(config, workdir, hooks)
   lines = (workdir / "metrics.jsonl").read_text().splitlines()

@@ -60,7 +60,7 @@ def network():
 
 
 def flat_losses(normalize=False):
-  """Returns the parameters, and their losses, by plain JAX."""
+  """Return the parameters, and their losses, by plain JAX."""
   model, variables, examples = problem()
   flat, unravel = ravel_pytree(variables["params"])
 

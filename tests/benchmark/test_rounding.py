@@ -1,4 +1,4 @@
-"""What products of few bits leave of a perturbation."""
+"""The part of a perturbation that products of few bits leave."""
 
 from scripts.benchmark import rounding
 from tests.benchmark.fakes import TASK

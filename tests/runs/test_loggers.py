@@ -38,7 +38,7 @@ class FakeLogger:
 
 @pytest.fixture
 def fake(monkeypatch):
-  """Returns the name of a user's own logger, and its class."""
+  """Return the name of a user's own logger, and its class."""
   own = type("Own", (FakeLogger,), {"all": []})
   module = types.ModuleType("own_logger")
   module.open_run = own

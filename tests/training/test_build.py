@@ -61,7 +61,7 @@ def make_config(method="sam", options=(), **sam_fields):
 
 
 def one_step(config, num_devices=8, steps=1):
-  """Returns the state and the metrics after steps of a perceptron."""
+  """Return the state and the metrics after steps of a perceptron."""
   parts = build.parts(config, SPEC, 10, num_devices)
   parts = dataclasses.replace(parts, model=tiny.create_model())
   devices = jax.devices()[:num_devices]
@@ -228,7 +228,7 @@ def test_a_method_in_a_file_of_ones_own(own_file):
 
 
 def sigmoid_loss(params, images, labels):
-  """Returns the mean loss of the perceptron."""
+  """Return the mean loss of the perceptron."""
   logits = tiny.Perceptron().apply({"params": params}, images, train=False)
   targets = jax.nn.one_hot(labels, 10)
   return optax.sigmoid_binary_cross_entropy(logits, targets).sum(1).mean()

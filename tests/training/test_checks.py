@@ -208,7 +208,7 @@ NEEDED = {
 
 
 def refused(method):
-  """Returns the fields that a method refuses."""
+  """Return the fields that a method refuses."""
   found = set()
   for name, value in FIELDS.items():
     config = default_config()

@@ -83,7 +83,7 @@ def mapped(parts, num_devices):
 
 
 def train_steps(parts, num_devices, steps):
-  """Returns the last state, and the metrics after each step."""
+  """Return the last state, and the metrics after each step."""
   state = create_state(parts)
   step = mapped(parts, num_devices)
   metrics = []
@@ -94,7 +94,7 @@ def train_steps(parts, num_devices, steps):
 
 
 def train(parts, num_devices, steps=3):
-  """Returns the state and the metrics after some steps."""
+  """Return the state and the metrics after some steps."""
   state, metrics = train_steps(parts, num_devices, steps)
   return state, metrics[-1]
 
