@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sam_jax
+from sam_jax import wording
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -39,8 +40,8 @@ def describe(command: Sequence[str]) -> dict[str, Any]:
 
 def show(made: Mapping[str, Any]) -> str:
   """Return date, machine and version of JAX as a part of a sentence."""
-  cores = f"{made['cores']} core" + ("s" if made["cores"] != 1 else "")
-  machine = f"{cores} of an {made['cpu']}" if "cpu" in made else f"{cores}"
+  machine = wording.count(made["cores"], "core")
+  machine += f" of an {made['cpu']}" if "cpu" in made else ""
   load = f" at load {made['load']}" if "load" in made else ""
   return f"{made['date']}, {machine}{load}, jax {made['versions']['jax']}"
 

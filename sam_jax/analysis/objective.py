@@ -7,7 +7,6 @@ of float32 sums.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -291,7 +290,7 @@ class Objective:
 def _add_to_total(
   fn: Callable[..., Any], num_trees: int, devices: Sequence[jax.Device]
 ) -> Any:
-  """Compile (total, *trees, losses, batch) -> total + fn(*the others).
+  """Compile (total, *trees, example_losses, batch) -> total + fn(...).
 
   Each device keeps its own sum until the end. It is donated: the addition needs
   no second copy.
@@ -317,32 +316,37 @@ def _result_like(name: str, params: Params) -> Any:
 
 
 def _loss_sum(
-  params: Params, losses: ExampleLosses, batch: dict[str, Any]
+  params: Params, example_losses: ExampleLosses, batch: dict[str, Any]
 ) -> jax.Array:
   """Return the sum of the losses of a batch, float32 ()."""
-  return jnp.sum(losses(params, batch["examples"]) * batch["mask"])
+  values = example_losses(params, batch["examples"])
+  return jnp.sum(values * batch["mask"])
 
 
 def _hessian_product(
-  params: Params, vector: Params, losses: ExampleLosses, batch: dict[str, Any]
+  params: Params,
+  vector: Params,
+  example_losses: ExampleLosses,
+  batch: dict[str, Any],
 ) -> Params:
   """Multiply the Hessian of the sum of the losses by a vector."""
 
   def slope(params):  # of the loss, along the vector
-    loss = functools.partial(_loss_sum, losses=losses, batch=batch)
-    return jax.jvp(loss, (params,), (vector,))[1]
+    return jax.jvp(
+      lambda w: _loss_sum(w, example_losses, batch), (params,), (vector,)
+    )[1]
 
   return jax.grad(slope)(params)
 
 
 def _sum_of_gradient_norms(
-  params: Params, losses: ExampleLosses, batch: dict[str, Any]
+  params: Params, example_losses: ExampleLosses, batch: dict[str, Any]
 ) -> jax.Array:
   """Return the sum of the squared norms of the gradients, float32 ()."""
 
   def squared_norm(example):
     one = jax.tree.map(lambda x: x[None], example)
-    gradient = jax.grad(lambda w: losses(w, one).sum())(params)
+    gradient = jax.grad(lambda w: example_losses(w, one).sum())(params)
     return optax.tree.norm(gradient, squared=True)
 
   return jnp.sum(jax.lax.map(squared_norm, batch["examples"]) * batch["mask"])

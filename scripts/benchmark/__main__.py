@@ -71,6 +71,7 @@ def main(argv: list[str]) -> None:
   from scripts.benchmark import commands, report
   from scripts.benchmark.startup import TrainingFailedError
   from scripts.benchmark.steps import DifferentResultsError
+  from scripts.pages import measurements
 
   command = commands.find(name)
   commands.check_flags(name, options)
@@ -84,7 +85,8 @@ def main(argv: list[str]) -> None:
   facts = {"benchmark": name, **facts, "device": report.device_kind()}
   made = provenance.describe(_command(options.json))
   if file:
-    report.write(file, {"made": made, "facts": facts}, rows)
+    plain = [report.plain(row) for row in rows]
+    measurements.write(file, {"made": made, "facts": facts, "rows": plain})
   print(f"{report.caption(facts)}.\n{provenance.show(made)}.\n{command.note}\n")
   print("\n".join(report.tables(command.view(rows))))
 

@@ -1,35 +1,17 @@
 """Write measurements as Markdown tables and as JSON."""
 
 import itertools
-import json
 from typing import Any
 
 import jax
-from etils import epath
 
 from sam_jax.reports import markdown
-from sam_jax.runs import files
 from scripts.benchmark.timing import Spread
 
 
 def device_kind() -> str:
   """Return the name of the kind of device that programs ran on."""
   return jax.devices()[0].device_kind
-
-
-def write(
-  file: epath.Path, head: dict[str, Any], rows: list[dict[str, Any]]
-) -> None:
-  """Write a measurement as JSON, in which the numbers of a spread have names.
-
-  Args:
-    file: The file.
-    head: What to write before the rows.
-    rows: The rows of the table.
-  """
-  content = {**head, "rows": [_plain(row) for row in rows]}
-  text = json.dumps(content, indent=1, default=str)
-  files.write_atomically(file, f"{text}\n")
 
 
 def caption(facts: dict[str, Any]) -> str:
@@ -66,7 +48,8 @@ def show(value: Any) -> str:
   return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+  """Return a row for JSON, in which the numbers of a spread have names."""
   return {
     name: value._asdict() if isinstance(value, Spread) else value
     for name, value in row.items()

@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+from etils import epath
+
 from sam_jax.runs import files
 from scripts import provenance
 
@@ -54,7 +56,7 @@ def read(name: str) -> Measurement:
   return Measurement(name, made, facts, rows, output, content)
 
 
-def write(path: pathlib.Path, content: dict[str, Any]) -> None:
+def write(path: epath.PathLike, content: dict[str, Any]) -> None:
   """Write a file of measurements; the order of the columns is kept."""
   text = json.dumps(content, indent=1, default=str, ensure_ascii=False)
   files.write_atomically(path, f"{text}\n")

@@ -43,8 +43,8 @@ class Level(NamedTuple):
       for the devices of the machine.
     together: Most runs that train in one program.
     speed: Gradients of images in a second on the hardware of the title.
-    minutes: Minutes on that hardware, compilation and measurements included;
-      0 if nobody measured them.
+    minutes: Estimate of the minutes on that hardware, by the processor time of
+      a whole run, compilation and measurements included; 0 before there is one.
   """
 
   title: str
