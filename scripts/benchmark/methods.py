@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -66,7 +67,7 @@ class Size:
     epochs: Epochs of a run at equal epochs.
     seeds: Seeds of a result.
     tuning_seeds: Seeds that choose rho.
-    rhos: Radii to try.
+    rhos: Radii to try first, from small to large.
     validation: Training images to hold out while rho is chosen.
   """
 
@@ -82,6 +83,9 @@ SIZES = {
   "small": Size(30, 8, 4, (0.1, 0.2, 0.5, 1.0)),
   "full": Size(100, 10, 5, (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)),
 }
+
+# Radii to add, at most, where the smallest or the largest one is the best.
+MORE_RHOS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +150,32 @@ class Comparison:
     return [result["error_rate"] for result in results if result]
 
   def tune(self, method: str, noise: float) -> float:
-    """Return the radius with the lowest mean error on validation images."""
+    """Return the radius with the lowest mean error on validation images.
+
+    A best radius at an end of the grid could be better still beyond it, so
+    the grid grows there.
+    """
     if method == "sgd":
       return 0.0
-    factor = METHODS[method].rho_factor
-    radii = [rho * factor for rho in self.size.rhos]
+    radii = [rho * METHODS[method].rho_factor for rho in self.size.rhos]
+    means = self.validate(method, noise, radii)
+    for _ in range(MORE_RHOS):
+      best = min(means, key=means.__getitem__)
+      if best == radii[0]:
+        radii.insert(0, _round(best**2 / radii[1]))
+      elif best == radii[-1]:
+        radii.append(_round(best**2 / radii[-2]))
+      else:
+        break
+      means |= self.validate(
+        method, noise, [rho for rho in radii if rho not in means]
+      )
+    return min(means, key=means.__getitem__)
+
+  def validate(
+    self, method: str, noise: float, radii: Sequence[float]
+  ) -> dict[float, float]:
+    """Return the mean error on validation images for each radius."""
     seeds = range(self.size.tuning_seeds)
     held_out = {"dataset.validation_size": self.size.validation}
     errors = self.errors(
@@ -161,11 +186,8 @@ class Comparison:
         for rho, seed in itertools.product(radii, seeds)
       ],
     )
-    means = [
-      statistics.mean(errors[i : i + len(seeds)])
-      for i in range(0, len(errors), len(seeds))
-    ]
-    return radii[means.index(min(means))]
+    means = np.reshape(errors, (len(radii), len(seeds))).mean(axis=1)
+    return dict(zip(radii, means.tolist(), strict=True))
 
   def test(
     self, method: str, noise: float, rho: float, epochs: int
@@ -230,6 +252,10 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     }
     for row in rows
   ]
+
+
+def _round(rho: float) -> float:
+  return float(f"{rho:.2g}")
 
 
 def _median(time: Any) -> float:

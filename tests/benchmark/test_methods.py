@@ -1,5 +1,6 @@
 """Errors and costs of the methods: what is trained, and the table."""
 
+import dataclasses
 import json
 
 import pytest
@@ -16,14 +17,14 @@ SIZE = methods.Size(1, 2, 2, (0.1, 0.5), validation=16)
 
 @pytest.fixture
 def comparison(tmp_path, monkeypatch):
-  """A comparison whose runs only write a result: 0.5, or 0.2 for rho = 0.5."""
+  """A comparison whose runs only write a result, the best at rho = 0.5."""
   trained = []
 
   def train(runs):
     trained.append(runs)
     for config, workdir in runs:
       workdir.mkdir(parents=True)
-      error = 0.2 if config.sam.rho == 0.5 else 0.5
+      error = 0.2 + abs(config.sam.rho - 0.5) / 100
       result = {"error_rate": error + config.seed % 10 / 100, "step": 1}
       (workdir / "result.json").write_text(json.dumps(result))
     return []
@@ -36,15 +37,36 @@ def comparison(tmp_path, monkeypatch):
 def test_rho_is_chosen_on_validation_images_and_tested_on_all(comparison):
   found, trained = comparison
   assert found.tune("sam", 0.4) == 0.5
-  (runs,) = trained
+  runs = trained[0]
   assert len(runs) == 4
   assert {c.dataset.validation_size for c, _ in runs} == {16}
   assert found.test("sam", 0.4, 0.5, epochs=3) == pytest.approx([20, 21])
   seeds = {config.seed for config, _ in runs}
-  for config, _ in trained[1]:
+  for config, _ in trained[-1]:
     assert (config.dataset.validation_size, config.num_epochs) == (0, 3)
     assert config.dataset.label_noise.rate == 0.4
     assert config.seed not in seeds
+
+
+@pytest.mark.parametrize(
+  "rhos, added",
+  [
+    ((0.1, 0.5), [{2.5}]),
+    ((0.5, 1.0), [{0.25}]),
+    ((2.0, 4.0), [{1.0}, {0.5}, {0.25}]),
+    ((0.1, 0.5, 1.0), []),
+    ((8.0, 16.0), [{4.0}, {2.0}, {1.0}]),
+  ],
+)
+def test_the_grid_grows_where_its_end_is_the_best(rhos, added, comparison):
+  """The error is lowest at 0.5, and rises with the distance from it."""
+  found, trained = comparison
+  size = dataclasses.replace(SIZE, rhos=rhos)
+  found = dataclasses.replace(found, size=size)
+  best = found.tune("sam", 0.4)
+  radii = [{config.sam.rho for config, _ in runs} for runs in trained]
+  assert radii == [set(rhos), *added]
+  assert best == min({*rhos}.union(*added), key=lambda rho: abs(rho - 0.5))
 
 
 def test_each_seed_trains_on_a_part_of_a_large_set(tmp_path):
@@ -60,7 +82,7 @@ def test_finished_runs_are_not_trained_again(comparison):
   found, trained = comparison
   for _ in range(2):
     found.tune("sam", 0.0)
-  assert len(trained) == 1
+  assert len(trained) == 2  # the grid, and a radius beyond it
   assert found.tune("sgd", 0.0) == 0.0
 
 
