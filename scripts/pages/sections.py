@@ -181,7 +181,9 @@ SECTIONS = {
     ),
   ),
   # docs/methods.md
-  "methods": Section(("methods_digits",), tables.comparison_of_methods),
+  "methods": Section(
+    ("methods_digits", "methods_fashion_mnist"), tables.comparison_of_methods
+  ),
   # docs/runs.md and docs/after_training.md
   "sweep": Section(("sweep",), tables.printed()),
   "report": Section(("report",), tables.printed()),
