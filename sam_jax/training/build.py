@@ -30,6 +30,7 @@ from sam_jax.training.checks import errors_of
 from sam_jax.training.hyperparameters import is_zero
 from sam_jax.training.parallel import AXIS
 from sam_jax.training.step import Parts, random_stream
+from sam_jax.training.stored_keys import store_keys
 
 
 def validate(config: ConfigDict, num_devices: int) -> ConfigDict:
@@ -193,7 +194,7 @@ def sharpness(
         f"it must return a transformation of optax, not {transformation!r}."
       )
     # A method may ignore `grad_fn`, as most transformations of optax do.
-    return optax.with_extra_args_support(transformation)
+    return store_keys(optax.with_extra_args_support(transformation))
 
 
 def _find_method(name: str) -> Callable[..., Any]:
@@ -240,7 +241,11 @@ def optimizer(
     ConfigError: The optimizer has no such option.
   """
   with errors_of("optimizer.name", config.optimizer.name):
-    return optimizer_lib.create_optimizer(config.optimizer, learning_rate)
+    return store_keys(
+      optax.with_extra_args_support(
+        optimizer_lib.create_optimizer(config.optimizer, learning_rate)
+      )
+    )
 
 
 def is_slow_in_loops(config: ConfigDict) -> bool:

@@ -143,22 +143,6 @@ def check_transformation(
         raise ValueError(
           f"update must return {name} like {source}, but {difference}."
         )
-    _check_keys(before[1])
-
-
-def _check_keys(state: Any) -> None:
-  """Refuse random keys that can't be saved.
-
-  Raises:
-    ValueError: A leaf of the state is a key of `jax.random.key`.
-  """
-  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      raise ValueError(
-        f"{'/'.join(names(path)) or 'the state'} is a key of jax.random.key,"
-        " which no checkpoint can hold: keep its jax.random.key_data, or fold a"
-        " step count into a fixed key."
-      )
 
 
 def _difference(wanted: Any, found: Any) -> str:

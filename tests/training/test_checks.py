@@ -48,15 +48,6 @@ less_state = state_of({"a": ZERO, "b": ZERO}, {"a": ZERO})
 other_container = state_of((ZERO,), [ZERO])
 
 
-def noisy(rho, **kwargs):
-  return optax.chain(
-    sharpness_aware(rho, **kwargs), optax.add_noise(0.1, 0.55, 0)
-  )
-
-
-data_of_key = state_of(*2 * [jax.random.key_data(jax.random.key(0))])
-
-
 def no_transformation(rho, **kwargs):
   return None
 
@@ -95,12 +86,6 @@ def own_file(tmp_path, monkeypatch):
       {"sam.method": "bad_methods:growing_state"},
       r"a state like init's, but 0 \(float32\[\]\) is new: drop it, or let init"
       r" return it, too\.$",
-    ),
-    (
-      {"sam.method": "bad_methods:noisy"},
-      r"noisy': 1/rng_key is a key of jax\.random\.key, which no checkpoint can"
-      r" hold: keep its jax\.random\.key_data, or fold a step count into a"
-      r" fixed key\.$",
     ),
     (
       {"sam.method": "bad_methods:less_state"},
@@ -179,12 +164,6 @@ def test_bad_methods_and_options_are_reported(fields, message, own_file):
   with pytest.raises(ConfigError, match=message) as error:
     build.validate(config, 1)
   assert "\n" not in str(error.value)
-
-
-def test_the_data_of_a_random_key_are_accepted(own_file):
-  config = default_config()
-  config.sam.method = "bad_methods:data_of_key"
-  build.validate(config, 1)
 
 
 # Other values than the defaults, and what some methods need.
