@@ -189,44 +189,63 @@ def test_frozen_parts_and_masks():
 
 
 def test_batch_statistics_are_those_of_the_first_pass():
-  (module,) = section("Batch normalization")
-  variables = module.model.init(module.keys[2], module.x, train=False)
-  params, stats = variables["params"], variables["batch_stats"]
+  """Shards have their own, and the running averages are the mean of them."""
+  for module, shards in zip(
+    section("Batch normalization"), (1, 8), strict=True
+  ):
+    actual, step = initial(module), module.step
+    opt_state = module.optimizer.init(actual[0])
+    if shards > 1:
+      opt_state = (opt_state[0], module.base.init(actual[0]))
+      step = module.global_step
+    for _ in range(5):
+      *actual, opt_state = step(*actual, opt_state, module.x, module.y)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+      tuple(actual),
+      trained_with_batch_norm(module, shards, steps=5),
+    )
+    predicted = module.model.apply(
+      {"params": module.trained, "batch_stats": module.batch_stats},
+      module.x,
+      train=False,
+    )
+    assert np.mean((predicted - module.y) ** 2) < 0.2 * np.mean(module.y**2)
 
-  def loss(params, stats):
+
+def initial(module):
+  """Return the page's parameters and batch statistics before training."""
+  variables = module.model.init(module.keys[2], module.x, train=False)
+  return variables["params"], variables["batch_stats"]
+
+
+def trained_with_batch_norm(module, shards, steps):
+  """Train the page's network by SAM with a perturbation for each shard."""
+  parts = [np.split(np.asarray(a), shards) for a in (module.x, module.y)]
+
+  def loss(params, stats, x, y):
     predicted, updated = module.model.apply(
       {"params": params, "batch_stats": stats},
-      module.x,
+      x,
       train=True,
       mutable=["batch_stats"],
     )
-    return jnp.mean((predicted - module.y) ** 2), updated["batch_stats"]
+    return jnp.mean((predicted - y) ** 2), updated["batch_stats"]
 
   @jax.jit
-  def step(params, stats, momentum):
-    g, new_stats = jax.grad(loss, has_aux=True)(params, stats)
+  def shard_step(params, stats, x, y):
+    g, new_stats = jax.grad(loss, has_aux=True)(params, stats, x, y)
     length = jnp.sqrt(sum(jnp.sum(a**2) for a in jax.tree.leaves(g)))
     perturbed = jax.tree.map(lambda w, g: w + RHO * g / length, params, g)
-    g, _ = jax.grad(loss, has_aux=True)(perturbed, stats)
+    g, _ = jax.grad(loss, has_aux=True)(perturbed, stats, x, y)
+    return g, new_stats
+
+  pairs = list(zip(*parts, strict=True))
+  params, stats = initial(module)
+  momentum = jax.tree.map(np.zeros_like, params)
+  for _ in range(steps):
+    of_shards = [shard_step(params, stats, x, y) for x, y in pairs]
+    g, stats = jax.tree.map(lambda *a: sum(a) / shards, *of_shards)
     momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, g)
     params = jax.tree.map(lambda w, m: w - RATE * m, params, momentum)
-    return params, new_stats, momentum
-
-  momentum = jax.tree.map(jnp.zeros_like, params)
-  for _ in range(5):
-    params, stats, momentum = step(params, stats, momentum)
-  actual = (variables["params"], variables["batch_stats"])
-  opt_state = module.optimizer.init(actual[0])
-  for _ in range(5):
-    *actual, opt_state = module.step(*actual, opt_state, module.x, module.y)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-    tuple(actual),
-    (params, stats),
-  )
-  logits = module.model.apply(
-    {"params": module.trained, "batch_stats": module.batch_stats},
-    module.x,
-    train=False,
-  )
-  assert np.mean((logits - module.y) ** 2) < 0.2 * np.mean(module.y**2)
+  return params, stats
