@@ -34,7 +34,9 @@ from sam_jax.analysis import run_names
 from sam_jax.config import cli
 
 _WORKDIR = flags.DEFINE_multi_string(
-  "workdir", [], "Directory of a run, RUN or RUN@STEP; repeat it to compare."
+  "workdir",
+  [],
+  "Directory of a run, RUN or RUN@STEP. Required; repeat it to compare.",
 )
 _OUTPUT = flags.DEFINE_string(
   "output", None, "Directory of the pictures; default: that of the first run."

@@ -15,11 +15,11 @@ from absl import flags
 
 from sam_jax.config import cli
 
-flags.DEFINE_string("model", None, "Name of the network.")
+flags.DEFINE_string("model", None, "Name of the network. Required.")
 flags.DEFINE_string(
-  "input", None, "File or directory with weights, or the workdir of a run."
+  "input", None, "File or directory with weights, or a run's. Required."
 )
-flags.DEFINE_string("output", None, "File to write.")
+flags.DEFINE_string("output", None, "File to write. Required.")
 flags.DEFINE_bool(
   "ema", True, "Take the moving averages if the input has them."
 )

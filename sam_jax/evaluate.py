@@ -29,7 +29,7 @@ _NO_SPLIT = "none"
 _FORMATS = ("safetensors", "stablehlo")
 
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Directory of the run, RUN, or RUN@STEP for a checkpoint."
+  "workdir", None, "The run, RUN, or RUN@STEP for a checkpoint. Required."
 )
 _DATA = flags.DEFINE_string(
   "data",

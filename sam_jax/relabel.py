@@ -15,8 +15,12 @@ from sam_jax.config import cli
 from sam_jax.datasets.labels import write_labels
 from sam_jax.runs import logging as run_logging
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
-_OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the run. Required."
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "The .npy file to write. Required."
+)
 
 
 def main(argv: list[str]) -> None:

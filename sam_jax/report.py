@@ -19,7 +19,7 @@ from sam_jax.reports import results, run_records
 from sam_jax.reports.table import result_table
 
 _ROOT = flags.DEFINE_multi_string(
-  "root", [], "Directory with runs in it; may be given several times."
+  "root", [], "Directory with runs in it. Required; may be repeated."
 )
 _OUTPUT = flags.DEFINE_string(
   "output", None, "Directory for report.md and the plots."

@@ -34,9 +34,9 @@ from sam_jax.config.schema import ConfigError
 from sam_jax.runs import distributed, groups, launch, slurm, sweep
 
 _CONFIG = flags.DEFINE_string(
-  "config", None, "Config file, with its arguments after a colon."
+  "config", None, "Config file, with its words after a colon. Required."
 )
-_ROOT = flags.DEFINE_string("root", None, "Directory of all runs.")
+_ROOT = flags.DEFINE_string("root", None, "Directory of all runs. Required.")
 _GRID = flags.DEFINE_multi_string(
   "grid",
   [],

@@ -21,7 +21,7 @@ from sam_jax.runs import signals, watchdog
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Directory of the run: logs, checkpoints, results."
+  "workdir", None, "Directory of logs, checkpoints and results. Required."
 )
 _COORDINATOR = flags.DEFINE_string(
   "coordinator_address",

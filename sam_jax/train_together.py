@@ -21,7 +21,10 @@ from sam_jax.runs import groups, signals, watchdog
 from sam_jax.runs import logging as run_logging
 
 _RUNS = flags.DEFINE_multi_string(
-  "run", [], "Flags --workdir, --config and --config.FIELD of one run."
+  "run",
+  [],
+  "Flags --workdir, --config and --config.FIELD of one run. Required; repeat it"
+  " for more.",
 )
 
 

@@ -68,7 +68,7 @@ def test_refuses_an_unknown_network(capsys):
 def test_lists_all_data_sets(capsys):
   run_module("sam_jax.datasets")
   output = capsys.readouterr().out
-  for name in catalog.prepared_datasets():
+  for name in catalog.known_datasets():
     assert f"| {name} " in output
   assert "1,281,167" in output
 
@@ -81,7 +81,9 @@ def test_help_names_what_a_command_line_can():
     capture_output=True,
     text=True,
   ).stdout
-  assert "--workdir: Directory of the run" in output
+  assert "--workdir: Directory of logs, checkpoints and results. Required." in (
+    " ".join(output.split())
+  )
   assert "configs/cifar.py" in output
   words = output.replace(",", " ").replace(".\n", " ").split()
   assert {*NAMES, *catalog.known_datasets()} <= set(words)

@@ -186,7 +186,7 @@ def define_config(
     "config",
     None,
     "Config file, with words of its own after a colon; --config.FIELD=VALUE"
-    " overrides a field.",
+    " overrides a field. Required.",
   )
   return flags.DEFINE_flag(flag, values)
 

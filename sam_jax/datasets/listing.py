@@ -18,6 +18,8 @@ def table() -> list[str]:
     ]
     for spec in specs
   ]
+  own = [catalog.IMAGE_FOLDER, "your own images", *["as given"] * 2, "-"]
+  rows.append(own)
   return markdown.table(header, rows, text_columns=2)
 
 

@@ -25,7 +25,9 @@ from sam_jax.plan import chips
 
 _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string(
-  "topology", None, "The slice: chip and sides, such as v5e:8x8 or v4:4x4x4."
+  "topology",
+  None,
+  "The slice: chip and sides, such as v5e:8x8 or v4:4x4x4. Required.",
 )
 _PROGRAMS = flags.DEFINE_list(
   "programs",
