@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sam_jax import wording
 from sam_jax.pretrained.checkpoint import (
   READABLE,
   Checkpoint,
@@ -170,9 +171,9 @@ def our_names(
     )
   if unknown := [name for name in parsed if name not in found]:
     raise CheckpointError(
-      f"{path} has {len(unknown)} arrays that no EfficientNet of"
-      f" {naming.library} has ({first_of(map(repr, unknown))}): it is another"
-      f" architecture. {READABLE}"
+      f"{path} has {wording.count(len(unknown), 'array')} that no EfficientNet"
+      f" of {naming.library} has ({first_of(map(repr, unknown))}): it is"
+      f" another architecture. {READABLE}"
     )
   return found
 

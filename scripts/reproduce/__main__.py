@@ -25,12 +25,18 @@ from collections.abc import Sequence
 from absl import flags, logging
 from etils import epath
 
+from sam_jax import wording
 from sam_jax.config import cli
 from sam_jax.runs import compilation
 
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 _NAMES = ["minute", "hour", "gpu"]
-_LEVEL = flags.DEFINE_enum("level", None, _NAMES, "Size of the experiments.")
+_LEVEL = flags.DEFINE_enum(
+  "level",
+  None,
+  _NAMES,
+  "Size of the experiments. Required, except for --document.",
+)
 _ROOT = flags.DEFINE_string(
   "root", None, "Directory of the runs; default: runs/reproduce/LEVEL."
 )
@@ -107,7 +113,10 @@ def _train(names: Sequence[str], root: epath.Path) -> None:
     sections = results.ask_all(runs, {name: STUDIES[name] for name in names})
     if not runs.wanted:
       break
-    report(f"{len(runs.wanted)} runs or measurements can start")
+    ready = wording.count(
+      len(runs.wanted), "run or measurement", "runs or measurements"
+    )
+    report(f"{ready} can start")
     try:
       laboratory.do(runs.wanted.values(), report)
     except StoppedError:

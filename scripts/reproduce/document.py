@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from sam_jax import wording
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.reports import markdown
 from sam_jax.runs import files
@@ -214,7 +215,8 @@ def _facts(finished: Finished) -> list[str]:
     f"- {len(counted)} runs and measurements, {finished.minutes:.0f} minutes of"
     f" processor time on {made['cores']} cores of an {made['cpu']}, finished on"
     f" {made['date']}; {versions}.",
-    f"- {_size(level)}, {level.epochs} epochs; {level.seeds} seeds a result,"
+    f"- {_size(level)}, {wording.count(level.epochs, 'epoch')};"
+    f" {wording.count(level.seeds, 'seed')} a result,"
     f" {len(level.tuning_seeds)} more for each hyperparameter tried. The recipe"
     f" is that of `{level.config}` with the changes in"
     " `scripts/reproduce/levels.py`.",

@@ -10,6 +10,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from sam_jax import wording
 from sam_jax.analysis import trained_run
 from sam_jax.datasets.labels import write_labels
 from sam_jax.reports import run_records
@@ -86,7 +87,9 @@ class Laboratory:
       self.level, [job for job in jobs if isinstance(job, Run)], self.root
     )
     for number, batch in enumerate(batches, start=1):
-      report(f"group {number} of {len(batches)}: {len(batch)} runs")
+      report(
+        f"group {number} of {len(batches)}: {wording.count(len(batch), 'run')}"
+      )
       self._train(batch)
       jax.clear_caches()  # thousands of programs would fill the memory
     measured = [job for job in jobs if isinstance(job, Measurement)]

@@ -131,7 +131,7 @@ DEPTHWISE = "blocks.1.1.conv_dw.weight"
     ),
     (
       with_other("blocks.1.1.attn.q", np.zeros(3, np.float32)),
-      r"1 arrays that no EfficientNet of timm has \('blocks\.1\.1\.attn\.q'\)",
+      r"1 array that no EfficientNet of timm has \('blocks\.1\.1\.attn\.q'\)",
     ),
     (
       {n: a for n, a in sources.timm_arrays().items() if "s.1.0." not in n},

@@ -33,7 +33,7 @@ def test_command_trains_writes_and_resumes(tmp_path, monkeypatch, capsys):
   assert "group" not in capsys.readouterr().err  # nothing is trained again
   assert (tmp_path / "R.md").read_text() == text
   reproduce(*command, "--study=comparison")
-  assert "| SAM, 1 epochs |" in capsys.readouterr().out
+  assert "| SAM, 1 epoch  |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", LEVELS)

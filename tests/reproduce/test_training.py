@@ -37,9 +37,9 @@ def trained(tmp_path_factory):
 def test_every_run_is_one_of_the_training_loop(trained):
   laboratory, runs, rows = trained
   assert [row[0] for row in rows] == [
-    "SGD, 1 epochs",
+    "SGD, 1 epoch",
     "SGD, 2 epochs",
-    "SAM, 1 epochs",
+    "SAM, 1 epoch",
   ]
   for run in runs.asked.values():
     workdir = laboratory.workdir(run)

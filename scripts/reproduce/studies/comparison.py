@@ -1,5 +1,6 @@
 """SAM against SGD: equal cost, label noise, augmentation, fine-tuning."""
 
+from sam_jax import wording
 from scripts.reproduce import plots, transfer
 from scripts.reproduce.claims import lower
 from scripts.reproduce.runs import Arm, Runs
@@ -11,10 +12,11 @@ _ERROR = "test error %"
 def comparison(runs: Runs) -> Section:
   """Compare SAM with SGD of as many epochs, and of as many gradients."""
   epochs = runs.level.epochs
+  once, twice = (wording.count(n * epochs, "epoch") for n in (1, 2))
   arms = {
-    f"SGD, {epochs} epochs": runs.sgd(),
-    f"SGD, {2 * epochs} epochs": runs.sgd({"num_epochs": 2 * epochs}),
-    f"SAM, {epochs} epochs": runs.sam(),
+    f"SGD, {once}": runs.sgd(),
+    f"SGD, {twice}": runs.sgd({"num_epochs": 2 * epochs}),
+    f"SAM, {once}": runs.sam(),
   }
   sgd, longer, sam = (arm.errors for arm in arms.values())
   return Section(
