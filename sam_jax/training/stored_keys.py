@@ -33,7 +33,8 @@ class StoredKey:
   @classmethod
   def tree_unflatten(cls, implementation: Any, children: Any) -> "StoredKey":
     """Return the node with this child."""
-    return cls(*children, implementation)
+    (data,) = children
+    return cls(data, implementation)
 
 
 def store_keys(
