@@ -57,11 +57,10 @@ def main(argv: list[str]) -> None:
   jax.config.update("jax_platforms", "cpu")
   config = build.validate(_CONFIG.value, tpu.num_devices)
   names = _programs(config)
-  if compiler.libtpu_version() is None:
-    cli.refuse(
-      "sam_jax.plan needs libtpu, the compiler for TPUs, which has wheels for"
-      " Linux: pip install 'sam-jax[plan]'"
-    )
+  try:
+    compiler.check_libtpu()
+  except compiler.CompileError as error:
+    cli.refuse(str(error))
   if _OUTPUT.value:
     directory = pathlib.Path(cli.make_directory("output", _OUTPUT.value))
     # Programs of another plan would be taken for those of this one.

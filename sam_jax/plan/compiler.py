@@ -2,9 +2,9 @@
 
 libtpu compiles for slices that this machine does not have. It writes each
 program with its memory before it generates code, which takes minutes more and
-tells nothing new: there the process of a program ends itself. That process is
-`python -m sam_jax.plan.compiler JOB`, a JSON file; it leaves in its directory
-arrays.json and the files of libtpu, or error.txt.
+tells a plan nothing: there the process of a program ends itself. That process
+is `python -m sam_jax.plan.compiler JOB`, a JSON file; it leaves in its
+directory arrays.json and the files of libtpu, or error.txt.
 """
 
 import dataclasses
@@ -72,6 +72,42 @@ def libtpu_version() -> str | None:
   if importlib.util.find_spec("libtpu") is None:
     return None
   return importlib.metadata.version("libtpu")
+
+
+def check_libtpu() -> None:
+  """Raise CompileError if libtpu is not installed."""
+  if libtpu_version() is None:
+    raise CompileError(
+      "--topology needs libtpu, the compiler for TPUs, which has wheels for"
+      " Linux: pip install 'sam-jax[plan]'"
+    )
+
+
+def use_no_device() -> None:
+  """Let this process compile for slices, before JAX looks for devices."""
+  # Imported late: the command needs no devices.
+  import jax
+
+  os.environ.update(_ENVIRONMENT)
+  jax.config.update("jax_platforms", "cpu")
+
+
+def devices_of(tpu: Slice) -> list[Any]:
+  """Return devices to compile for: those of a slice, in the order of a run.
+
+  Raises:
+    JaxRuntimeError: libtpu refuses the slice.
+  """
+  from jax.experimental import topologies
+
+  options: dict[str, Any] = {"chips_per_host_bounds": list(tpu.host_sides)}
+  if tpu.chip.axes == 3:
+    options["chip_config_name"] = "megacore"  # one device a chip, as on pods
+  topology = topologies.get_topology_desc(
+    platform="tpu", topology_name=tpu.name, **options
+  )
+  devices: list[Any] = list(topology.devices)
+  return sorted(devices, key=lambda device: device.process_index)
 
 
 def compile_program(
@@ -163,9 +199,7 @@ def _total_bytes(report: str) -> int:
 
 def main(job_file: str) -> None:
   """Compile the program of a job, and end before code generation."""
-  # Imported late: the command needs no devices.
   import jax
-  from jax.experimental import topologies
 
   from sam_jax.plan import programs
 
@@ -174,18 +208,9 @@ def main(job_file: str) -> None:
   jax.config.update("jax_enable_compilation_cache", False)
   threading.Thread(target=_end_with, args=(directory,), daemon=True).start()
   tpu = parse_topology(job["topology"])
-  options: dict[str, Any] = {"chips_per_host_bounds": list(tpu.host_sides)}
-  if tpu.chip.axes == 3:
-    options["chip_config_name"] = "megacore"  # one device a chip, as on pods
   try:
-    topology = topologies.get_topology_desc(
-      platform="tpu", topology_name=tpu.name, **options
-    )
-    # The order of devices in a run.
-    devices: list[Any] = list(topology.devices)
-    devices.sort(key=lambda device: device.process_index)
     lowered, arrays = programs.lower(
-      job["program"], ConfigDict(job["config"]), devices
+      job["program"], ConfigDict(job["config"]), devices_of(tpu)
     )
     (directory / "arrays.json").write_text(json.dumps(arrays))
     lowered.compile(

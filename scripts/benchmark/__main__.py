@@ -12,7 +12,8 @@ Sub-commands:
   scale    Communication of a step on 1, 2, 4... --devices.
   startup  Launch to first step of a --config, without and with a cache.
   hessian  A Hessian-vector product over a gradient.
-  compile  Time to compile the steps of SGD and SAM, which are not run.
+  compile  Time to compile the steps of SGD and SAM, which are not run, here
+           or for a --topology of TPUs.
   rounding What products of few bits leave of a perturbation.
   torch    Steps of a wide ResNet on a CPU against PyTorch's.
 
@@ -29,6 +30,7 @@ import sys
 from absl import app, flags, logging
 
 from sam_jax.config import cli
+from sam_jax.plan import compiler
 from sam_jax.runs import compilation
 
 flags.DEFINE_string("model", "wrn28_10", "Name of the network.")
@@ -55,6 +57,11 @@ flags.DEFINE_integer(
   " for `scale` 8.",
   1,
 )
+flags.DEFINE_string(
+  "topology",
+  None,
+  "Slice of TPUs for which `compile` compiles, such as v5e:2x2.",
+)
 flags.DEFINE_string("json", None, "File to keep the measurement in, as JSON.")
 cli.define_config()
 
@@ -66,6 +73,8 @@ def main(argv: list[str]) -> None:
   name, options = " ".join(argv[1:]), flags.FLAGS
   logging.set_verbosity(logging.ERROR)
   prepare_machine(name, options.cores, options.devices)
+  if options.topology:
+    compiler.use_no_device()
   # Imported late: a mistyped flag is reported without waiting for JAX.
   from scripts import provenance
   from scripts.benchmark import commands, report
@@ -80,7 +89,11 @@ def main(argv: list[str]) -> None:
     compilation.keep_compiled_programs(None, options.root)
   try:
     facts, rows = command.measure(options)
-  except (DifferentResultsError, TrainingFailedError) as error:
+  except (
+    DifferentResultsError,
+    TrainingFailedError,
+    compiler.CompileError,
+  ) as error:
     sys.exit(f"error: {error}")
   facts = {"benchmark": name, **facts, "device": report.device_kind()}
   made = provenance.describe(_command(options.json))

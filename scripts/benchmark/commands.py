@@ -11,6 +11,7 @@ from absl import flags
 
 from sam_jax import paths
 from sam_jax.config import cli
+from sam_jax.plan import chips, compiler
 from scripts.benchmark import (
   compilation,
   hessian_products,
@@ -155,12 +156,33 @@ def _measure_compilation(options: flags.FlagValues) -> Result:
   models: tuple[str, ...] = compilation.FAMILIES
   if options["model"].present:
     models = (options.model,)
+  task, tpu, versions = _task(options), None, {}
+  if options.topology:
+    tpu = _slice(options)
+    task = dataclasses.replace(task, devices=tpu.num_devices)
+    versions = {"topology": tpu.name, "libtpu": compiler.libtpu_version()}
   rows = []
   for model in models:
-    task = dataclasses.replace(_task(options), model=model)
-    rows += compilation.measure_compilation(task)
-  facts = {**dataclasses.asdict(_task(options)), "model": ", ".join(models)}
+    task = dataclasses.replace(task, model=model)
+    try:
+      rows += compilation.measure_compilation(task, tpu)
+    except jax.errors.JaxRuntimeError as error:
+      reason = str(error).partition("\n")[0]
+      raise compiler.CompileError(f"{model}: {reason}") from error
+  facts = {**dataclasses.asdict(task), "model": ", ".join(models), **versions}
   return facts, rows
+
+
+def _slice(options: flags.FlagValues) -> chips.Slice:
+  """Return the slice of --topology, or refuse it."""
+  if options.devices:
+    cli.refuse("--topology has its own devices: leave --devices out.")
+  try:
+    tpu = chips.parse_topology(options.topology)
+    compiler.check_libtpu()
+  except (ValueError, compiler.CompileError) as error:
+    cli.refuse(str(error))
+  return tpu
 
 
 def _measure_methods(options: flags.FlagValues) -> Result:
@@ -234,7 +256,7 @@ SUB_COMMANDS = {
   ),
   "compile": SubCommand(
     _measure_compilation,
-    _NETWORK,
+    (*_NETWORK, "topology"),
     "Batch is that of a device; compiled without a cache. CPU seconds are those"
     " of all cores; kernels are what XLA generates code for.",
   ),

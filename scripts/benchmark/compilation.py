@@ -9,6 +9,9 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from sam_jax import target
+from sam_jax.plan import compiler
+from sam_jax.plan.chips import Slice
 from sam_jax.training.step import Parts
 from scripts.benchmark import optax_sam, program_costs
 from scripts.benchmark.training_task import RHO, TrainingTask
@@ -43,8 +46,14 @@ def cache_at(directory: str | None) -> Iterator[None]:
     _set_cache_options(*before)
 
 
-def measure_compilation(task: TrainingTask) -> list[dict[str, Any]]:
+def measure_compilation(
+  task: TrainingTask, tpu: Slice | None = None
+) -> list[dict[str, Any]]:
   """Compile the steps of SGD and SAM without a cache.
+
+  Args:
+    task: The task, of as many devices as the slice has.
+    tpu: A slice of TPUs to compile for, if not for the devices of this host.
 
   Returns:
     A row of each: seconds to trace and to compile, with the seconds of all CPU
@@ -53,14 +62,17 @@ def measure_compilation(task: TrainingTask) -> list[dict[str, Any]]:
 
   Raises:
     ConfigError: The task names something unknown.
+    JaxRuntimeError: libtpu refuses the slice or the program.
   """
+  devices = compiler.devices_of(tpu) if tpu else None
+  platform = "tpu" if tpu else jax.default_backend()
   rows = []
   for name, rho in {"SGD": 0.0, "SAM": RHO}.items():
-    parts = task.parts(rho)
-    state = task.state_shapes(parts)
-    with cache_at(None):
-      started = time.perf_counter()
-      lowered = task.lower_step(parts, state)
+    with cache_at(None), target.compiling_for(platform):
+      parts = task.parts(rho)
+      state = task.state_shapes(parts)
+      started, started_cpu = time.perf_counter(), time.process_time()
+      lowered = task.lower_step(parts, state, devices=devices)
       traced, traced_cpu = time.perf_counter(), time.process_time()
       compiled = lowered.compile()
       ended, ended_cpu = time.perf_counter(), time.process_time()
@@ -69,6 +81,7 @@ def measure_compilation(task: TrainingTask) -> list[dict[str, Any]]:
         "network": task.model,
         "step": name,
         "trace s": traced - started,
+        "trace CPU s": traced_cpu - started_cpu,
         "compile s": ended - traced,
         "compile CPU s": ended_cpu - traced_cpu,
         "kernels": program_costs.kernels(compiled),

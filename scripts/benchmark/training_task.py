@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -85,6 +85,7 @@ class TrainingTask:
     state: TrainState,
     calls: int = 1,
     train_step: Callable[..., Any] = step_lib.train_step,
+    devices: Sequence[jax.Device] | None = None,
   ) -> jax.stages.Lowered:
     """Trace a training step.
 
@@ -93,6 +94,7 @@ class TrainingTask:
       state: The state, or its shapes.
       calls: Calls that make up one step of SAM.
       train_step: (state, batch, parts) -> (state, metrics).
+      devices: Devices to compile for, if not those of this host.
     """
     step: optax_sam.TrainStep
     step = functools.partial(train_step, parts=parts)
@@ -104,7 +106,8 @@ class TrainingTask:
       name: jax.ShapeDtypeStruct((*leading, *shape), np.float32)
       for name, shape in shapes.items()
     }
-    return parallel.map_train_step(step, self._devices).lower(state, batch)
+    program = parallel.map_train_step(step, devices or self._devices)
+    return program.lower(state, batch)
 
   @property
   def _devices(self) -> list[jax.Device]:

@@ -8,7 +8,8 @@ import sys
 import jax
 import pytest
 
-from scripts.benchmark import loops, report, startup, steps
+from sam_jax.plan import compiler
+from scripts.benchmark import compilation, loops, report, startup, steps
 from scripts.benchmark.timing import Spread
 from tests.in_process import run_module
 
@@ -17,6 +18,7 @@ from tests.in_process import run_module
 def eight_devices(monkeypatch):
   """Start JAX before a command sets XLA_FLAGS, and restore them."""
   monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+  monkeypatch.setattr(compiler, "_ENVIRONMENT", {})
   assert jax.local_device_count() == 8
 
 
@@ -126,6 +128,9 @@ def test_none_unsets_the_default_configs_m(monkeypatch, capsys):
     (["step", "--config.seed=1"], "`step` does not use --config; it uses"),
     (["scale", "--rounds=3"], "`scale` does not use --rounds"),
     (["step", "--m=4"], "`step` does not use --m"),
+    (["step", "--topology=v5e:2x2"], "`step` does not use --topology"),
+    (["compile", "--topology=v5:2x2"], "'v5' is no chip"),
+    (["compile", "--topology=v5e:2x2", "--devices=4"], "has its own devices"),
     (["step", "--json=/dev/null/a"], "--json: /dev/null can't be written"),
   ],
 )
@@ -136,6 +141,17 @@ def test_bad_arguments_give_one_line(arguments, message, capsys):
   (line,) = capsys.readouterr().err.strip().splitlines()
   assert line.startswith("error: ")
   assert message in line
+
+
+def test_failures_of_libtpu_are_one_line(monkeypatch, capsys):
+  def fail(task, tpu):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 20G of 15G\nDump:")
+
+  monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.1")
+  monkeypatch.setattr(compilation, "measure_compilation", fail)
+  with pytest.raises(SystemExit) as failed:
+    benchmark("compile", "--model=cnn4", "--topology=v5e:2x2")
+  assert failed.value.code == "error: cnn4: RESOURCE_EXHAUSTED: 20G of 15G"
 
 
 def test_comparison_with_pytorch_needs_it(monkeypatch, capsys):

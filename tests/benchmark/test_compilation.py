@@ -3,7 +3,10 @@
 import jax
 import pytest
 
+from sam_jax import target
+from sam_jax.plan import chips, compiler
 from scripts.benchmark import compilation
+from scripts.benchmark.training_task import TrainingTask
 from tests.benchmark.fakes import TASK
 
 
@@ -27,3 +30,20 @@ def test_scaling_counts_collectives():
   # And one for the ascent gradient.
   assert shared["volume"] == pytest.approx(2, abs=0.02)
   assert shared["combined"] == 2
+
+
+def test_compilation_for_tpus_takes_their_forms_and_devices(monkeypatch):
+  tpu, asked, lower = chips.parse_topology("v5e:2x2"), [], TASK.lower_step
+
+  def devices_of(tpu):
+    return jax.local_devices()[: tpu.num_devices]
+
+  def lower_step(task, *arguments, devices):
+    asked.append((target.platform(), len(devices)))
+    return lower(*arguments, devices=devices)
+
+  monkeypatch.setattr(compiler, "devices_of", devices_of)
+  monkeypatch.setattr(TrainingTask, "lower_step", lower_step)
+  rows = compilation.measure_compilation(TASK, tpu)
+  assert [row["step"] for row in rows] == ["SGD", "SAM"]
+  assert asked == [("tpu", 4)] * 2

@@ -114,6 +114,6 @@ def test_without_libtpu_one_line_says_what_to_install(capsys, monkeypatch):
   monkeypatch.setattr(compiler, "libtpu_version", lambda: None)
   error = refusal(capsys)
   assert error == (
-    "error: sam_jax.plan needs libtpu, the compiler for TPUs, which has wheels"
+    "error: --topology needs libtpu, the compiler for TPUs, which has wheels"
     " for Linux: pip install 'sam-jax[plan]'\n"
   )
