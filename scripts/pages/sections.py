@@ -119,6 +119,19 @@ SECTIONS = {
       text_columns=2,
     ),
   ),
+  "compilation_for_tpus": Section(
+    ("compile_tpu_wrn10_2",),
+    table(
+      {
+        "network": "network",
+        "slice": "topology",
+        "step": "step",
+        "trace CPU s": "trace CPU s",
+        "compile CPU s": "compile CPU s",
+      },
+      text_columns=3,
+    ),
+  ),
   "input": Section(
     ("input",),
     table(
