@@ -16,6 +16,8 @@ Sub-commands:
            or for a --topology of TPUs.
   rounding What products of few bits leave of a perturbation.
   torch    Steps of a wide ResNet on a CPU against PyTorch's.
+  pyhessian
+           Eigenvalues of a wide ResNet's Hessian on a CPU against PyHessian's.
 
 --json=FILE keeps the numbers, and how they were made. The pages of docs/ show
 those of docs/numbers: see `python -m scripts.pages`.

@@ -105,14 +105,34 @@ def _measure_torch(options: flags.FlagValues) -> Result:
     from scripts.benchmark import torch_steps
   except ImportError as error:
     cli.refuse(f"`torch` needs PyTorch ({error}): pip install torch.")
+  task, facts = _task_of_torch("torch", options)
+  return facts, torch_steps.measure_torch(task, options.rounds)
+
+
+def _measure_torch_hessian(options: flags.FlagValues) -> Result:
+  try:
+    from scripts.benchmark import torch_hessian
+  except ImportError as error:
+    cli.refuse(
+      f"`pyhessian` needs PyTorch and PyHessian ({error}): pip install torch"
+      " pyhessian."
+    )
+  task, facts = _task_of_torch("pyhessian", options)
+  facts["PyHessian"] = importlib.metadata.version("pyhessian")
+  return facts, torch_hessian.measure_torch_hessian(task, options.rounds)
+
+
+def _task_of_torch(
+  name: str, options: flags.FlagValues
+) -> tuple[TrainingTask, dict[str, Any]]:
+  """Return the task of a comparison with PyTorch, and facts about it."""
   if not re.fullmatch(r"wrn\d+_\d+", options.model):
-    cli.refuse(f"`torch` compares wide ResNets, not --model={options.model}.")
+    cli.refuse(f"`{name}` compares wide ResNets, not --model={options.model}.")
   if jax.default_backend() != "cpu":
-    cli.refuse("`torch` compares CPUs. Set JAX_PLATFORMS=cpu.")
-  task, rounds = dataclasses.replace(_task(options), devices=1), options.rounds
-  facts = {**dataclasses.asdict(task), "rounds": rounds}
-  facts["PyTorch"] = importlib.metadata.version("torch")
-  return facts, torch_steps.measure_torch(task, rounds)
+    cli.refuse(f"`{name}` compares CPUs. Set JAX_PLATFORMS=cpu.")
+  task = dataclasses.replace(_task(options), devices=1)
+  facts = {**dataclasses.asdict(task), "rounds": options.rounds}
+  return task, {**facts, "PyTorch": importlib.metadata.version("torch")}
 
 
 def _measure_input(options: flags.FlagValues) -> Result:
@@ -269,6 +289,12 @@ SUB_COMMANDS = {
     _measure_torch,
     ("model", "dataset", "batch", "rounds"),
     f"{_SPREADS} Both use all cores.",
+  ),
+  "pyhessian": SubCommand(
+    _measure_torch_hessian,
+    ("model", "dataset", "batch", "rounds"),
+    f"{_SPREADS} Seconds are added up over the cores. Eigenvalues of largest"
+    " magnitude, to a tolerance of 0.001.",
   ),
   "methods": SubCommand(
     _measure_methods,

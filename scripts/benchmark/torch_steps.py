@@ -41,7 +41,7 @@ class TorchStep:
       rho: Radius of the neighborhood; 0 is SGD.
     """
     self._rho = rho
-    self._params = jax.tree.map(_to_torch, jax.device_get(params))
+    self._params = jax.tree.map(to_torch, jax.device_get(params))
     self._leaves = jax.tree.leaves(self._params)
     image = torch.from_numpy(np.array(batch["image"])[0].transpose(0, 3, 1, 2))
     self._image = image.contiguous(memory_format=torch.channels_last)
@@ -81,10 +81,11 @@ class TorchStep:
 
 
 def wide_resnet(params: Mapping[str, Any], image: torch.Tensor) -> torch.Tensor:
-  """Compute `sam_jax.models.wide_resnet` in train mode.
+  """Compute `sam_jax.models.wide_resnet`.
 
   Args:
-    params: Its parameters, by the same names.
+    params: Its parameters, by the same names. With the batch statistics among
+      them, it is in evaluation mode, and in train mode without.
     image: [N, C, H, W].
 
   Returns:
@@ -118,13 +119,16 @@ def _convolve(x, layer, stride=1):
 
 
 def _norm_relu(x, layer):
-  scale, bias = layer["scale"], layer["bias"]
+  statistics = layer.get("mean"), layer.get("var")
+  training = statistics[0] is None
   return functional.relu(
-    functional.batch_norm(x, None, None, scale, bias, training=True)
+    functional.batch_norm(
+      x, *statistics, layer["scale"], layer["bias"], training=training
+    )
   )
 
 
-def _to_torch(array: np.ndarray) -> torch.Tensor:
+def to_torch(array: np.ndarray) -> torch.Tensor:
   """Copy an array; kernels [H, W, I, O] become [O, I, H, W]."""
   if array.ndim == 4:
     array = array.transpose(3, 2, 0, 1)

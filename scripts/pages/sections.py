@@ -193,6 +193,18 @@ SECTIONS = {
       }
     ),
   ),
+  "pyhessian": Section(
+    ("pyhessian",),
+    table(
+      {
+        "by": "by",
+        "product, CPU s": "product s",
+        "top 5, CPU s": "top 5 s",
+        "top 5 over PyHessian's": "top 5 over PyHessian",
+        "eigenvalues": "eigenvalues",
+      },
+    ),
+  ),
   # docs/methods.md
   "methods": Section(
     ("methods_digits", "methods_fashion_mnist"), tables.comparison_of_methods

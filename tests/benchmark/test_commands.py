@@ -154,10 +154,17 @@ def test_failures_of_libtpu_are_one_line(monkeypatch, capsys):
   assert failed.value.code == "error: cnn4: RESOURCE_EXHAUSTED: 20G of 15G"
 
 
-def test_comparison_with_pytorch_needs_it(monkeypatch, capsys):
+@pytest.mark.parametrize(
+  ("name", "needs"),
+  [("torch", "PyTorch"), ("pyhessian", "PyTorch and PyHessian")],
+)
+def test_comparisons_with_pytorch_need_it(name, needs, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "torch", None)
+  monkeypatch.setitem(sys.modules, "pyhessian", None)
   with pytest.raises(SystemExit, match="2"):
-    benchmark("torch", "--model=wrn10_1")
+    benchmark(name, "--model=wrn10_1")
   (line,) = capsys.readouterr().err.strip().splitlines()
-  assert line.startswith("error: `torch` needs PyTorch (")
-  assert line.endswith("): pip install torch.")
+  assert line.startswith(f"error: `{name}` needs {needs} (")
+  assert line.endswith(
+    f"): pip install torch{' pyhessian' * (name != 'torch')}."
+  )
