@@ -5,7 +5,7 @@ Words after the colon, in any order; the first of each line is the default:
   vit_b16, vit_b32, vit_s16, vit_s32, vit_ti16,
   mixer_b16, mixer_b32, mixer_s16, mixer_s32   on ImageNet
   vit_nano, mixer_nano                         on small images, for laptops
-  imagenet, digits, cifar10
+  imagenet, digits, fashion_mnist, cifar10
   sam, gsam, adamw   all descend by AdamW; adamw: without SAM
 
 GSAM's ViTs on ImageNet have the loss and the network of big_vision: the
@@ -48,15 +48,16 @@ RECIPES = {
   "mixer_s32": (0.1, (0.5, 0.0, 0.2)),
 }
 NANO = ("vit_nano", "mixer_nano")
+SMALL = ("digits", "fashion_mnist", "cifar10")
 WARMUP_STEPS = 10_000  # big_vision
 
 VARIANTS = Variants(
   model=(*RECIPES, *NANO),
-  dataset=("imagenet", "digits", "cifar10"),
+  dataset=("imagenet", *SMALL),
   method=("sam", "gsam", "adamw"),
   excluded=(
     *((model, "imagenet") for model in NANO),
-    *((model, data) for model in RECIPES for data in ("digits", "cifar10")),
+    *((model, data) for model in RECIPES for data in SMALL),
   ),
 )
 
