@@ -1,5 +1,7 @@
 """docs/notebooks: each cell prints what is stored under it."""
 
+import functools
+import itertools
 import json
 import re
 
@@ -16,16 +18,30 @@ def stored_text(cell):
   return "".join("".join(o.get("text", "")) for o in cell["outputs"])
 
 
+@functools.cache
+def definitions(*sources):
+  """Run the cells that define; notebooks that start alike train once."""
+  namespace = {"__name__": "__main__"}
+  for source in sources:
+    exec(source, namespace)
+  namespace["train"] = functools.cache(namespace["train"])
+  return namespace
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_print_what_is_stored(path, capsys):
   matplotlib.use("Agg")
-  namespace = {"__name__": "__main__"}
-  cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+  cells = [
+    cell
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    if cell["cell_type"] == "code"
+  ]
+  silent = list(itertools.takewhile(lambda cell: not cell["outputs"], cells))
+  namespace = dict(definitions(*("".join(cell["source"]) for cell in silent)))
+  assert not capsys.readouterr().out
   pictures = 0
-  for cell in cells:
-    if cell["cell_type"] != "code":
-      continue
+  for cell in cells[len(silent) :]:
     exec("".join(cell["source"]), namespace)
     printed, stored = capsys.readouterr().out, stored_text(cell)
     assert NUMBER.sub("#", printed) == NUMBER.sub("#", stored)
