@@ -57,6 +57,12 @@ def digits():
 
 def shapes(name, code, compute):
   """Return dicts of shapes of arrays by name, as `compute()` returns them."""
-  file = path("shapes", code, "jax", "flax") / f"{name}.json"
-  trees = json.loads(text(file, lambda: json.dumps(compute())))
+  trees = value(f"shapes/{name}", code, compute)
   return tuple({k: tuple(v) for k, v in tree.items()} for tree in trees)
+
+
+def value(name, code, compute):
+  """Return `compute()`, a value of JSON that depends on code, jax and flax."""
+  kind, _, name = name.partition("/")
+  file = path(kind, code, "jax", "flax") / f"{name}.json"
+  return json.loads(text(file, lambda: json.dumps(compute())))
