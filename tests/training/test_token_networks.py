@@ -37,14 +37,22 @@ def make_config(name, m=None):
 
 
 @functools.cache
+def initial_state(name):
+  """Return the state that every m, mask and number of devices starts from."""
+  config = make_config(name)
+  parts = build.parts(config, build.dataset_spec(config), 10, 8)
+  state = jax.device_get(step_lib.create_state(parts, (8, 8, 1), 0))
+  # The head is 0 at first: start from weights that every layer feels.
+  return state.replace(params=params_of(name, channels=1))
+
+
+@functools.cache
 def two_steps(name, num_devices, m, dropout_rate=None, mask="all"):
   """Return the state and the metrics after two steps of random images."""
   config = make_config(name, m)
   config.model.dropout_rate, config.sam.mask = dropout_rate, mask
   parts = build.parts(config, build.dataset_spec(config), 10, num_devices)
-  state = jax.device_get(step_lib.create_state(parts, (8, 8, 1), 0))
-  # The head is 0 at first: start from weights that every layer feels.
-  state = state.replace(params=params_of(name, channels=1))
+  state = initial_state(name)
   devices = jax.devices()[:num_devices]
   step = parallel.map_train_step(
     functools.partial(step_lib.train_step, parts=parts), devices
