@@ -23,8 +23,10 @@ def mean_over_microbatches(
   if count == 1:
     return shard_fn(batch, 0)
   parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
-  first_part = jax.tree.map(lambda x: x[0], parts)
-  shapes = jax.eval_shape(shard_fn, first_part, 0)
+  shard_fn = jax.jit(shard_fn, inline=True)  # traced once, not twice
+  indices = jnp.arange(count)
+  first = jax.tree.map(lambda x: x[0], (parts, indices))
+  shapes = jax.eval_shape(shard_fn, *first)
 
   def accumulate(sums, part_and_index):
     floats, others = _partition(shard_fn(*part_and_index))
@@ -33,7 +35,7 @@ def mean_over_microbatches(
   sums, others = jax.lax.scan(
     accumulate,
     [jnp.zeros(x.shape, x.dtype) for x in _partition(shapes)[0]],
-    (parts, jnp.arange(count)),
+    (parts, indices),
     unroll=unroll,
   )
   means, last = (x / count for x in sums), (x[-1] for x in others)
