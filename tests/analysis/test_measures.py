@@ -45,7 +45,8 @@ def problem(count=21):
   }
   model = Perceptron()
   images = jnp.zeros((1, 2, 2, 1))
-  variables = jax.device_get(model.init(jax.random.key(0), images, train=False))
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = jax.device_get(init(jax.random.key(0), images))
   statistics = {"mean": np.full(5, 0.3, np.float32), "var": np.ones(5)}
   variables["batch_stats"] = {
     "BatchNorm_0": jax.tree.map(np.float32, statistics)
@@ -79,6 +80,19 @@ def flat_losses(normalize=False):
   return flat, losses
 
 
+@functools.cache
+def dense_hessian(normalize=False):
+  flat, losses = flat_losses(normalize)
+  return np.asarray(jax.jit(jax.hessian(lambda w: losses(w).mean()))(flat))
+
+
+@functools.cache
+def gradients_of_examples(normalize=False):
+  """Return a row for each example."""
+  flat, losses = flat_losses(normalize)
+  return np.asarray(jax.jit(jax.jacobian(losses))(flat), np.float64)
+
+
 def measured(text, seed=0):
   return parse_measure(text)(*network(), seed)
 
@@ -95,9 +109,8 @@ def test_a_network_is_measured_by_its_own_loss():
 
 
 def test_noise_is_the_trace_of_the_covariance_of_gradients():
-  flat, losses = flat_losses()
-  gradients = jax.jacobian(losses)(flat)
-  covariance = np.cov(np.asarray(gradients, np.float64), rowvar=False)
+  gradients = gradients_of_examples()
+  covariance = np.cov(gradients, rowvar=False)
   found = measured("noise")
   assert found.value == pytest.approx(np.trace(covariance), rel=1e-4)
   mean = gradients.mean(axis=0)
@@ -107,8 +120,7 @@ def test_noise_is_the_trace_of_the_covariance_of_gradients():
 
 
 def test_trace_and_eigenvalue_are_those_of_the_dense_hessian():
-  flat, losses = flat_losses()
-  dense = np.asarray(jax.hessian(lambda w: losses(w).mean())(flat))
+  dense = dense_hessian()
   found = measured("trace:draws=40")
   assert abs(found.value - np.trace(dense)) < 3 * found.standard_error
   assert found.standard_error < 0.3 * np.trace(dense)
@@ -119,8 +131,8 @@ def test_trace_and_eigenvalue_are_those_of_the_dense_hessian():
 @pytest.mark.parametrize("options", ["", ",adaptive", ",normalize"])
 def test_average_is_half_the_trace_for_little_noise(options):
   """It reaches the network: its statistics stay, its logits are normalized."""
-  flat, losses = flat_losses(normalize="normalize" in options)
-  dense = np.asarray(jax.hessian(lambda w: losses(w).mean())(flat))
+  flat, _ = flat_losses()
+  dense = dense_hessian(normalize="normalize" in options)
   scale = np.abs(flat) if "adaptive" in options else np.ones_like(flat)
   terms = 0.03**2 / 2 * np.diag(dense) * scale**2
   found = measured(f"average:sigma=0.03,draws=60{options}")
@@ -130,13 +142,9 @@ def test_average_is_half_the_trace_for_little_noise(options):
 
 @pytest.mark.parametrize("options", ["", ",adaptive", ",normalize"])
 def test_worst_is_the_dual_norm_for_a_small_radius(options):
-  flat, losses = flat_losses(normalize="normalize" in options)
-  gradients = np.stack(
-    [
-      jax.grad(lambda w, i=i: losses(w)[i : i + 7].mean())(flat)
-      for i in (0, 7, 14)
-    ]
-  )
+  flat, _ = flat_losses()
+  gradients = gradients_of_examples(normalize="normalize" in options)
+  gradients = gradients.reshape(3, 7, -1).mean(axis=1)
   scale = np.abs(flat) if "adaptive" in options else 1.0
   rho = 1e-3
   for p, norms in (
