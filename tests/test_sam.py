@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 import sam_jax
@@ -330,18 +331,22 @@ def test_second_order_spans_the_shards_that_share_a_perturbation():
 
 def test_random_direction_is_normal_and_of_length_rho():
   params = random_tree(5)
-  points = []
-
-  def grad_fn(w, ascent_step):
-    points.append(flat(w) - flat(params))
-    return optax.tree.scale(2.0, w)
-
   tx = sam_jax.sharpness_aware(RHO, random_key=jax.random.key(0))
-  state = tx.init(params)
-  for _ in range(400):
+
+  def update(state, _):
+    points = []
+
+    def grad_fn(w, ascent_step):
+      points.append(w)
+      return optax.tree.scale(2.0, w)
+
     gradient, state = tx.update(params, state, params, grad_fn=grad_fn)
-  eps = np.array(points)
-  np.testing.assert_allclose(flat(gradient), 2 * (flat(params) + eps[-1]), 1e-5)
+    return state, [ravel_pytree(tree)[0] for tree in (points[0], gradient)]
+
+  many = jax.jit(lambda state: jax.lax.scan(update, state, length=400))
+  points, gradients = jax.device_get(many(tx.init(params))[1])
+  eps = points - flat(params)
+  np.testing.assert_allclose(gradients[-1], 2 * (flat(params) + eps[-1]), 1e-5)
   np.testing.assert_allclose(np.linalg.norm(eps, axis=1), RHO, rtol=1e-4)
   # Uniform on the sphere: mean 0, and the same variance in each of 14 axes.
   standard_error = RHO / np.sqrt(14 * len(eps))
