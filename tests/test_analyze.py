@@ -307,20 +307,21 @@ def test_connectivity_measures_batch_statistics_on_the_way(
     runs[0].model.settings, batch_norm_axis=None, batch_norm_groups=None
   )
   examples = runs[0].examples("train", 12)
-  for at, (loss, error) in zip((0, 0.5, 1), line, strict=True):
-    logits, _ = (
-      runs[0]
-      .model.clone(settings=settings)
-      .apply(
-        jax.tree.map(
-          lambda a, b, t=at: (1 - t) * a + t * b, *(r.variables for r in runs)
-        ),
-        runs[0].preprocess(examples["image"]),
-        train=True,
-        rngs={"dropout": jax.random.key(0)},
-        mutable=["batch_stats"],
-      )
+  model = runs[0].model.clone(settings=settings)
+
+  @jax.jit
+  def forward(at, *ends):
+    logits, _ = model.apply(
+      jax.tree.map(lambda a, b: (1 - at) * a + at * b, *ends),
+      runs[0].preprocess(examples["image"]),
+      train=True,
+      rngs={"dropout": jax.random.key(0)},
+      mutable=["batch_stats"],
     )
+    return logits
+
+  for at, (loss, error) in zip((0, 0.5, 1), line, strict=True):
+    logits = forward(at, *(jax.device_get(run.variables) for run in runs))
     logits = np.asarray(logits, np.float64)
     chosen = logits[np.arange(12), examples["label"]]
     nll = np.log(np.exp(logits).sum(axis=1)) - chosen
