@@ -6,6 +6,7 @@ resizing. Images may have any format that TensorFlow decodes, such as JPEG
 (grayscale, CMYK and truncated files too), PNG or GIF.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 _AREA = (0.08, 1.0)  # of a random crop, as a fraction of the image's area
@@ -27,8 +28,8 @@ def random_crop(encoded: Any, size: int, seed: Any) -> Any:
   Returns:
     uint8 [size, size, 3].
   """
-  window = random_window(_image_shape(encoded), size, seed)
-  return _resize(_decode(encoded, window), size)
+  part = _decode(encoded, lambda shape: random_window(shape, size, seed))
+  return resize(part, size)
 
 
 def random_window(shape: Any, size: int, seed: Any) -> Any:
@@ -54,10 +55,12 @@ def random_window(shape: Any, size: int, seed: Any) -> Any:
     max_attempts=_ATTEMPTS,
     use_image_if_no_bounding_boxes=True,
   )
-  window = tf.concat([begin[:2], extent[:2]], 0)
   # After too many attempts the box is the whole image: use the center instead.
-  is_whole = tf.reduce_all(extent[:2] == shape[:2])
-  return tf.where(is_whole, center_window(shape, size), window)
+  return tf.cond(
+    tf.reduce_all(extent[:2] == shape[:2]),
+    lambda: center_window(shape, size),
+    lambda: tf.concat([begin[:2], extent[:2]], 0),
+  )
 
 
 def center_crop(encoded: Any, size: int) -> Any:
@@ -70,8 +73,8 @@ def center_crop(encoded: Any, size: int) -> Any:
   Returns:
     uint8 [size, size, 3].
   """
-  window = center_window(_image_shape(encoded), size)
-  return _resize(_decode(encoded, window), size)
+  part = _decode(encoded, lambda shape: center_window(shape, size))
+  return resize(part, size)
 
 
 def center_window(shape: Any, size: int) -> Any:
@@ -107,69 +110,67 @@ def decoded_size(encoded: bytes) -> tuple[int, int] | None:
   import tensorflow as tf
 
   try:
-    height, width, _ = _image_shape(encoded).numpy()
-    _decode(encoded, tf.stack([0, 0, height, width]))
+    image = _decode(encoded, lambda shape: tf.stack([0, 0, shape[0], shape[1]]))
   except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
     return None
-  return int(height), int(width)
+  height, width, _ = image.shape
+  return height, width
 
 
-def _is_jpeg(encoded: Any) -> Any:
+def resize(image: Any, size: int) -> Any:
+  """Resize as in google-research/sam, but to whole gray levels.
+
+  Bicubic resizing overshoots 0..255. The official release feeds such values to
+  RandAugment, where they wrap around; here they are clipped.
+
+  Args:
+    image: uint8 [height, width, 3].
+    size: Side of the result in pixels.
+
+  Returns:
+    uint8 [size, size, 3].
+  """
   import tensorflow as tf
 
-  return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-
-
-def _image_shape(encoded: Any) -> Any:
-  """Return height, width and channels, int32 [3], of an encoded image."""
-  import tensorflow as tf
-
-  return tf.cond(
-    _is_jpeg(encoded),
-    lambda: tf.image.extract_jpeg_shape(encoded),
-    lambda: tf.shape(_decode_other(encoded)),
+  # The operation behind tf.compat.v1.image.resize_bicubic.
+  resized = tf.raw_ops.ResizeBicubic(images=image[None], size=[size, size])[0]
+  # One operation that clips, rounds half to even and converts: the scale from
+  # 0..255 to quint8 is 1. Three operations take twice the time.
+  levels, *_ = tf.raw_ops.QuantizeV2(
+    input=resized,
+    min_range=0.0,
+    max_range=255.0,
+    T=tf.quint8,
+    mode="SCALED",
+    round_mode="HALF_TO_EVEN",
   )
+  return tf.ensure_shape(tf.bitcast(levels, tf.uint8), [size, size, 3])
 
 
-def _decode(encoded: Any, window: Any) -> Any:
-  """Return a window of an image; a JPEG is decoded only there."""
+def _decode(encoded: Any, window_of: Callable[[Any], Any]) -> Any:
+  """Decode a window of an image; a JPEG is decoded only there.
+
+  Args:
+    encoded: The file's contents, string [].
+    window_of: Maps the image's shape, int32 [3], to a window, int32 [4].
+
+  Returns:
+    uint8 [height, width, 3] of the window.
+  """
   import tensorflow as tf
 
   def decode_jpeg() -> Any:
     return tf.raw_ops.DecodeAndCropJpeg(
       contents=encoded,
-      crop_window=window,
+      crop_window=window_of(tf.image.extract_jpeg_shape(encoded)),
       channels=3,
       try_recover_truncated=True,
     )
 
   def decode_other() -> Any:
-    row, column, height, width = tf.unstack(window)
-    image = _decode_other(encoded)
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    row, column, height, width = tf.unstack(window_of(tf.shape(image)))
     return image[row : row + height, column : column + width]
 
-  return tf.cond(_is_jpeg(encoded), decode_jpeg, decode_other)
-
-
-def _decode_other(encoded: Any) -> Any:
-  import tensorflow as tf
-
-  return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-
-
-def _resize(image: Any, size: int) -> Any:
-  """Resize as in google-research/sam, but to whole gray levels.
-
-  Bicubic resizing overshoots 0..255. The official release feeds such values to
-  RandAugment, where they wrap around; here they are clipped.
-  """
-  import tensorflow as tf
-
-  # The operation behind tf.compat.v1.image.resize_bicubic.
-  image = tf.raw_ops.ResizeBicubic(images=image[None], size=[size, size])[0]
-  # `tf.clip_by_value` runs two operations and takes three times as long.
-  image = tf.raw_ops.ClipByValue(
-    t=image, clip_value_min=0.0, clip_value_max=255.0
-  )
-  image = tf.cast(tf.round(image), tf.uint8)
-  return tf.ensure_shape(image, [size, size, 3])
+  is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
+  return tf.cond(is_jpeg, decode_jpeg, decode_other)

@@ -2,13 +2,9 @@
 
 The host sends uint8 images of the network's size; the device does the rest.
 
-Grain with ArrayRecord was measured and not adopted (November 2026, TensorFlow
-2.21, Grain 0.2.18, ArrayRecord 0.8.6, OpenCV 5.0). On JPEGs of 500 x 375 pixels
-and 110 kB, cropped at random to 224, this module makes 263 images per CPU
-second (one core, medians of interleaved rounds), and Grain 219 with OpenCV,
-whose center crops differ from the official release's by 7.6 gray levels on
-average. Grain resumes exactly too, but it cannot read the TFRecords that users
-have prepared.
+Grain with ArrayRecord was measured and not adopted: it is not faster, it cannot
+read the TFRecords that users have prepared, and OpenCV's center crops differ
+from the official release's. docs/data.md, "Speed of decoding", has the numbers.
 """
 
 import atexit

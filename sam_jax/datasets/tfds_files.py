@@ -45,9 +45,12 @@ def tfds_builder(
 
 
 def set_tensorflow_environment() -> None:
-  """Let TensorFlow, which reads this at its import, log only errors."""
+  """Set the variables that TensorFlow reads at its import and first use."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  # Keep freed memory. By default the buffers of each decoded image go back to
+  # the kernel, which takes a fifth of the pipeline's time to clear new pages.
+  os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 
 
 def prepared_builder(spec: DatasetSpec, data_dir: str | None) -> Any:
