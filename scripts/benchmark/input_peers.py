@@ -52,18 +52,17 @@ def _tensorflow(
   del directory
   import tensorflow as tf
 
-  windows = tf.constant(_windows(), tf.int32)
-  encoded = tf.constant(photos)
+  # Elements of a cache are shared, where an index would copy the JPEG.
+  encoded = tf.data.Dataset.from_tensor_slices(photos).cache().repeat()
+  windows = tf.data.Dataset.from_tensor_slices(_windows()).repeat()
 
-  def load(number: Any) -> Any:
-    image = tf.image.decode_and_crop_jpeg(
-      encoded[number % len(photos)], windows[number % _NUM_WINDOWS], channels=3
-    )
-    image = tf.raw_ops.ResizeBicubic(images=image[None], size=_SHAPE)[0]
-    return tf.saturate_cast(image, tf.uint8)
+  def load(photo: Any, window: Any) -> Any:
+    image = tf.image.decode_and_crop_jpeg(photo, window, channels=3)
+    return crops.resize(image, IMAGE_SIZE)
 
-  numbers = tf.data.Dataset.range(10**9)
-  images = numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+  images = tf.data.Dataset.zip(encoded, windows).map(
+    load, num_parallel_calls=tf.data.AUTOTUNE
+  )
   yield from images.batch(batch).prefetch(2).as_numpy_iterator()
 
 
@@ -156,7 +155,7 @@ def _one_by_one(
 
 
 def _windows() -> np.ndarray:
-  """Draw windows as our stream does, int [_NUM_WINDOWS, 4].
+  """Draw windows as our stream does, int32 [_NUM_WINDOWS, 4].
 
   Returns:
     Row, column, height and width of each.
