@@ -1,5 +1,6 @@
 """Say how a measurement was made: command, date, machine, versions."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -13,7 +14,11 @@ from typing import Any
 import sam_jax
 from sam_jax import wording
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# The last ones, which benchmarks compare with, may not be installed.
+_PACKAGES = (
+  *("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu"),
+  *("torch", "grain", "opencv-python-headless", "PyTurboJPEG"),
+)
 
 
 def describe(command: Sequence[str]) -> dict[str, Any]:
@@ -22,7 +27,10 @@ def describe(command: Sequence[str]) -> dict[str, Any]:
   Args:
     command: The words of the command that measured.
   """
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  versions = {}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[name] = importlib.metadata.version(name)
   return {
     "command": shlex.join(command),
     "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
