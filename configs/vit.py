@@ -116,7 +116,7 @@ def set_imagenet_recipe(config: ConfigDict, method: str) -> None:
 
 
 def set_small_recipe(config: ConfigDict, dataset: str, method: str) -> None:
-  """Set a recipe of our own for images of a few pixels."""
+  """Set a recipe of our own, which is not tuned, for images of a few pixels."""
   is_digits = dataset == "digits"
   config.model.name += "2" if is_digits else "4"
   config.dataset.name = dataset

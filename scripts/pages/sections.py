@@ -44,6 +44,8 @@ SECTIONS = {
   "quickstart": Section(
     ("quickstart_report",), tables.printed(r"^\|", with_sources=False)
   ),
+  # docs/results.md
+  "small_vits": Section(("vit_digits",), tables.printed(r"^\|")),
   # docs/models.md and docs/config.md
   "networks": Section((), _networks),
   "datasets": Section((), _datasets),
