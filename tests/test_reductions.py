@@ -121,10 +121,13 @@ def kernels_and_operations(num_layers):
 
   # Different shapes, as in PyramidNet: equal ones might share a kernel.
   params = [
-    [jnp.ones((128, 128 + i)), jnp.ones(2048 + i), jnp.ones(3072 + i)]
+    [
+      jax.ShapeDtypeStruct(shape, jnp.float32)
+      for shape in ((128, 128 + i), (2048 + i,), (3072 + i,))
+    ]
     for i in range(num_layers)
   ]
-  state = transformation.init(params)
+  state = jax.eval_shape(transformation.init, params)
   text = jax.jit(step).lower(params, state, params).compile().as_text()
   return len(re.findall("kind=kLoop", text)), text.count(" = ")
 
