@@ -15,14 +15,12 @@ import jax
 import numpy as np
 import pytest
 
+from sam_jax.runs import compilation
 from tests import bucket as bucket_lib
 from tests import kept, processes
 
 os.environ["XLA_FLAGS"] = processes.xla_flags(8)  # read at the first use of it
 jax.config.update("jax_compilation_cache_dir", str(processes.CACHE))
-
-# The kernel allows a process 65,530 memory mappings by default.
-MANY_MAPPINGS = 20_000
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -75,17 +73,10 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_memory_mappings():
-  """Free compiled programs after a file of tests when they have become many.
-
-  Each holds dozens of memory mappings, and a process that reaches the kernel's
-  limit dies of a segmentation fault.
-  """
+def few_compiled_programs():
+  """Free compiled programs after a file of tests when they have become many."""
   yield
-  maps = pathlib.Path("/proc/self/maps")  # only Linux has it
-  if not maps.exists() or maps.read_bytes().count(b"\n") > MANY_MAPPINGS:
-    jax.clear_caches()
-    gc.collect()
+  compilation.free_programs_if_many()
 
 
 @pytest.fixture(scope="session")

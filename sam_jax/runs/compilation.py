@@ -1,8 +1,10 @@
 """Choose how XLA compiles the programs of a command, and keep them."""
 
+import gc
 import importlib.metadata
 import logging
 import os
+import pathlib
 
 import jax
 from etils import epath
@@ -15,6 +17,9 @@ logger = logging.getLogger(__name__)
 # time of XLA's own code for the gradient of a wide network.
 FLAG_FOR_CPUS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 _JAXLIBS_THAT_KNOW_IT = ("0.10.", "0.11.", "0.12.")
+
+# Linux allows a process 65,530 memory mappings by default.
+_MANY_MAPPINGS = 20_000
 
 # Compiled programs of runs with one process.
 _OF_USER = "~/.cache/sam_jax/compiled"
@@ -88,3 +93,19 @@ def keep_compiled_programs(
   # JAX keeps programs that take a second; keep a lower limit of the user.
   option = "jax_persistent_cache_min_compile_time_secs"
   jax.config.update(option, min(0.5, getattr(jax.config, option)))
+
+
+def free_programs_if_many() -> None:
+  """Free the compiled programs of this process when they have become many.
+
+  JAX keeps all of them, and what they refer to, such as a data set. Each holds
+  dozens of memory mappings, and a process that trains run after run dies where
+  it reaches the kernel's limit. What is used again is compiled again, or read
+  from the cache.
+  """
+  mappings = pathlib.Path("/proc/self/maps")  # only Linux has it
+  if not mappings.exists() or (
+    mappings.read_bytes().count(b"\n") > _MANY_MAPPINGS
+  ):
+    jax.clear_caches()
+    gc.collect()

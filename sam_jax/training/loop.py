@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sam_jax.datasets.catalog import DatasetSpec
+from sam_jax.runs.compilation import free_programs_if_many
 from sam_jax.runs.preemption import StoppedError, StopRequest
 from sam_jax.runs.profiling import Profiler
 from sam_jax.training import build, hyperparameters, input_pipeline, parallel
@@ -55,6 +56,7 @@ def train_and_evaluate(
     WorkdirLostError: The workdir was removed, or the disk is full.
   """
   with contextlib.ExitStack() as stack:
+    stack.callback(free_programs_if_many)
     stop = stack.enter_context(StopRequest())
     run = stack.enter_context(open_run(config, workdir))
     config, dataset, total_steps = run.config, run.dataset, run.total_steps

@@ -20,6 +20,7 @@ from sam_jax import paths
 from sam_jax.config.schema import ConfigError
 from sam_jax.datasets.catalog import DatasetError
 from sam_jax.runs import logging as run_logging
+from sam_jax.runs.compilation import free_programs_if_many
 from sam_jax.runs.preemption import StoppedError, StopRequest
 from sam_jax.runs.workdir import WorkdirLostError
 from sam_jax.training import hyperparameters, parallel
@@ -62,6 +63,7 @@ def train_and_evaluate(
     The errors of the runs that failed.
   """
   with contextlib.ExitStack() as contexts:
+    contexts.callback(free_programs_if_many)
     stop = contexts.enter_context(StopRequest())
     members = [_Member(*run) for run in runs]
     for member in members:

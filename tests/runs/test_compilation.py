@@ -101,3 +101,12 @@ def test_hosts_find_programs_in_a_bucket(cache_of_jax, bucket, monkeypatch):
     jax.clear_caches()
   assert any(name.startswith("run/compiled/") for name in bucket.names(""))
   jax.monitoring.unregister_event_listener(listen)
+
+
+@pytest.mark.parametrize("many, programs", [(0, 0), (10**6, 1)])
+def test_programs_are_freed_when_they_are_many(monkeypatch, many, programs):
+  monkeypatch.setattr(compilation, "_MANY_MAPPINGS", many)
+  double = jax.jit(lambda x: 2 * x)
+  double(np.float32(1))
+  compilation.free_programs_if_many()
+  assert double._cache_size() == programs

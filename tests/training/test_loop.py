@@ -3,12 +3,13 @@
 import itertools
 import shutil
 
+import jax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
   EventAccumulator,
 )
 
-from sam_jax.runs import preemption
+from sam_jax.runs import compilation, preemption
 from sam_jax.runs.checkpoints import Checkpoints
 from sam_jax.runs.logging import MetricsWriter
 from sam_jax.runs.workdir import WorkdirLostError
@@ -234,3 +235,10 @@ def test_no_result_without_the_last_checkpoint(
     train(tmp_path)
   assert not (tmp_path / "result.json").exists()
   check_resumed(tmp_path, undisturbed)
+
+
+def test_run_after_run_leaves_no_programs(tmp_path, monkeypatch):
+  """A process that holds too many of them dies."""
+  monkeypatch.setattr(compilation, "_MANY_MAPPINGS", 0)
+  train(tmp_path, num_epochs=1)
+  assert not jax.devices()[0].client.live_executables()

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import (
 )
 
 from sam_jax.config import schema
+from sam_jax.runs import compilation, preemption
 from sam_jax.runs import logging as run_logging
-from sam_jax.runs import preemption
 from sam_jax.runs.checkpoints import Checkpoints, SavedCheckpoints
 from sam_jax.runs.logging import MetricsWriter
 from sam_jax.runs.workdir import WorkdirLostError
@@ -364,3 +364,9 @@ def test_throughput_of_a_run_leaves_out_evaluations_of_the_others():
   assert first.read(3) == (10, 97)
   clock.time += 3  # the first run waits for later steps and logs them
   assert second.read(3) == (10, 97)
+
+
+def test_group_after_group_leaves_no_programs(tmp_path, monkeypatch):
+  monkeypatch.setattr(compilation, "_MANY_MAPPINGS", 0)
+  train_together(tmp_path, {"a": {"num_epochs": 1}})
+  assert not jax.devices()[0].client.live_executables()
