@@ -1,8 +1,9 @@
 """Errors of SGD, SAM and its cheap variants, at equal epochs and equal cost.
 
-Every run is one of `sam_jax.train`: run the command again to resume. rho is
-chosen on validation images, for each method and noise rate, at equal epochs.
-A large training set is cut into parts: each seed trains on a part of its own.
+Every run is one of `sam_jax.train`: run the command again to resume. Learning
+rate and rho are chosen together on validation images, for each method and noise
+rate, at equal epochs. A large training set is cut into parts: each seed trains
+on a part of its own.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from scripts.benchmark import perceptron  # noqa: F401  its name is registered
 from scripts.benchmark.method_costs import measure_costs
 
 NOISE_RATES = (0.4, 0.0)
+LEARNING_RATES = (0.01, 0.03, 0.1)
 
 # Training images of a run, about; the digits have 1,442.
 IMAGES = 1400
@@ -66,9 +68,9 @@ class Size:
   Attributes:
     epochs: Epochs of a run at equal epochs.
     seeds: Seeds of a result.
-    tuning_seeds: Seeds that choose rho.
+    tuning_seeds: Seeds that choose rho and the learning rate.
     rhos: Radii to try first, from small to large.
-    validation: Training images to hold out while rho is chosen.
+    validation: Training images to hold out for these choices.
   """
 
   epochs: int
@@ -149,40 +151,61 @@ class Comparison:
     results = (read_result(workdir) for _, workdir in runs)
     return [result["error_rate"] for result in results if result]
 
-  def tune(self, method: str, noise: float) -> float:
-    """Return the radius with the lowest mean error on validation images.
+  def choose(self, method: str, noise: float) -> dict[str, float]:
+    """Return the learning rate and rho of the lowest error on validation.
+
+    Returns:
+      Fields of a config.
+    """
+    found = []
+    for rate in LEARNING_RATES:
+      error, rho = self.tune(method, noise, rate)
+      fields = {"optimizer.learning_rate": rate, "sam.rho": rho}
+      found.append((error, fields))
+    return min(found, key=lambda pair: pair[0])[1]
+
+  def tune(
+    self, method: str, noise: float, learning_rate: float
+  ) -> tuple[float, float]:
+    """Return the lowest mean error on validation images, and its radius.
 
     A best radius at an end of the grid could be better still beyond it, so
     the grid grows there.
     """
-    if method == "sgd":
-      return 0.0
     radii = [rho * METHODS[method].rho_factor for rho in self.size.rhos]
-    means = self.validate(method, noise, radii)
-    for _ in range(MORE_RHOS):
+    if method == "sgd":
+      radii = [0.0]
+    means: dict[float, float] = {}
+    for _ in range(1 + MORE_RHOS):
+      new = [rho for rho in radii if rho not in means]
+      means |= self.validate(method, noise, learning_rate, new)
       best = min(means, key=means.__getitem__)
+      if method == "sgd" or radii[0] < best < radii[-1]:
+        break
       if best == radii[0]:
         radii.insert(0, _round(best**2 / radii[1]))
-      elif best == radii[-1]:
-        radii.append(_round(best**2 / radii[-2]))
       else:
-        break
-      means |= self.validate(
-        method, noise, [rho for rho in radii if rho not in means]
-      )
-    return min(means, key=means.__getitem__)
+        radii.append(_round(best**2 / radii[-2]))
+    return means[best], best
 
   def validate(
-    self, method: str, noise: float, radii: Sequence[float]
+    self,
+    method: str,
+    noise: float,
+    learning_rate: float,
+    radii: Sequence[float],
   ) -> dict[float, float]:
     """Return the mean error on validation images for each radius."""
     seeds = range(self.size.tuning_seeds)
-    held_out = {"dataset.validation_size": self.size.validation}
+    fields = {
+      "optimizer.learning_rate": learning_rate,
+      "dataset.validation_size": self.size.validation,
+    }
     errors = self.errors(
       method,
       noise,
       [
-        {"sam.rho": rho, "seed": 1000 + seed, **held_out}
+        {**fields, "sam.rho": rho, "seed": 1000 + seed}
         for rho, seed in itertools.product(radii, seeds)
       ],
     )
@@ -190,14 +213,14 @@ class Comparison:
     return dict(zip(radii, means.tolist(), strict=True))
 
   def test(
-    self, method: str, noise: float, rho: float, epochs: int
+    self, method: str, noise: float, epochs: int, **fields: Any
   ) -> list[float]:
     """Return the errors on the test set, in percent."""
-    fields = [
-      {"sam.rho": rho, "num_epochs": epochs, "seed": seed}
+    runs = [
+      {**fields, "num_epochs": epochs, "seed": seed}
       for seed in range(self.size.seeds)
     ]
-    return [100 * error for error in self.errors(method, noise, fields)]
+    return [100 * error for error in self.errors(method, noise, runs)]
 
 
 def measure_methods(
@@ -211,23 +234,25 @@ def measure_methods(
   rows: list[dict[str, Any]] = []
   size, most = comparison.size, max(m.cost for m in METHODS.values())
   for noise in NOISE_RATES:
-    radii = {name: comparison.tune(name, noise) for name in METHODS}
+    chosen = {name: comparison.choose(name, noise) for name in METHODS}
     costs = measure_costs(
       {
-        name: comparison.config(name, noise, **{"sam.rho": rho})
-        for name, rho in radii.items()
+        name: comparison.config(name, noise, **fields)
+        for name, fields in chosen.items()
       },
       rounds,
     )
-    for name, rho in radii.items():
+    for name, fields in chosen.items():
       longer = round(size.epochs * most / METHODS[name].cost)
-      row: dict[str, Any] = {"noise": noise, "method": name, "rho": rho}
+      row: dict[str, Any] = {"noise": noise, "method": name}
+      row["learning rate"] = fields["optimizer.learning_rate"]
+      row["rho"] = fields["sam.rho"]
       row |= costs[name]
       for title, epochs in (
         ("equal epochs", size.epochs),
         ("equal cost", longer),
       ):
-        row[title] = comparison.test(name, noise, rho, epochs)
+        row[title] = comparison.test(name, noise, epochs, **fields)
       rows.append(row | {"longer epochs": longer})
   return rows
 
@@ -239,6 +264,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     {
       "noise": f"{row['noise']:.0%}",
       "method": row["method"],
+      "learning rate": f"{row['learning rate']:g}",
       "rho": f"{row['rho']:g}",
       "time": f"{_median(row['time']):.2f}",
       "FLOPs": f"{row['flops']:.2f}",
@@ -254,8 +280,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
   ]
 
 
-def _round(rho: float) -> float:
-  return float(f"{rho:.2g}")
+def _round(value: float) -> float:
+  return float(f"{value:.2g}")
 
 
 def _median(time: Any) -> float:

@@ -1,6 +1,7 @@
 """Errors and costs of the methods: what is trained, and the table."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -17,7 +18,10 @@ SIZE = methods.Size(1, 2, 2, (0.1, 0.5), validation=16)
 
 @pytest.fixture
 def comparison(tmp_path, monkeypatch):
-  """A comparison whose runs only write a result, the best at rho = 0.5."""
+  """A comparison whose runs only write a result.
+
+  The best is that of rho = 0.5 and of a learning rate of 0.03.
+  """
   trained = []
 
   def train(runs):
@@ -25,6 +29,7 @@ def comparison(tmp_path, monkeypatch):
     for config, workdir in runs:
       workdir.mkdir(parents=True)
       error = 0.2 + abs(config.sam.rho - 0.5) / 100
+      error += abs(config.optimizer.learning_rate - 0.03)
       result = {"error_rate": error + config.seed % 10 / 100, "step": 1}
       (workdir / "result.json").write_text(json.dumps(result))
     return []
@@ -34,17 +39,25 @@ def comparison(tmp_path, monkeypatch):
   return found, trained
 
 
-def test_rho_is_chosen_on_validation_images_and_tested_on_all(comparison):
+def test_choices_are_made_on_validation_images_and_tested_on_all(comparison):
   found, trained = comparison
-  assert found.tune("sam", 0.4) == 0.5
-  runs = trained[0]
-  assert len(runs) == 4
-  assert {c.dataset.validation_size for c, _ in runs} == {16}
-  assert found.test("sam", 0.4, 0.5, epochs=3) == pytest.approx([20, 21])
-  seeds = {config.seed for config, _ in runs}
+  chosen = {name: found.choose(name, 0.4) for name in methods.METHODS}
+  assert {c["optimizer.learning_rate"] for c in chosen.values()} == {0.03}
+  rhos = {name: fields["sam.rho"] for name, fields in chosen.items()}
+  # The radii of momentum_sam start at 0.4.
+  assert rhos == {**dict.fromkeys(methods.METHODS, 0.5), "sgd": 0} | {
+    "momentum_sam": 0.4
+  }
+  for config, _ in itertools.chain(*trained):
+    assert config.dataset.validation_size == 16
+    assert config.dataset.label_noise.rate == 0.4
+  seeds = {config.seed for config, _ in itertools.chain(*trained)}
+  errors = found.test("sam", 0.4, epochs=3, **chosen["sam"])
+  assert errors == pytest.approx([20, 21])
   for config, _ in trained[-1]:
     assert (config.dataset.validation_size, config.num_epochs) == (0, 3)
     assert config.dataset.label_noise.rate == 0.4
+    assert config.optimizer.learning_rate == 0.03
     assert config.seed not in seeds
 
 
@@ -63,7 +76,7 @@ def test_the_grid_grows_where_its_end_is_the_best(rhos, added, comparison):
   found, trained = comparison
   size = dataclasses.replace(SIZE, rhos=rhos)
   found = dataclasses.replace(found, size=size)
-  best = found.tune("sam", 0.4)
+  _, best = found.tune("sam", 0.4, learning_rate=0.03)
   radii = [{config.sam.rho for config, _ in runs} for runs in trained]
   assert radii == [set(rhos), *added]
   assert best == min({*rhos}.union(*added), key=lambda rho: abs(rho - 0.5))
@@ -81,9 +94,8 @@ def test_each_seed_trains_on_a_part_of_a_large_set(tmp_path):
 def test_finished_runs_are_not_trained_again(comparison):
   found, trained = comparison
   for _ in range(2):
-    found.tune("sam", 0.0)
+    found.tune("sam", 0.0, learning_rate=0.03)
   assert len(trained) == 2  # the grid, and a radius beyond it
-  assert found.tune("sgd", 0.0) == 0.0
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
@@ -121,6 +133,7 @@ def test_costs_are_those_of_the_gradients(monkeypatch):
 def test_table_shows_paired_differences():
   row = {
     "noise": 0.4,
+    "learning rate": 0.03,
     "rho": 0.5,
     "time": Spread(1.5, 1.4, 1.6),
     "flops": 2.0,
