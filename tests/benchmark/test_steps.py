@@ -4,8 +4,9 @@ import dataclasses
 import math
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
+from flax import struct
 
 from scripts.benchmark import optax_sam, steps
 from scripts.benchmark.training_task import RHO
@@ -28,7 +29,8 @@ def test_step_is_compared_with_its_peers():
   assert 0 < transparent["update differs by"] < 1e-4
   assert 0 < bare["update differs by"] < 1e-4
   numerics = [row["numerics"] for row in rows]
-  assert numerics == [None, None, "same", "same", "same"]
+  assert numerics == [None, "same", "same", "same", "same"]
+  assert 0 < sam["update differs by"] < 1e-4
   assert jax.config.jax_compilation_cache_dir == cache
 
 
@@ -47,19 +49,26 @@ def test_two_calls_of_one_step_draw_the_same_masks():
   assert optax_sam.update_difference(theirs, ours, start) < 1e-4
 
 
+@struct.dataclass
+class State:
+  """What a step changes."""
+
+  params: jax.Array
+
+
 def test_different_results_are_reported():
-  def step(update):
-    state = dataclasses.make_dataclass("State", ["params"])(np.zeros(3))
-
+  def step(update, sensitivity=0.0):
     def call(state, batch):
-      return dataclasses.replace(state, params=np.full(3, update)), None
+      # A nonlinear step amplifies the last bits of the weights.
+      params = state.params + update + sensitivity * (state.params != 1)
+      return state.replace(params=params), None
 
-    return steps.CompiledStep(call, state, None, 0.0)
+    return steps.CompiledStep(call, State(jnp.ones(3)), None, 0.0)
 
-  def compare(opaque, transparent):
+  def compare(opaque, transparent, sensitivity=0.0):
     sides = {
       "SGD": step(2.0),
-      "SAM": step(1.0),
+      "SAM": step(1.0, sensitivity),
       "optax opaque": step(opaque),
       "optax transparent": step(transparent),
     }
@@ -74,6 +83,10 @@ def test_different_results_are_reported():
   for opaque in (1.001, math.nan):
     with pytest.raises(steps.DifferentResultsError, match="opaque"):
       compare(opaque, 1.0)
+  found = compare(1.001, 1.5, sensitivity=0.01)
+  assert found["SAM"]["update differs by"] == pytest.approx(0.01)
+  assert found["optax opaque"]["numerics"] == "same"
+  assert found["optax transparent"]["numerics"] == "different"
 
 
 def test_cost_of_m():
