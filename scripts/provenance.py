@@ -17,7 +17,7 @@ from sam_jax import wording
 # The last ones, which benchmarks compare with, may not be installed.
 _PACKAGES = (
   *("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu"),
-  *("torch", "grain", "opencv-python-headless", "PyTurboJPEG"),
+  *("tensorflow", "torch", "grain", "opencv-python-headless", "PyTurboJPEG"),
 )
 
 

@@ -49,7 +49,7 @@ def set_tensorflow_environment() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   # Keep freed memory. By default the buffers of each decoded image go back to
-  # the kernel, which takes a fifth of the pipeline's time to clear new pages.
+  # the kernel, which clears the pages that it hands out again.
   os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 
 

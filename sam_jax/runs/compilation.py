@@ -104,8 +104,6 @@ def free_programs_if_many() -> None:
   from the cache.
   """
   mappings = pathlib.Path("/proc/self/maps")  # only Linux has it
-  if not mappings.exists() or (
-    mappings.read_bytes().count(b"\n") > _MANY_MAPPINGS
-  ):
+  if mappings.exists() and mappings.read_bytes().count(b"\n") > _MANY_MAPPINGS:
     jax.clear_caches()
     gc.collect()

@@ -62,7 +62,9 @@ def store_keys(
 
 def _store(state: Any) -> Any:
   def store(leaf):
-    if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+    if not isinstance(leaf, jax.Array):
+      return leaf
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return leaf
     return StoredKey(jax.random.key_data(leaf), jax.random.key_impl(leaf))
 

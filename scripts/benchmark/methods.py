@@ -23,6 +23,7 @@ from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.reports.results import confidence_half_width
 from sam_jax.runs.workdir import read_result
 from sam_jax.training import together
+from sam_jax.training.hooks import DivergedError
 from scripts.benchmark import perceptron  # noqa: F401  its name is registered
 from scripts.benchmark.method_costs import measure_costs
 
@@ -133,23 +134,32 @@ class Comparison:
       noise: Rate of label noise.
       fields: Fields of each run.
 
+    Returns:
+      Their error rates; 1 for a run that diverged.
+
     Raises:
-      ConfigError, DatasetError, DivergedError: The first run that failed.
+      ConfigError, DatasetError: The first run that failed.
+      SystemExit: The runs were asked to stop.
     """
     runs = []
     for each in fields:
       config = self.config(method, noise, **each)
+      each = {"num_epochs": config.num_epochs} | each
       name = ",".join(f"{k.split('.')[-1]}={v}" for k, v in each.items())
-      place = f"{self.dataset}-{noise}-{method}".replace("/", ":")
+      place = f"{self.dataset}-{self.model}-{noise}-{method}".replace("/", ":")
       runs.append((config, self.root / place.replace(" ", "_") / name))
     missing = [run for run in runs if not (run[1] / "result.json").exists()]
+    diverged = 0
     if missing:
       print(f"{method}, noise {noise}: {len(missing)} runs", file=sys.stderr)
-      failures = together.train_and_evaluate(missing)
-      for failure in failures:
-        raise failure
-    results = (read_result(workdir) for _, workdir in runs)
-    return [result["error_rate"] for result in results if result]
+      for failure in together.train_and_evaluate(missing):
+        if not isinstance(failure, DivergedError):
+          raise failure
+        diverged += 1
+    results = [read_result(workdir) for _, workdir in runs]
+    if results.count(None) > diverged:
+      raise SystemExit("Stopped; the same command resumes.")
+    return [result["error_rate"] if result else 1.0 for result in results]
 
   def choose(self, method: str, noise: float) -> dict[str, float]:
     """Return the learning rate and rho of the lowest error on validation.

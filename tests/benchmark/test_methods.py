@@ -9,6 +9,7 @@ from etils import epath
 
 from sam_jax.runs import groups
 from sam_jax.training import build, input_pipeline, together
+from sam_jax.training.hooks import DivergedError
 from scripts.benchmark import method_costs, methods
 from scripts.benchmark.timing import Spread
 from tests import tiny
@@ -80,6 +81,35 @@ def test_the_grid_grows_where_its_end_is_the_best(rhos, added, comparison):
   radii = [{config.sam.rho for config, _ in runs} for runs in trained]
   assert radii == [set(rhos), *added]
   assert best == min({*rhos}.union(*added), key=lambda rho: abs(rho - 0.5))
+
+
+def test_a_run_that_diverges_is_wrong_about_all_images(comparison, monkeypatch):
+  found, _ = comparison
+  train = together.train_and_evaluate
+
+  def diverge(runs):
+    good = [run for run in runs if run[0].sam.rho < 1]
+    return train(good) + [DivergedError("nan")] * (len(runs) - len(good))
+
+  monkeypatch.setattr(together, "train_and_evaluate", diverge)
+  fields = [{"sam.rho": rho} for rho in (0.5, 1.0)]
+  assert found.errors("sam", 0.0, fields) == pytest.approx([0.27, 1.0])
+
+
+def test_runs_that_stop_end_the_comparison(comparison, monkeypatch):
+  found, _ = comparison
+  monkeypatch.setattr(together, "train_and_evaluate", lambda runs: [])
+  with pytest.raises(SystemExit, match="the same command resumes"):
+    found.choose("sam", 0.0)
+
+
+def test_runs_of_another_network_or_length_are_others(comparison):
+  found, trained = comparison
+  other = dataclasses.replace(found, model="cnn4")
+  longer = dataclasses.replace(found, size=dataclasses.replace(SIZE, epochs=2))
+  for each in (found, other, longer):
+    each.errors("sam", 0.0, [{"sam.rho": 0.5}])
+  assert len({workdir for runs in trained for _, workdir in runs}) == 3
 
 
 def test_each_seed_trains_on_a_part_of_a_large_set(tmp_path):
