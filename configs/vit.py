@@ -116,24 +116,29 @@ def set_imagenet_recipe(config: ConfigDict, method: str) -> None:
 
 
 def set_small_recipe(config: ConfigDict, dataset: str, method: str) -> None:
-  """Set a recipe of our own, which is not tuned, for images of a few pixels."""
+  """Set a recipe of our own for images of a few pixels.
+
+  On digits, the batch, the learning rate and rho of `sam` were chosen for
+  vit_nano on 300 held-out images; nothing else is tuned.
+  """
   is_digits = dataset == "digits"
   config.model.name += "2" if is_digits else "4"
   config.dataset.name = dataset
   config.augment.policy = "none" if is_digits else "basic"
   config.num_epochs = 30 if is_digits else 100
-  config.batch_size = 128
+  config.batch_size = 32 if is_digits else 128
   config.sam.m = 32
-  config.optimizer.learning_rate = 0.002
+  config.optimizer.learning_rate = 0.001 if is_digits else 0.002
   config.optimizer.weight_decay = 0.1
   set_schedule(config, warmup_epochs=config.num_epochs / 10)
   if is_digits:
-    config.log_every_steps = 11  # an epoch
+    config.log_every_steps = 44  # an epoch
     config.checkpoint_every_epochs = 10
   if method == "gsam":
     set_gsam(config, rho_max=0.2, rho_min=0.02, alpha=0.2)
   else:
-    config.sam.rho = 0.1 if method == "sam" else 0.0
+    rho = 0.05 if is_digits else 0.1
+    config.sam.rho = rho if method == "sam" else 0.0
 
 
 def set_schedule(config: ConfigDict, warmup_epochs: float) -> None:
