@@ -58,6 +58,7 @@ SECTIONS = {
       "step_wrn28_10_small_batch",
       "step_shake_shake_mini",
       "step_pyramidnet29_shakedrop",
+      "step_resnet32",
       "step_resnet50",
       "step_efficientnet_b0",
     ),

@@ -72,7 +72,7 @@ TRAINED = [
   ("digits", "sam", None, 0.1, 5e-4, True, 0, 5),
   ("vit", "", 86_567_656, 0.003, 0, False, 0, 1),
   ("vit", "mixer_s32,gsam", 19_104_624, 0.003, 0, False, 0, 1),
-  ("vit", "vit_nano,digits", None, 0.002, 0, False, 0, 1),
+  ("vit", "vit_nano,digits", None, 0.001, 0, False, 0, 1),
   ("vit", "mixer_nano,fashion_mnist", None, 0.002, 0, False, 0, 1),
   ("hessian", "sam", None, 0.01, 5e-4, True, 0, 5),
   # Without the convolutions of shortcuts, which the paper's network lacks.
