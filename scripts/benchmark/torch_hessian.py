@@ -116,12 +116,7 @@ def measure_torch_hessian(
     rounds,
     time.process_time,
   )
-  difference = np.max(np.abs(found["PyHessian"] / found["sam_jax"] - 1))
-  if not difference <= _DIFFERENCE:
-    raise DifferentResultsError(
-      f"The largest eigenvalues are {found['sam_jax']}, and"
-      f" {found['PyHessian']} by PyHessian."
-    )
+  _check_equal(found)
   return [
     {
       "by": name,
@@ -135,6 +130,16 @@ def measure_torch_hessian(
     }
     for name, values in found.items()
   ]
+
+
+def _check_equal(found: dict[str, np.ndarray]) -> None:
+  """Compare the eigenvalues of both."""
+  difference = np.max(np.abs(found["PyHessian"] / found["sam_jax"] - 1))
+  if not difference <= _DIFFERENCE:
+    raise DifferentResultsError(
+      f"The largest eigenvalues are {found['sam_jax']}, and"
+      f" {found['PyHessian']} by PyHessian."
+    )
 
 
 def _train(task: TrainingTask) -> tuple[TrainState, np.ndarray, np.ndarray]:
