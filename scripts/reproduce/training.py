@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -91,7 +90,6 @@ class Laboratory:
         f"group {number} of {len(batches)}: {wording.count(len(batch), 'run')}"
       )
       self._train(batch)
-      jax.clear_caches()  # thousands of programs would fill the memory
     measured = [job for job in jobs if isinstance(job, Measurement)]
     for number, job in enumerate(measured, start=1):
       report(f"measurement {number} of {len(measured)}: {job.kind}")

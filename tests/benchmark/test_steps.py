@@ -51,7 +51,7 @@ def test_two_calls_of_one_step_draw_the_same_masks():
 
 @struct.dataclass
 class State:
-  """What a step changes."""
+  """Hold what a step changes."""
 
   params: jax.Array
 
