@@ -106,7 +106,15 @@ def check_outputs(path, metrics):
   assert config["model"]["name"] == "tests.tiny:ConvNet"
 
 
-def test_signals_that_ask_to_stop():
+@pytest.fixture
+def interruptible():
+  """Let SIGINT interrupt this process, even if its caller ignores SIGINT."""
+  previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, previous)
+
+
+def test_signals_that_ask_to_stop(interruptible):
   with preemption.StopRequest() as stop:
     stop.listen()
     assert not stop.is_due()
