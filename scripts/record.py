@@ -47,7 +47,7 @@ def _run(command: list[str]) -> dict[str, Any]:
   seconds = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
   directory = os.fspath(pathlib.Path.cwd())
   return {
-    "cpu_seconds": round(seconds, 1),
+    "cpu_seconds": round(seconds, 2),
     "memory_gib": round(used.ru_maxrss / 2**20, 2),
     "output": process.stdout.replace(directory, ".").splitlines(),
   }
