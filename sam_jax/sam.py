@@ -181,10 +181,6 @@ def sharpness_aware(
     return grads, SharpnessAwareState(state.count, *scalars)
 
   def sam_update(grads, state, params, rho_t, grad_fn):
-    def perturb(grads, params, u=None):
-      v = dual_vector(ball.scale(grads, params), p)
-      return ball.move(params, optax.tree.scale(rho_t, v), rho_t, u)
-
     u, sam_grads = None, grads
     for step in range(ascent_steps):
       if random_key is None:
@@ -192,7 +188,7 @@ def sharpness_aware(
       else:
         draw = jax.random.fold_in(random_key, ascent_steps * state.count + step)
         ascent_grads = optax.tree.random_like(draw, params, dtype=jnp.float32)
-      perturbed, u = perturb(ascent_grads, params, u)
+      perturbed, u = ball.ascend(params, ascent_grads, rho_t, u)
       eps = difference(perturbed, params)
       # Behind this barrier XLA may reuse the memory of g and eps: SAM takes one
       # parameter-sized buffer more than SGD.
@@ -206,7 +202,7 @@ def sharpness_aware(
     cosine = divide(inner, length * norm(sam_grads))
     if second_order:
       sam_grads = _through_perturbation(
-        lambda g, w: perturb(g, w)[0],
+        lambda g, w: ball.ascend(w, g, rho_t)[0],
         lambda w: arguments.split(grad_fn(w, -1), params, has_value)[1],
         *(params, ascent_grads, mean_of_shards(sam_grads, sync)),
       )
@@ -323,10 +319,15 @@ def dual_vector(gradient: Any, p: float) -> Any:
 class Ball(NamedTuple):
   """The neighborhood ||eps / T||_p <= rho; T = 1 (SAM) or |w| + eta (ASAM)."""
 
-  p: float
-  adaptive: bool | Mask
-  eta: float
-  mask: Mask | None
+  p: float = 2.0
+  adaptive: bool | Mask = False
+  eta: float = 0.01
+  mask: Mask | None = None
+
+  def ascend(self, params, grads, rho, u=None):
+    """Take a step of SAM's ascent from u = eps / T, see `move`."""
+    v = dual_vector(self.scale(grads, params), self.p)
+    return self.move(params, optax.tree.scale(rho, v), rho, u)
 
   def scale(self, grads, params):
     """Return T g, and zeros where the mask is False: the gradient by u."""

@@ -187,14 +187,15 @@ def test_sharpness_of_other_balls_that_is_not_finite(
   """The ball is part of the key, and no result is computed twice."""
   measured = []
 
-  def diverge(*_, **ball):
-    measured.append(ball)
-    return Sharpness(1.0, math.inf)
+  def divergence(*_, **ball):
+    def diverge(*_):
+      measured.append(ball)
+      return Sharpness(1.0, math.inf)
 
-  monkeypatch.setattr(measure, "sharpness", diverge)
-  monkeypatch.setattr(
-    measure, "m_sharpness_fn", lambda *_, **ball: lambda *_: diverge(**ball)
-  )
+    return diverge
+
+  for name in ("sharpness_fn", "m_sharpness_fn"):
+    monkeypatch.setattr(measure, name, divergence)
   run = f"--workdir={saved / 'second'}"
   balls = {
     "p = inf, adaptive": ["--p=inf", "--adaptive"],

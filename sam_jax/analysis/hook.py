@@ -16,7 +16,7 @@ from sam_jax.analysis.measure_names import parse_measures
 from sam_jax.analysis.measured_network import MeasuredNetwork
 from sam_jax.analysis.objective import first_examples
 from sam_jax.analysis.rounding import mantissa_bits, perturbation_seen
-from sam_jax.analysis.sharpness import sharpness
+from sam_jax.analysis.sharpness import sharpness_fn
 from sam_jax.config.schema import ConfigError
 from sam_jax.training.build import preprocess_fn
 from sam_jax.training.hooks import LogMetrics, RunContext
@@ -52,6 +52,7 @@ class AnalysisHook:
       LOSSES[run.config.loss],
     )
     self._objective = self._network.objective()
+    self._sharpness = sharpness_fn(self._objective.value_and_grad)
     try:
       self._m_sharpness = self._network.one_step(self._config.m)
     except ValueError as error:
@@ -92,7 +93,7 @@ class AnalysisHook:
     variables = self._objective.put(jax.device_get(variables))
     rho = self._config.rho
     check_stop = self._run.check_stop
-    together = sharpness(self._objective.value_and_grad, variables, rho)
+    together = self._sharpness(variables, rho)
     check_stop()
     _, gradient = self._objective.value_and_grad(variables)
     seen = perturbation_seen(

@@ -19,7 +19,7 @@ from sam_jax import masks
 from sam_jax.analysis import hessian, landscape
 from sam_jax.analysis.objective import Objective
 from sam_jax.analysis.result_cache import ResultCache
-from sam_jax.analysis.sharpness import m_sharpness_fn, sharpness
+from sam_jax.analysis.sharpness import m_sharpness_fn, sharpness_fn
 from sam_jax.analysis.trained_run import TrainedRun
 
 
@@ -151,8 +151,8 @@ def measure_sharpness(
     )
     measure = functools.partial(mean_of_groups, params)
     add(f"m = {m}", measure, len(run.examples["label"]) // m)
-  value_and_grad = run.objective.value_and_grad
-  add("all", lambda rho, _: sharpness(value_and_grad, params, rho, **ball), 1)
+  of_all = sharpness_fn(run.objective.value_and_grad, **ball)
+  add("all", lambda rho, _: of_all(params, rho), 1)
   return found
 
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from sam_jax import wording
 from sam_jax.analysis.objective import (
@@ -28,7 +27,7 @@ from sam_jax.analysis.objective import (
   replicated_sharding,
 )
 from sam_jax.arguments import is_traced
-from sam_jax.sam import sharpness_aware
+from sam_jax.sam import Ball, sharpness_aware
 from sam_jax.training import parallel
 
 
@@ -71,32 +70,57 @@ def sharpness(
   Raises:
     ValueError: An argument is out of range.
   """
-  transformation = sharpness_aware(rho, **kwargs)
-  loss, gradient = value_and_grad(params)
-  if rho == 0:
-    return Sharpness(float(loss), float(loss))
-  highest = _highest_loss(transformation, value_and_grad, params, gradient)
-  return Sharpness(float(loss), float(highest))
+  return sharpness_fn(value_and_grad, **kwargs)(params, rho)
 
 
-def _highest_loss(
-  transformation: optax.GradientTransformationExtraArgs,
+def sharpness_fn(
+  value_and_grad: Callable[[Params], tuple[jax.Array, Params]],
+  *,
+  ascent_steps: int = 1,
+  **ball: Any,
+) -> Callable[[Params, float], Sharpness]:
+  """Return `sharpness` as a function of parameters and rho, compiled once.
+
+  Args:
+    value_and_grad: params -> loss and gradient. It is called as it is: compile
+      it.
+    ascent_steps: As for `sharpness`.
+    **ball: As for `sharpness`.
+
+  Returns:
+    (params, rho) -> the loss at `params`, and the highest one of the ascent.
+  """
+  # One program: outside of one, each operation on each shape would be its own.
+  ascend = jax.jit(Ball(**ball).ascend)
+
+  def measure(params, rho):
+    sharpness_aware(rho, ascent_steps=ascent_steps, **ball)  # checks them
+    loss, gradient = value_and_grad(params)
+    losses = [loss]
+    if rho > 0:
+      losses = _losses_of_ascent(
+        ascend, value_and_grad, params, gradient, rho, ascent_steps
+      )
+    return Sharpness(float(loss), float(np.max(jax.device_get(losses))))
+
+  return measure
+
+
+def _losses_of_ascent(
+  ascend: Callable[..., tuple[Params, Params]],
   value_and_grad: Callable[[Params], tuple[jax.Array, Params]],
   params: Params,
   gradient: Params,
-) -> jax.Array:
-  """Return the highest loss that `sharpness_aware` meets in its ascent."""
-  losses = []
-
-  def gradient_fn(perturbed, ascent_step):
-    del ascent_step
+  rho: jax.typing.ArrayLike,
+  ascent_steps: int,
+) -> list[jax.Array]:
+  """Return the loss at each point that the ascent of SAM meets."""
+  losses, u = [], None
+  for _ in range(ascent_steps):
+    perturbed, u = ascend(params, gradient, rho, u)
     loss, gradient = value_and_grad(perturbed)
     losses.append(loss)
-    return gradient
-
-  state = transformation.init(params)
-  transformation.update(gradient, state, params, grad_fn=gradient_fn)
-  return jnp.max(jnp.stack(losses))
+  return losses
 
 
 def group_sharpness(
@@ -104,7 +128,9 @@ def group_sharpness(
   params: Params,
   rho: jax.typing.ArrayLike,
   group: dict[str, jax.Array],
-  **kwargs: Any,
+  *,
+  ascent_steps: int = 1,
+  **ball: Any,
 ) -> tuple[jax.Array, jax.Array]:
   """Return the losses of one group of examples at w and at its own w + eps.
 
@@ -115,22 +141,20 @@ def group_sharpness(
     params: The point w, a tree of arrays.
     rho: Radius of the neighborhood; may be traced.
     group: Arrays [m, ...], an entry for each example of the group.
-    **kwargs: As for `sharpness`.
+    ascent_steps: As for `sharpness`.
+    **ball: As for `sharpness`.
 
   Returns:
     Two float32 (); the second one is the highest of the ascent.
-
-  Raises:
-    ValueError: An argument is out of range.
   """
   value_and_grad = jax.value_and_grad(lambda w: example_losses(w, group).mean())
   loss, gradient = value_and_grad(params)
   if not is_traced(rho) and rho == 0:
     return loss, loss
-  # Not a schedule: one that may be 0 runs the ascent in a branch, from which
-  # its losses can't be taken.
-  transformation = sharpness_aware(rho, **kwargs)
-  return loss, _highest_loss(transformation, value_and_grad, params, gradient)
+  losses = _losses_of_ascent(
+    Ball(**ball).ascend, value_and_grad, params, gradient, rho, ascent_steps
+  )
+  return loss, jnp.max(jnp.stack(losses))
 
 
 def m_sharpness(
