@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from sam_jax.config import paper_tables, schema
 from sam_jax.reports.run_records import ERROR, LABEL_FILE, RunRecord
@@ -142,7 +142,7 @@ def confidence_half_width(values: Sequence[float]) -> float:
   count = len(values)
   if count < 2:
     return math.nan
-  quantile = stats.t.ppf(0.975, count - 1)
+  quantile = special.stdtrit(count - 1, 0.975)
   return quantile * statistics.stdev(values) / math.sqrt(count)
 
 
