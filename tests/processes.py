@@ -18,9 +18,11 @@ CACHE = pathlib.Path(
   os.environ.get("SAM_JAX_TEST_CACHE", "~/.cache/sam_jax/tests")
 ).expanduser()
 
-# Tests compile much and compute little: optimized code does not pay.
+# Tests compile much and compute little: optimized code does not pay, nor does
+# the division of small programs among threads.
 QUICK_COMPILATION = (
   "--xla_backend_optimization_level=0",
+  "--xla_cpu_parallel_codegen_split_count=1",
   "--xla_cpu_use_fusion_emitters=false",
   compilation.FLAG_FOR_CPUS,
 )
