@@ -12,29 +12,41 @@ import pytest
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets import catalog
 from sam_jax.datasets.in_memory import InMemoryDataset
-from sam_jax.models import mlp_mixer, resnet, vision_transformer
+from sam_jax.models import (
+  efficientnet,
+  mlp_mixer,
+  resnet,
+  vision_transformer,
+)
 from sam_jax.pretrained.formats import read_checkpoint
-from sam_jax.runs.checkpoints import Checkpoints
-from sam_jax.training import build, input_pipeline, loop, parallel
+from sam_jax.runs.checkpoints import SavedCheckpoints
+from sam_jax.training import build, input_pipeline, loop, parallel, start
 from sam_jax.training import step as step_lib
 from sam_jax.training.parallel import AXIS
-from sam_jax.training.start import initial_state
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden/ckpt_tiny/checkpoint_0"
 SPEC = dataclasses.replace(
   catalog.dataset_spec("cifar10"), image_shape=(16, 16, 3)
 )
-FAMILIES = [
-  "wrn10_1",
-  "shake_shake_mini",
-  "pyramidnet_mini_shakedrop",
-  "resnet20",
-  "resnet18",
-  "efficientnet_tiny",
-  "cnn8",
-  "vit_nano4",
-  "mixer_nano4",
-]
+# Two blocks that have every kind of layer of an EfficientNet.
+SMALL_EFFICIENTNET = efficientnet.CONFIGS["efficientnet_tiny"]._replace(
+  stages=(
+    efficientnet.Stage(8, 8, 5, 1, 6, 2),
+    efficientnet.Stage(8, 8, 3, 1, 1, 1),
+  )
+)
+# A network of each family, and fields that leave out repeated layers.
+FAMILIES = {
+  "wrn10_1": {},
+  "shake_shake_mini": {"blocks_per_group": 1},
+  "pyramidnet_mini_shakedrop": {"alpha": 12},
+  "resnet20": {"blocks_per_group": 1},
+  "resnet18": {},
+  "efficientnet_tiny": {"config": SMALL_EFFICIENTNET},
+  "cnn8": {"depth": 4},
+  "vit_nano4": {},
+  "mixer_nano4": {},
+}
 
 
 def make_config(name, dtype="float32"):
@@ -51,6 +63,8 @@ def make_config(name, dtype="float32"):
 def take_step(name, dtype="float32"):
   """Return the states before and after one step, and its metrics."""
   parts = build.parts(make_config(name, dtype), SPEC, 4, 2)
+  model = parts.model.clone(**FAMILIES.get(name, {}))
+  parts = dataclasses.replace(parts, model=model)
   before = jax.device_get(step_lib.create_state(parts, SPEC.image_shape, 0))
   step = parallel.map_train_step(
     functools.partial(step_lib.train_step, parts=parts), jax.devices()[:2]
@@ -85,8 +99,8 @@ def test_sam_step_of_every_family(name, monkeypatch):
 
 
 def test_bfloat16_keeps_everything_but_activations_in_float32():
-  _, after, metrics = take_step("wrn10_1", "bfloat16")
-  _, _, exact_metrics = take_step("wrn10_1")
+  _, after, metrics = take_step("tests.tiny:ConvNet", "bfloat16")
+  _, _, exact_metrics = take_step("tests.tiny:ConvNet")
   dtypes = {
     x.dtype
     for x in jax.tree.leaves(after)
@@ -138,29 +152,31 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
   config = make_config("efficientnet_tiny")
   config.pretrained = str(shutil.copy(CHECKPOINT, tmp_path / "official"))
   config.augment.policy = "none"
-  dataset = toy_dataset(config)
-  parts = build.parts(config, SPEC, dataset.steps_per_epoch, 8)
-  checkpoints = Checkpoints(tmp_path / "none")
-  fresh = step_lib.create_state(parts, SPEC.image_shape, config.seed)
-  state = jax.device_get(initial_state(config, fresh, checkpoints))
-  checkpoints.close()
+  started = []
+
+  def note_initial_state(*arguments):
+    started.append(start.initial_state(*arguments))
+    return started[-1]
+
+  monkeypatch.setattr(loop, "initial_state", note_initial_state)
+  result = loop.train_and_evaluate(config, tmp_path / "run")
+  state = jax.device_get(started[0])
   official = read_checkpoint(CHECKPOINT)
   stem = official.params["Stem_0/conv2d/kernel"]
   np.testing.assert_array_equal(
     state.params["Stem_0"]["conv2d"]["kernel"], stem
   )
   assert state.params["Head_6"]["dense"]["kernel"].shape == (64, 10)
-  result = loop.train_and_evaluate(config, tmp_path / "run")
   assert result["step"] == 2
   assert np.isfinite(result["loss"])
-  checkpoints = Checkpoints(tmp_path / "run/checkpoints")
-  trained = checkpoints.restore_latest(state)
-  checkpoints.close()
+  trained = SavedCheckpoints(tmp_path / "run/checkpoints").restore(
+    state, step=2
+  )
   mean = trained.batch_stats["Stem_0"]["batch_normalization"]["mean"]
   expected = official.batch_stats["Stem_0/batch_normalization/mean"]
   np.testing.assert_array_equal(mean, expected)
 
-  # A run that has begun needs the file no more.
+  # A run that has started no longer needs the file.
   pathlib.Path(config.pretrained).unlink()
   assert loop.train_and_evaluate(config, tmp_path / "run") is None
   with pytest.raises(ConfigError, match="there is no such file"):
