@@ -1,6 +1,5 @@
 """Eight virtual CPU devices for every test, set before jax starts."""
 
-import gc
 import os
 import pathlib
 import shutil
@@ -17,7 +16,7 @@ import pytest
 
 from sam_jax.runs import compilation
 from tests import bucket as bucket_lib
-from tests import kept, processes
+from tests import garbage, kept, processes
 
 os.environ["XLA_FLAGS"] = processes.xla_flags(8)  # read at the first use of it
 jax.config.update("jax_compilation_cache_dir", str(processes.CACHE))
@@ -62,14 +61,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-  """Exclude the modules that are loaded now from garbage collections.
-
-  Tracing creates so many objects that Python often searches all of them, and
-  few of them are garbage: search less often, too.
-  """
-  gc.collect()
-  gc.freeze()
-  gc.set_threshold(100_000, 20, 20)
+  garbage.collect_rarely()
 
 
 @pytest.fixture(scope="module", autouse=True)

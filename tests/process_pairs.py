@@ -30,7 +30,7 @@ from sam_jax.training import (
   loop,  # noqa: F401
   parallel,
 )
-from tests import processes, tiny
+from tests import garbage, processes, tiny
 
 FLAGS = (
   "--config=configs/digits.py:sam",
@@ -332,6 +332,7 @@ def small_disk(directory):
 
 def main(root, faults):
   """Run a pair for each fault."""
+  garbage.collect_rarely()
   waiting, running, outcomes = list(faults), {}, {}
   with small_disk(root / workdir_of("full disk")) as can_mount:
     if not can_mount and "full disk" in waiting:

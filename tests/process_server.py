@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+from tests import garbage
+
 TRAIN = "sam_jax.train"
 
 
@@ -128,6 +130,7 @@ def main():
   from sam_jax.runs import distributed
   from sam_jax.training import loop  # noqa: F401
 
+  garbage.collect_rarely()
   arguments, environment, stderr = serve()
   nothing = os.open(os.devnull, os.O_RDWR)
   os.dup2(nothing, 0)
