@@ -234,6 +234,16 @@ class Checkpoints(SavedCheckpoints):
       with writing(self._directory):
         self._manager.check_for_errors()
 
+  def wait(self) -> None:
+    """Wait until this process has written its checkpoints.
+
+    Raises:
+      WorkdirLostError: The last save failed.
+    """
+    if self._manager:
+      with writing(self._directory):
+        self._manager.wait_until_finished()
+
   def close(self) -> None:
     """Wait until all checkpoints are written; all processes must call it.
 

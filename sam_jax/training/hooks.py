@@ -234,6 +234,7 @@ class LogMetrics:
     since = int(metrics["diverged_at"])
     if since < 0:
       return
+    self._run.checkpoints.wait()  # a small network is faster than a disk
     kept = self._run.checkpoints.steps()
     raise DivergedError(
       f"Loss or gradient is not finite since step {since} (noticed at {step}):"

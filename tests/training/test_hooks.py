@@ -70,6 +70,19 @@ class Writer:
     pass
 
 
+class SlowCheckpoints:
+  """Checkpoints of a run; one is complete after a wait."""
+
+  def __init__(self):
+    self._steps = []
+
+  def wait(self):
+    self._steps = [4]
+
+  def steps(self):
+    return self._steps
+
+
 def make_run(total_epochs=2, log_every_steps=3):
   config = default_config()
   config.num_epochs = total_epochs
@@ -79,7 +92,7 @@ def make_run(total_epochs=2, log_every_steps=3):
     None,
     types.SimpleNamespace(steps_per_epoch=5),
     None,
-    types.SimpleNamespace(steps=lambda: [4]),
+    SlowCheckpoints(),
     Writer(),
   )
 
