@@ -237,7 +237,7 @@ def test_failed_interrupted_resumed_and_finished_runs(
   assert process.returncode == 130
   assert "failed with exit code 2" in said
   assert said.endswith("Interrupted. Run the same command again to resume.\n")
-  (stopped,) = [int(p.name) for p in (good / "checkpoints").iterdir()]
+  stopped = max(int(p.name) for p in (good / "checkpoints").iterdir())
   assert "Stopped at step" in (good / "log.txt").read_text()
   assert not other.exists()
   names = json.loads((tmp_path / "sweep.json").read_text())["runs"]
