@@ -1,6 +1,7 @@
 """The loops of docs/own_loop.md, each against the mathematics in NumPy."""
 
 import contextlib
+import functools
 import io
 import re
 import sys
@@ -205,17 +206,17 @@ def test_batch_statistics_are_those_of_the_first_pass():
       tuple(actual),
       trained_with_batch_norm(module, shards, steps=5),
     )
-    predicted = module.model.apply(
-      {"params": module.trained, "batch_stats": module.batch_stats},
-      module.x,
-      train=False,
+    apply = jax.jit(functools.partial(module.model.apply, train=False))
+    predicted = apply(
+      {"params": module.trained, "batch_stats": module.batch_stats}, module.x
     )
     assert np.mean((predicted - module.y) ** 2) < 0.2 * np.mean(module.y**2)
 
 
 def initial(module):
   """Return the page's parameters and batch statistics before training."""
-  variables = module.model.init(module.keys[2], module.x, train=False)
+  init = jax.jit(functools.partial(module.model.init, train=False))
+  variables = init(module.keys[2], module.x)
   return variables["params"], variables["batch_stats"]
 
 

@@ -1,8 +1,10 @@
 """Numbers of the official networks, and variables that follow their rules."""
 
+import dataclasses
 import functools
 import json
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +12,9 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
+
+from sam_jax.training.state import TrainState
+from sam_jax.training.step import Parts, create_state
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -93,6 +98,18 @@ def rule_variables(model: str, gain: float) -> dict[str, Any]:
 def quick_variables(model: nn.Module, x: Any) -> dict[str, Any]:
   """Return variables by the same rule, much faster than `model.init`."""
   return block_variables(model, x, train=False)
+
+
+def quick_state(parts: Parts, image_shape: tuple[int, ...]) -> TrainState:
+  """Return a state at step 0 with such variables, on the host.
+
+  Programs that draw the parameters of a network take long to compile.
+  """
+  image = np.zeros((1, *image_shape), np.float32)
+  variables = quick_variables(parts.model, image)
+  model: Any = types.SimpleNamespace(init=lambda *_, **__: variables)
+  parts = dataclasses.replace(parts, model=model)
+  return jax.device_get(create_state(parts, image_shape, seed=0))
 
 
 def block_variables(block: nn.Module, x: Any, **kwargs: Any) -> dict[str, Any]:

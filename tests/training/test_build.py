@@ -13,8 +13,9 @@ from sam_jax import methods
 from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.datasets.catalog import dataset_spec
 from sam_jax.training import build, input_pipeline, loop, parallel
-from sam_jax.training.step import create_state, random_stream, train_step
+from sam_jax.training.step import create_state, train_step
 from tests import tiny
+from tests.models.golden_models import quick_state, quick_variables
 
 SPEC = dataset_spec("digits")
 OWN_METHOD = '''
@@ -76,7 +77,7 @@ def take_steps(config, num_devices, steps):
   parts = build.parts(config, SPEC, 10, num_devices)
   parts = dataclasses.replace(parts, model=tiny.create_model())
   devices = jax.devices()[:num_devices]
-  state = parallel.replicate(create_state(parts, (8, 8, 1), 0), devices)
+  state = parallel.replicate(quick_state(parts, (8, 8, 1)), devices)
   step = parallel.map_train_step(
     functools.partial(train_step, parts=parts), devices
   )
@@ -155,7 +156,7 @@ def test_ascent_on_a_part_equals_its_closed_form():
   config.optimizer.gradient_clipping = config.optimizer.weight_decay = 0.0
   model = tiny.create_model()
   parts = dataclasses.replace(build.parts(config, SPEC, 10, 1), model=model)
-  params, batch = create_state(parts, (8, 8, 1), 0).params, make_batch()
+  params, batch = quick_state(parts, (8, 8, 1)).params, make_batch()
 
   def loss(params, examples):
     logits = model.apply({"params": params}, examples["image"], train=True)
@@ -259,10 +260,7 @@ def test_sam_with_a_sigmoid_climbs_and_descends_along_that_loss():
   examples = batch["image"], batch["target"].argmax(1)
 
   @jax.jit
-  def sam_step():
-    params = tiny.Perceptron().init(
-      {"params": random_stream(0, "init")}, examples[0], train=False
-    )["params"]
+  def sam_step(params):
     loss, gradient = jax.value_and_grad(sigmoid_loss)(params, *examples)
     scale = 0.5 / optax.tree.norm(gradient)
     perturbed = optax.tree.add_scale(params, scale, gradient)
@@ -272,7 +270,8 @@ def test_sam_with_a_sigmoid_climbs_and_descends_along_that_loss():
     updated = optax.tree.add_scale(params, -0.1 * 1.9 * scale, gradient)
     return loss, sam_loss, updated
 
-  loss, sam_loss, updated = sam_step()
+  params = quick_variables(tiny.Perceptron(), examples[0])["params"]
+  loss, sam_loss, updated = sam_step(params)
   assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
   assert metrics["sam_loss"] == pytest.approx(float(sam_loss), rel=1e-4)
   jax.tree.map(

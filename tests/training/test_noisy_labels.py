@@ -9,7 +9,8 @@ import pytest
 
 from sam_jax.config.schema import ConfigError, default_config, validate_config
 from sam_jax.training import build, losses, parallel
-from sam_jax.training.step import METRICS, create_state, train_step
+from sam_jax.training.step import METRICS, train_step
+from tests.models.golden_models import quick_state
 
 ON_CORRECT, ON_WRONG = (
   f"error_rate_on_{kind}_labels" for kind in ("correct", "wrong")
@@ -20,6 +21,7 @@ LOGITS = RANDOM.normal(size=(6, 4)).astype(np.float32)
 TARGETS = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0, 1]]
 
 
+@functools.partial(jax.jit, static_argnames=("kind", "beta"))
 def loss(logits, kind, beta=None):
   targets = losses.bootstrap_targets(logits, TARGETS, kind, beta)
   return losses.cross_entropy(logits, targets)
@@ -39,6 +41,7 @@ def test_soft_bootstrapping_is_entropy_regularisation():
   # Also its gradient: nothing stops it.
   actual = jax.grad(lambda x: loss(x, "soft", 0.6).sum())(LOGITS)
 
+  @jax.jit
   def expected(x):
     log_p = jax.nn.log_softmax(x)
     mixture = 0.6 * TARGETS * log_p + 0.4 * jnp.exp(log_p) * log_p
@@ -75,7 +78,7 @@ def test_bad_bootstrapping_is_named(kind, beta, message):
 def test_errors_on_correct_and_on_wrong_labels(microbatches):
   """On 8 devices whose shares of wrong labels differ."""
   config = default_config()
-  config.dataset.name, config.model.name = "cifar10_n", "cnn4"
+  config.dataset.name, config.model.name = "cifar10_n", "tests.tiny:ConvNet"
   config.dataset.image_size = 8
   config.batch_size, config.sam.m = 32, 4 // microbatches
   config.sam.rho, config.optimizer.learning_rate = 0.0, 0.0
@@ -89,19 +92,14 @@ def test_errors_on_correct_and_on_wrong_labels(microbatches):
     "target": np.eye(10, dtype=np.float32)[labels],
     "clean_label": (labels + wrong) % 10,
   }
-  state = create_state(parts, spec.image_shape, 0)
+  state = quick_state(parts, spec.image_shape)
   # Batch statistics are those of a shard.
   shards = images.reshape(-1, 4 // microbatches, 8, 8, 3)
-  logits = [
-    parts.model.apply(
-      {"params": state.params, "batch_stats": state.batch_stats},
-      shard,
-      train=True,
-      mutable=["batch_stats"],
-      rngs={"dropout": jax.random.key(0)},
-    )[0]
-    for shard in shards
-  ]
+  apply = jax.jit(
+    functools.partial(parts.model.apply, train=True, mutable=["batch_stats"])
+  )
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  logits = [apply(variables, shard)[0] for shard in shards]
   errors = np.concatenate(logits).argmax(-1) != labels
   step = parallel.map_train_step(functools.partial(train_step, parts=parts))
   _, metrics = step(parallel.replicate(state), parallel.shard(batch))

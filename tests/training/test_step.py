@@ -21,6 +21,7 @@ from sam_jax.models import layers
 from sam_jax.training import build, losses, parallel
 from sam_jax.training import step as step_lib
 from sam_jax.training.parallel import AXIS
+from tests.models.golden_models import quick_state
 
 BATCH = 32
 
@@ -63,7 +64,7 @@ def make_parts(config, num_devices, model=None):
 
 
 def create_state(parts):
-  return jax.device_get(step_lib.create_state(parts, (8, 8, 1), seed=0))
+  return quick_state(parts, (8, 8, 1))
 
 
 def make_batch(step=0):
@@ -140,14 +141,14 @@ def test_same_m_trains_the_same_network_on_any_number_of_devices(m, devices):
 
 
 def test_config_shares_batch_statistics_as_m_says():
-  """The wide ResNet's statistics of a shard that spans devices."""
+  """Compare the statistics of a shard that spans devices."""
   stats = []
   for num_devices in (4, 8):
-    parts = make_parts(make_config("wrn10_1", m=8, rho=0.0), num_devices)
+    parts = make_parts(make_config(m=8, rho=0.0), num_devices)
     state, _ = train(parts, num_devices, steps=1)
     stats.append(state.batch_stats)
   assert distance(*stats) < 1e-6
-  config = make_config("wrn10_1", m=8, rho=0.0)
+  config = make_config(m=8, rho=0.0)
   config.model.batch_norm = "device"
   state, _ = train(make_parts(config, 8), 8, steps=1)
   assert distance(stats[0], state.batch_stats) > 1e-3
@@ -233,17 +234,15 @@ def test_no_rho_is_the_plain_sgd_step():
     functools.partial(plain_sgd, parts), in_axes=(None, 0), out_axes=None
   )
   step = mapped(parts, 8)
-  texts, flops = [], []
-  sam = make_parts(make_config("wrn10_1"), 8)
-  for fn in (by_hand, step, mapped(sam, 8)):
-    compiled = fn.lower(state, batch).compile()
-    texts.append(compiled.as_text())
-    flops.append(compiled.cost_analysis()["flops"])
-  convolutions = [text.count(" convolution(") for text in texts]
+  sam = mapped(make_parts(make_config("wrn10_1"), 8), 8)
+  compiled = [fn.lower(state, batch).compile() for fn in (by_hand, step, sam)]
+  flops = [program.cost_analysis()["flops"] for program in compiled]
+  convolutions = [p.as_text().count(" convolution(") for p in compiled]
   assert convolutions[1] == convolutions[0] > 0
   # What is left of 3% on this tiny network are the norms that are logged.
   assert flops[1] == pytest.approx(flops[0], rel=0.03)
   assert flops[2] == pytest.approx(2 * flops[0], rel=0.1)
+  by_hand, step, _ = compiled
   params, batch_stats, _ = by_hand(state, batch)
   after, _ = step(state, batch)
   assert distance(params, after.params) < 1e-7

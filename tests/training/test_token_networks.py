@@ -12,7 +12,7 @@ from sam_jax.config.schema import ConfigError, default_config
 from sam_jax.models import create_model, mlp_mixer, vision_transformer
 from sam_jax.training import build, parallel
 from sam_jax.training import step as step_lib
-from tests.models.golden_models import flattened, quick_variables
+from tests.models.golden_models import flattened, quick_state, quick_variables
 
 BATCH = 32
 NETWORKS = ["vit_nano4", "mixer_nano4"]
@@ -41,9 +41,8 @@ def initial_state(name):
   """Return the state that every m, mask and number of devices starts from."""
   config = make_config(name)
   parts = build.parts(config, build.dataset_spec(config), 10, 8)
-  state = jax.device_get(step_lib.create_state(parts, (8, 8, 1), 0))
   # The head is 0 at first: start from weights that every layer feels.
-  return state.replace(params=params_of(name, channels=1))
+  return quick_state(parts, (8, 8, 1))
 
 
 @functools.cache
@@ -71,8 +70,8 @@ def two_steps(name, num_devices, m, dropout_rate=None, mask="all"):
   return jax.device_get((state, metrics))
 
 
-def params_of(name, channels=3):
-  model, image = create_model(name, 10), np.zeros((1, 8, 8, channels))
+def params_of(name):
+  model, image = create_model(name, 10), np.zeros((1, 8, 8, 3))
   return quick_variables(model, image.astype(np.float32))["params"]
 
 
@@ -136,8 +135,8 @@ def test_weight_decay_spares_all_but_kernels():
   parts = build.parts(config, build.dataset_spec(config), 10, 8)
   params = params_of("vit_nano4")
   zeros = jax.tree.map(np.zeros_like, params)
-  state = parts.optimizer.init(params)
-  updates, _ = parts.optimizer.update(zeros, state, params)
+  state = jax.jit(parts.optimizer.init)(params)
+  updates, _ = jax.jit(parts.optimizer.update)(zeros, state, params)
   for key, update in flattened(updates).items():
     decays = key.endswith("/kernel")
     expected = -0.003 * 0.3 * flattened(params)[key] * decays
