@@ -4,7 +4,13 @@ XLA's library of convolutions for CPUs takes NHWC images and HWIO kernels. JAX
 differentiates a convolution into ones of other layouts, which XLA rewrites
 outside of loops only: inside they fall back to generic code, 25 times slower.
 Here gradients are convolutions of that form from the start, of transposed
-arrays. Accelerators have no such need.
+arrays.
+
+Where an image has fewer pixels than a kernel, XLA exchanges the two, and the
+same generic code follows. Here such a convolution is a matrix product, and so
+are its gradients.
+
+Accelerators need none of this.
 """
 
 import functools
@@ -13,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -65,8 +72,43 @@ def convolve(
       x.shape[1:3], kernel.shape[:2], strides, padding
     )
   pads = tuple((before, after) for before, after in padding)
+  if feature_group_count == 1 and _is_small(x, kernel, strides, pads):
+    return _multiply_patches(x, kernel, strides, pads)
   x, kernel = _vary_alike(x, kernel)
   return _convolve(x, kernel, strides, pads, feature_group_count)
+
+
+def _is_small(x, kernel, strides, padding):
+  """Return True if x or the result has fewer pixels than the kernel.
+
+  False where windows do not overlap: a ViT's patches have a large kernel, and
+  no gradient of the image is needed.
+  """
+  image, window = x.shape[1:3], kernel.shape[:2]
+  result = [
+    (pixels + sum(pads) - size) // stride + 1
+    for pixels, pads, size, stride in zip(
+      image, padding, window, strides, strict=True
+    )
+  ]
+  overlaps = all(np.less(strides, window))
+  return overlaps and min(np.prod(image), np.prod(result)) < np.prod(window)
+
+
+def _multiply_patches(x, kernel, strides, padding):
+  """Multiply the pixels under each window, [N, h, w, H * W * I], by weights."""
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  height, width = kernel.shape[:2]
+  ends = x.shape[1] - height + 1, x.shape[2] - width + 1
+  patches = jnp.concatenate(
+    [
+      x[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]]
+      for i in range(height)
+      for j in range(width)
+    ],
+    axis=-1,
+  )
+  return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _vary_alike(*arrays):
