@@ -40,7 +40,7 @@ class Block:
 sys.meta_path.insert(0, Block)
 import jax, jax.numpy as jnp, optax, sam_jax
 
-model = sam_jax.create_model("wrn10_1", 10)
+model = sam_jax.create_model("cnn4", 10)
 images, labels = jnp.ones([4, 8, 8, 3]), jnp.arange(4)
 init = jax.jit(model.init, static_argnames="train")
 variables = init(jax.random.key(0), images, train=False)
