@@ -199,15 +199,16 @@ def _total_bytes(report: str) -> int:
 
 def main(job_file: str) -> None:
   """Compile the program of a job, and end before code generation."""
+  job = json.loads(pathlib.Path(job_file).read_text())
+  directory = pathlib.Path(job_file).parent
+  tpu = parse_topology(job["topology"])
+  # Imported late: a wrong topology is reported without waiting for Orbax.
   import jax
 
   from sam_jax.plan import programs
 
-  job = json.loads(pathlib.Path(job_file).read_text())
-  directory = pathlib.Path(job_file).parent
   jax.config.update("jax_enable_compilation_cache", False)
   threading.Thread(target=_end_with, args=(directory,), daemon=True).start()
-  tpu = parse_topology(job["topology"])
   try:
     lowered, arrays = programs.lower(
       job["program"], ConfigDict(job["config"]), devices_of(tpu)
