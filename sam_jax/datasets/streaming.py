@@ -301,6 +301,8 @@ def _pipeline(
     tf.TensorSpec([None, 2], tf.int64),
   )
   batches = tf.data.Dataset.from_generator(located, output_signature=signature)
+  # Loading branches by `tf.cond`: leave out the translation of Python's `if`.
+  load = tf.autograph.experimental.do_not_convert(load)
   batches = batches.unbatch().map(
     load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
