@@ -39,7 +39,7 @@ def config_of(photos, size=16, **fields):
   config.model.name = "tests.tiny:Linear"
   config.dataset.name, config.dataset.data_dir = "image_folder", str(photos)
   config.dataset.image_size = size
-  config.num_epochs, config.batch_size, config.log_every_steps = 2, 8, 1
+  config.num_epochs, config.batch_size, config.log_every_steps = 1, 8, 1
   config.optimizer.learning_rate = 0.01
   config.update_from_flattened_dict(fields)
   return config
@@ -84,10 +84,10 @@ def test_from_training_to_predictions(photos, tmp_path, size, capsys):
 
 @SIZES
 def test_interrupted_run_ends_with_the_same_bits(photos, tmp_path, size):
-  config = config_of(photos, size)
+  config = config_of(photos, size, num_epochs=2)
   whole = loop.train_and_evaluate(config, tmp_path / "whole")
   stopped = tmp_path / "stopped"
-  first = config_of(photos, size)
+  first = config_of(photos, size, num_epochs=2)
   first.checkpoint_every_epochs = 0.5
   loop.train_and_evaluate(first, stopped)
   for name in ("2", "result.json"):  # as if it had stopped before
@@ -183,8 +183,8 @@ def test_directories_of_one_name_do_not_share_results(photos, tmp_path, capsys):
     for path in (workdir / "evaluation").iterdir()
   }
   assert places == {
-    "new_test_2": f"{tmp_path}/a/new",
-    "new_test_2_2": f"{tmp_path}/b/new",
+    "new_test_1": f"{tmp_path}/a/new",
+    "new_test_1_2": f"{tmp_path}/b/new",
   }
   (tmp_path / "a/new/dog/2.jpg").write_bytes(b"no image")
   with pytest.raises(SystemExit):

@@ -41,6 +41,7 @@ def train(workdir, **fields):
   config = tiny.create_config()
   config.num_epochs, config.log_every_steps = 2, 3
   config.eval_on_train = True
+  config.sam.rho = 0.0
   config.update(fields)
   with pytest.MonkeyPatch.context() as monkeypatch:
     monkeypatch.setattr(build, "model", tiny.create_model)

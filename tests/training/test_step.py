@@ -117,7 +117,8 @@ def trained_with(m, num_devices):
     groups=groups and tuple(map(tuple, groups)),
     dropout_rate=0.3 if m <= BATCH // 8 else 0.0,
   )
-  parts = make_parts(make_config(m=m), num_devices, model)
+  # Microbatches of our networks are a loop; those of others would be copies.
+  parts = make_parts(make_config("cnn4", m=m), num_devices, model)
   state, metrics = train(parts, num_devices)
   return (state.params, state.batch_stats), metrics
 
@@ -164,7 +165,7 @@ def test_dropout_differs_between_shards_and_steps():
 
   seen = []
   for m, num_devices in ((4, 8), (4, 1)):
-    config = make_config(m=m, rho=0.0)
+    config = make_config("cnn4", m=m, rho=0.0)
     parts = make_parts(config, num_devices, Noise())
     state = create_state(parts)
     step = mapped(parts, num_devices)
