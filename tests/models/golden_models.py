@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from sam_jax.training.state import TrainState
 from sam_jax.training.step import Parts, create_state
+from tests.models.shapes import init_shapes
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -120,9 +121,7 @@ def block_variables(block: nn.Module, x: Any, **kwargs: Any) -> dict[str, Any]:
     x: Its input.
     **kwargs: Keyword arguments of its call.
   """
-  shapes = jax.eval_shape(
-    lambda x: block.init(jax.random.key(0), x, **kwargs), x
-  )
+  _, shapes = init_shapes(block, x, **kwargs)
   params, stats = (
     {name: leaf.shape for name, leaf in flattened(shapes.get(part, {})).items()}
     for part in ("params", "batch_stats")

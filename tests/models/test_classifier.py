@@ -29,6 +29,7 @@ from tests.models.passes import (
   images,
   train_pass,
 )
+from tests.models.shapes import init_shapes
 
 SMALL = [
   "wrn10_2",
@@ -58,8 +59,10 @@ def few_equal_blocks(monkeypatch):
 def test_bfloat16_keeps_float32_variables_and_logits(name):
   model = create_model(name, 10, dtype=jnp.bfloat16)
 
-  def forward(x):
-    variables = model.init(jax.random.key(0), x, train=False)
+  x = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float32)
+  _, variables = init_shapes(model, x, train=False)
+
+  def forward(variables, x):
     logits, updates = model.apply(
       variables,
       x,
@@ -68,9 +71,10 @@ def test_bfloat16_keeps_float32_variables_and_logits(name):
       capture_intermediates=lambda module, _: type(module).__name__ == "Conv",
       mutable=["batch_stats", "intermediates"],
     )
-    return updates.pop("intermediates"), (variables, updates, logits)
+    return updates.pop("intermediates"), (updates, logits)
 
-  convs, rest = jax.eval_shape(forward, images(4, 16, 16, 3))
+  convs, rest = jax.eval_shape(forward, variables, x)
+  rest = variables, rest
   assert {leaf.dtype.name for leaf in jax.tree.leaves(convs)} == {"bfloat16"}
   assert {leaf.dtype.name for leaf in jax.tree.leaves(rest)} == {"float32"}
 
@@ -132,8 +136,7 @@ def test_remat_keeps_names_and_recomputes_blocks(name):
   shapes, programs = [], []
   for remat in (False, True):
     model = create_model(name, 10, remat=remat)
-    init = functools.partial(model.init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), x)
+    _, variables = init_shapes(model, x, train=False)
     shapes.append(variables)
     forward = functools.partial(model.apply, train=False)
     programs.append(str(jax.make_jaxpr(forward)(variables, x)))
@@ -173,11 +176,8 @@ def test_randomness_follows_the_dropout_key(name):
 def test_odd_image_sizes(name, size):
   model = create_model(name, 10)
   x = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-
-  def forward(x):
-    return model.init_with_output(jax.random.key(0), x, train=False)[0]
-
-  assert jax.eval_shape(forward, x).shape == (2, 10)
+  logits, _ = init_shapes(model, x, train=False)
+  assert logits.shape == (2, 10)
 
 
 def canonical_names():
@@ -193,9 +193,10 @@ def canonical_names():
 @pytest.mark.parametrize("name", canonical_names())
 def test_every_family_accepts_digits(name):
   model = create_model(name, 7)
+  x = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+  _, variables = init_shapes(model, x, train=False)
 
-  def forward(x):
-    variables = model.init({"params": jax.random.key(0)}, x, train=False)
+  def forward(variables, x):
     return model.apply(
       variables,
       x,
@@ -205,8 +206,7 @@ def test_every_family_accepts_digits(name):
       mutable=["batch_stats"],
     )[0]
 
-  x = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
-  logits = jax.eval_shape(forward, x)
+  logits = jax.eval_shape(forward, variables, x)
   assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
 
 
@@ -224,9 +224,7 @@ def test_all_products_have_the_precision_of_the_config(precision):
   """Forward and backward, recomputed blocks too, as a TPU compiles them."""
   model = create_model("wrn10_1", 10, precision=precision, remat=True)
   x = np.ones((2, 8, 8, 3), np.float32)
-  variables = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), x, train=False)
-  )
+  _, variables = init_shapes(model, x, train=False)
 
   def loss(variables):
     return model.apply(variables, x, train=False).sum()

@@ -24,6 +24,7 @@ from sam_jax.models import (
 from sam_jax.models.plain_cnn import PlainCNN
 from tests import kept
 from tests.models.golden_models import GOLDEN, flattened, official_shapes
+from tests.models.shapes import init_shapes
 
 COUNTS = json.loads((GOLDEN / "param_counts.json").read_text())
 SHAPES = sorted(path.stem for path in (GOLDEN / "shapes").glob("*.json"))
@@ -33,18 +34,15 @@ SHAPES = sorted(path.stem for path in (GOLDEN / "shapes").glob("*.json"))
 def variable_shapes(name, classes):
   """Return parameters and batch statistics, name -> shape, uncomputed.
 
-  Tracing large networks takes a minute: this is kept while their code is.
+  Tracing large networks takes seconds: this is kept while their code is.
   """
   trace = functools.partial(trace_shapes, name, classes)
   return kept.shapes(f"{name}_{classes}", "sam_jax/models", trace)
 
 
 def trace_shapes(name, classes):
-  model = create_model(name, classes)
-  variables = jax.eval_shape(
-    lambda x: model.init({"params": jax.random.key(0)}, x, train=False),
-    jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
-  )
+  x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  _, variables = init_shapes(create_model(name, classes), x, train=False)
   assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(variables))
   return tuple(
     {n: v.shape for n, v in flattened(variables.get(part, {})).items()}
