@@ -53,7 +53,8 @@ def toy_dataset(config):
 def save_run(path, seed):
   """Write the files of a run that an analysis reads."""
   config = default_config()
-  config.batch_size, config.model.name, config.seed = 16, "cnn4", seed
+  config.batch_size, config.seed = 16, seed
+  config.model.name = "tests.tiny:ConvNet"
   path.mkdir()
   files.write_json(path / "config.json", workdir.to_dict(config))
   checkpoints = Checkpoints(path / "checkpoints")

@@ -13,6 +13,8 @@ from sam_jax.pretrained.fitting import load_network, load_pretrained
 from sam_jax.pretrained.flax_files import serialize
 from sam_jax.pretrained.formats import read_checkpoint
 from tests.models.golden_models import flattened, quick_variables
+from tests.models.passes import eval_pass
+from tests.models.shapes import init_shapes
 from tests.pretrained import sources
 from tests.pretrained.made_up_weights import make_array, make_images
 
@@ -38,8 +40,7 @@ def assert_logits_are_recorded(name, size, tmp_path):
   assert f"(google-research's {name})" in report
   assert f"the head of {logits.shape[1]} classes included" in report
   assert "set config.dataset.normalization = 'symmetric'" in report
-  evaluate = jax.jit(functools.partial(model.apply, train=False))
-  actual = evaluate(variables, make_images(2, size) / 127.5 - 1)
+  actual = eval_pass(model, variables, make_images(2, size) / 127.5 - 1)
   np.testing.assert_allclose(actual, logits, rtol=0, atol=1e-4)
   assert np.abs(logits[0] - logits[1]).max() > 0.1  # of two images
 
@@ -109,7 +110,7 @@ def test_networks_of_big_vision_compute_the_same(name, tmp_path):
   path = write(tmp_path / "file", in_big_vision(arrays_of(f"{name}_32")))
   model, variables, report = load_network(name, read_checkpoint(path))
   assert f"google-research's {name}" in report
-  actual = model.apply(variables, make_images(2, 32) / 127.5 - 1, train=False)
+  actual = eval_pass(model, variables, make_images(2, 32) / 127.5 - 1)
   # The weights are rounded to 8 bits.
   np.testing.assert_allclose(actual, logits, rtol=0, atol=0.1)
 
@@ -117,9 +118,7 @@ def test_networks_of_big_vision_compute_the_same(name, tmp_path):
 def load(name, checkpoint, size):
   model = create_model(name, 10)
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  shapes = jax.eval_shape(
-    lambda x: model.init(jax.random.key(0), x, train=False), image
-  )
+  _, shapes = init_shapes(model, image, train=False)
   return load_pretrained(checkpoint, shapes)
 
 
