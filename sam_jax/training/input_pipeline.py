@@ -1,6 +1,7 @@
 """The data of a run, from the config to augmented batches on the devices."""
 
 import collections
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -166,13 +167,23 @@ def augment_fn(
   return augment
 
 
-def preview_images(config: ConfigDict, dataset: Dataset) -> np.ndarray:
-  """Return augmented images of the first step, see `to_pixels`.
+def preview(
+  batches: Iterator[Batch], spec: DatasetSpec
+) -> tuple[np.ndarray, Iterator[Batch]]:
+  """Look at the next batch, and put it back.
 
   All hosts must call it: they run the program together.
+
+  Args:
+    batches: See `train_batches`.
+    spec: The data set.
+
+  Returns:
+    The batch's first images, see `to_pixels`, and all batches from it on.
   """
-  _, batch = next(train_batches(config, dataset, 0, 1))
-  return to_pixels(parallel.fetch(batch["image"]), dataset.spec)
+  step, batch = next(batches)
+  images = to_pixels(parallel.fetch(batch["image"]), spec)
+  return images, itertools.chain([(step, batch)], batches)
 
 
 def to_pixels(

@@ -84,9 +84,12 @@ def train_and_evaluate(
       if (run.workdir / "result.json").exists():
         return None
 
+    batches = input_pipeline.train_batches(
+      config, dataset, first_step, total_steps
+    )
     images = None
     if first_step == 0:
-      images = input_pipeline.preview_images(config, dataset)
+      images, batches = input_pipeline.preview(batches, dataset.spec)
     writer = open_writer(config, run.workdir, first_step, images)
     if writer:
       stack.enter_context(writer)
@@ -115,9 +118,6 @@ def train_and_evaluate(
         for hook in measurements:
           hook(first_step, state, metrics, False)
       profiler.reach(first_step, state)
-      batches = input_pipeline.train_batches(
-        config, dataset, first_step, total_steps
-      )
       for step, batch in batches:
         state, metrics = step_fn(state, batch, numbers)
         done = step + 1
