@@ -57,6 +57,7 @@ def own_file(tmp_path, monkeypatch):
 def make_config(method="sam", options=(), **sam_fields):
   config = tiny.create_config()
   config.batch_size, config.log_every_steps = 32, 1
+  config.optimizer.weight_decay = 0.0
   config.sam.update({"method": method, "rho": 0.5, **sam_fields})
   config.sam.options.update(dict(options))
   return config
@@ -153,7 +154,7 @@ def test_ascent_on_a_part_is_the_same_on_any_number_of_devices(m, fraction):
 def test_ascent_on_a_part_equals_its_closed_form():
   """The gradient at w + eps of all, with eps along that of every other one."""
   config = make_config(m=32, ascent_fraction=0.5)
-  config.optimizer.gradient_clipping = config.optimizer.weight_decay = 0.0
+  config.optimizer.gradient_clipping = 0.0
   model = tiny.create_model()
   parts = dataclasses.replace(build.parts(config, SPEC, 10, 1), model=model)
   params, batch = quick_state(parts, (8, 8, 1)).params, make_batch()
@@ -254,7 +255,7 @@ def sigmoid_loss(params, images, labels):
 
 def test_sam_with_a_sigmoid_climbs_and_descends_along_that_loss():
   config = make_config(m=32)
-  config.loss, config.optimizer.weight_decay = "sigmoid", 0.0
+  config.loss = "sigmoid"
   state, metrics = one_step(config, 1)
   batch = make_batch()
   examples = batch["image"], batch["target"].argmax(1)

@@ -32,6 +32,7 @@ def make_config(name, m=None):
   config.model.name = name
   config.dataset.name = "digits"
   config.augment.policy = "none"
+  config.optimizer.weight_decay = 0.0
   config.sam.m, config.sam.rho = m, 0.1
   return config
 
