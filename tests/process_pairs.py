@@ -247,8 +247,9 @@ def train(fault, index, address, workdir):
   os.environ["XLA_FLAGS"] = processes.xla_flags(1)
   # Processes of a machine that is busy may be slow, but are not lost.
   distributed._HEARTBEAT_SECONDS = 60
-  distributed._JOIN_SECONDS = 6 if fault in ALONE else 60
-  watchdog._SECONDS_OF_PATIENCE = 3
+  distributed._JOIN_SECONDS = 3 if fault in ALONE else 60
+  watchdog._SECONDS_OF_PATIENCE = 1
+  watchdog._SECONDS_BETWEEN_LOOKS = 0.5
   if not fault.startswith("killed"):
     watchdog._SECONDS_TO_NOTICE = 60
   build.model = tiny.create_model

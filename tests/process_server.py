@@ -127,7 +127,7 @@ def serve():
 def main():
   # All that a run imports; none of it starts a thread or looks for devices.
   import sam_jax.analysis.hook  # noqa: F401
-  from sam_jax.runs import distributed
+  from sam_jax.runs import distributed, watchdog
   from sam_jax.training import loop  # noqa: F401
 
   garbage.collect_rarely()
@@ -140,6 +140,7 @@ def main():
   os.environ.update(environment)
   sys.argv = ["train", *arguments]
   distributed._HEARTBEAT_SECONDS = 20  # a lost process is noticed sooner
+  watchdog._SECONDS_TO_NOTICE = 1  # do not wait for one that was killed
   runpy.run_module(TRAIN, run_name="__main__", alter_sys=True)
 
 
