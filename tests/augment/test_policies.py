@@ -176,7 +176,12 @@ def test_cutout_in_policies(monkeypatch):
   [functools.partial(policies.autoaugment, policy="svhn"), RANDAUGMENT],
   ids=["autoaugment", "randaugment"],
 )
-def test_forms_of_all_platforms_give_the_same_bits(golden, fn, platform):
+def test_forms_of_all_platforms_give_the_same_bits(
+  golden, fn, platform, monkeypatch
+):
+  # RandAugment has all operations: compile a few of AutoAugment's.
+  few = AUTOAUGMENT_POLICIES["svhn"][:3]
+  monkeypatch.setitem(AUTOAUGMENT_POLICIES, "svhn", few)
   images = golden("augment.npz")["images"]
   on_cpus = augment(fn, images, 200)
   assert (on_cpus != augment(fn, images, 200, seed=1)).any()

@@ -75,13 +75,17 @@ def first_batches(aircraft):
   return take(load(aircraft).train_batches(0), 13)
 
 
+@pytest.fixture(scope="module")
+def batches_of_another_seed(aircraft):
+  return take(load(aircraft, seed=1).train_batches(0), 13)
+
+
 @pytest.mark.parametrize("step", [1, 4, 5, 12])
 def test_any_step_is_reached_without_those_before(
-  aircraft, first_batches, step
+  aircraft, first_batches, batches_of_another_seed, step
 ):
-  expected = first_batches[step]
+  expected, other = first_batches[step], batches_of_another_seed[step]
   assert_equal(next(load(aircraft).train_batches(step)), expected)
-  other = next(load(aircraft, seed=1).train_batches(step))
   assert not np.array_equal(other["image"], expected["image"])
 
 
@@ -95,29 +99,34 @@ def test_crops_change_between_epochs_only(aircraft):
   assert keys(again) == first[:30]
 
 
+@pytest.fixture(scope="module")
+def evaluation_batches(aircraft):
+  return list(load(aircraft).eval_batches("test"))
+
+
 @pytest.mark.parametrize("hosts", [2, 3])
-def test_hosts_share_the_batches_of_a_single_host(aircraft, hosts):
+def test_hosts_share_the_batches_of_a_single_host(
+  aircraft, first_batches, evaluation_batches, hosts
+):
   views = [
     load(aircraft, process_index=i, process_count=hosts) for i in range(hosts)
   ]
-  one = load(aircraft)
   train = zip(*[take(v.train_batches(3), 4) for v in views], strict=True)
   evaluation = zip(*[v.eval_batches("test") for v in views], strict=True)
   for pairs in (
-    zip(train, take(one.train_batches(3), 4), strict=True),
-    zip(evaluation, one.eval_batches("test"), strict=True),
+    zip(train, first_batches[3:7], strict=True),
+    zip(evaluation, evaluation_batches, strict=True),
   ):
     for parts, whole in pairs:
       together = {n: np.concatenate([p[n] for p in parts]) for n in whole}
       assert_equal(together, whole)
 
 
-def test_evaluation_sees_every_example_once(aircraft):
-  batches = list(load(aircraft).eval_batches("test"))
-  assert {len(b["image"]) for b in batches} == {6}
-  seen = keys(batches, masked=True)
+def test_evaluation_sees_every_example_once(aircraft, evaluation_batches):
+  assert {len(b["image"]) for b in evaluation_batches} == {6}
+  seen = keys(evaluation_batches, masked=True)
   assert len(seen) == len(set(seen)) == NUM_TEST
-  assert_equal(next(load(aircraft).eval_batches("test")), batches[0])
+  assert_equal(next(load(aircraft).eval_batches("test")), evaluation_batches[0])
 
 
 def test_validation_set_is_the_end_of_the_first_split(aircraft):
