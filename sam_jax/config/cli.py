@@ -1,6 +1,7 @@
 """Command lines: flags, a config and its overrides, and errors in one line."""
 
 import functools
+import gc
 import io
 import os
 import re
@@ -33,7 +34,11 @@ def run(main: Callable[[list[str]], None]) -> None:
     main: Takes the program's name and the arguments that are no flags.
   """
   compilation.choose_xla_flags()
-  app.run(lambda argv: report_errors(main, argv), flags_parser=parse_flags)
+  try:
+    app.run(lambda argv: report_errors(main, argv), flags_parser=parse_flags)
+  finally:
+    # Python ends with garbage collections: they would search all modules.
+    gc.freeze()
 
 
 def report_errors(main: Callable[[list[str]], None], argv: list[str]) -> None:
