@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from sam_jax.models import LayerSettings
 from tests.models.golden_models import block_variables, flattened
+from tests.models.shapes import parameters_of_zeros
 
 Array = jax.Array
 
@@ -33,7 +34,8 @@ def forward(
 
   def apply(variables, x, key):
     rngs, mutable = {"dropout": key}, ["batch_stats"] if train else []
-    return model.apply(variables, x, train=train, rngs=rngs, mutable=mutable)
+    with parameters_of_zeros():  # they are given
+      return model.apply(variables, x, train=train, rngs=rngs, mutable=mutable)
 
   return jax.jit(apply)
 
@@ -65,14 +67,15 @@ def loss_and_updates(
   """Return cross-entropy, logits, new statistics and gradient of training."""
 
   def loss_fn(params):
-    logits, updates = model.apply(
-      {**variables, "params": params},
-      x,
-      train=True,
-      true_gradient=true_gradient,
-      rngs={"dropout": fast_key(0)},
-      mutable=["batch_stats"],
-    )
+    with parameters_of_zeros():  # they are given
+      logits, updates = model.apply(
+        {**variables, "params": params},
+        x,
+        train=True,
+        true_gradient=true_gradient,
+        rngs={"dropout": fast_key(0)},
+        mutable=["batch_stats"],
+      )
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return loss.mean(), (logits, updates["batch_stats"])
 

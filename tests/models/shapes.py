@@ -1,6 +1,8 @@
 """Shapes of networks, without the work of tracing equal layers again."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -16,9 +18,8 @@ _traced: dict[Any, Any] = {}
 def init_shapes(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
   """Return shapes of `module.init_with_output(key, *args, **kwargs)`.
 
-  Shapes do not depend on values: draw no parameters, whose generators are most
-  of what initialization traces, and trace a submodule once for each shape of
-  its arguments.
+  Shapes do not depend on values: draw no parameters, and trace a submodule once
+  for each shape of its arguments.
 
   Args:
     module: The module.
@@ -29,21 +30,29 @@ def init_shapes(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     Output and variables, trees of `jax.ShapeDtypeStruct`.
   """
   init = functools.partial(module.init_with_output, **kwargs)
-  with (
-    mock.patch.object(nn.Module, "param", _param_of_zeros(nn.Module.param)),
-    nn.intercept_methods(_call_once),
-  ):
+  with parameters_of_zeros(), nn.intercept_methods(_call_once):
     return jax.eval_shape(init, jax.random.key(0), *args)
 
 
-def _param_of_zeros(param):
-  """Return `nn.Module.param`, which calls no initializer."""
+@contextlib.contextmanager
+def parameters_of_zeros() -> Iterator[None]:
+  """Initialize parameters with zeros, of the shapes that layers ask for.
 
-  def zeros(self, name, initializer, shape, dtype=jnp.float32):
-    del initializer
-    return param(self, name, lambda key: jnp.zeros(shape, dtype))
+  Generators of random numbers are most of what initialization traces, and Linen
+  traces them in every other call, too, to compare shapes.
+  """
+  param = nn.Module.param
 
-  return zeros
+  def zeros(self, name, initializer, *arguments):
+    return param(self, name, _zero_initializer, *arguments)
+
+  with mock.patch.object(nn.Module, "param", zeros):
+    yield
+
+
+def _zero_initializer(key, shape, dtype=jnp.float32):
+  del key
+  return jnp.zeros(shape, dtype)
 
 
 def _call_once(call, args, kwargs, context):

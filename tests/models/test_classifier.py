@@ -29,7 +29,7 @@ from tests.models.passes import (
   images,
   train_pass,
 )
-from tests.models.shapes import init_shapes
+from tests.models.shapes import init_shapes, parameters_of_zeros
 
 SMALL = [
   "wrn10_2",
@@ -53,6 +53,13 @@ def few_equal_blocks(monkeypatch):
   for module in (vision_transformer, mlp_mixer):
     size = module.SIZES["nano"]._replace(depth=1)
     monkeypatch.setitem(module.SIZES, "nano", size)
+
+
+@pytest.fixture(autouse=True)
+def no_initial_values():
+  """Trace no initializers: the tests have variables of their own."""
+  with parameters_of_zeros():
+    yield
 
 
 @pytest.mark.parametrize("name", SMALL)
