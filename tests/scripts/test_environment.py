@@ -14,8 +14,8 @@ from tests.processes import REPOSITORY
 
 # `-m venv` copies this file. `-m pip` appends its arguments to $RECORD, then
 # waits while $RECORD.slow exists, and fails if $RECORD.fails does. Commands of
-# sam_jax append theirs to $RECORD.commands, and training does what
-# $RECORD.training says.
+# sam_jax append theirs to $RECORD.commands, and wait for Ctrl-C if
+# $RECORD.trains exists; they end as if nothing had happened.
 PYTHON = r"""#!/usr/bin/env bash
 case "$1 $2" in
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
@@ -24,10 +24,9 @@ case "$1 $2" in
     while [[ -e "$RECORD.slow" ]]; do sleep 0.02; done
     [[ ! -e "$RECORD.fails" ]] ;;
   "-m sam_jax"*)
+    trap 'exit 0' INT
     echo "$PWD ${*:2}" >> "$RECORD.commands"
-    if [[ $2 == *.train && -e $RECORD.training ]]; then
-      . "$RECORD.training"
-    fi ;;
+    while [[ -e "$RECORD.trains" ]]; do sleep 0.02; done ;;
   *) exec REAL -c "import sys
 sys._base_executable = '$0'
 sys.version_info = VERSION
@@ -86,14 +85,9 @@ def installations():
   return record.read_text().splitlines() if record.exists() else []
 
 
-def commands():
-  record = pathlib.Path(os.environ["RECORD"] + ".commands")
-  return record.read_text().splitlines() if record.exists() else []
-
-
-def wait_for(lines, count=1):
+def wait_for(is_true):
   deadline = time.monotonic() + 60
-  while len(lines()) < count:
+  while not is_true():
     assert time.monotonic() < deadline
     time.sleep(0.02)
 
@@ -225,108 +219,42 @@ def test_relative_paths_are_those_of_where_they_were_typed(checkout, tmp_path):
   assert not (checkout / ".venv").exists()
   runs = elsewhere / "my runs"
   assert f"source {elsewhere}/venv/bin/activate" in stdout
-  *trainings, report = commands()
-  assert sorted(trainings) == [
-    f"{checkout} sam_jax.train --config=configs/digits.py:{name}"
-    f" --workdir={runs}/{name}"
-    for name in ("sam", "sgd")
+  commands = (tmp_path / "record.commands").read_text().splitlines()
+  assert commands[0] == (
+    f"{checkout} sam_jax.train --config=configs/digits.py:sgd"
+    f" --workdir={runs}/sgd"
+  )
+  assert commands[2:] == [
+    f"{checkout} sam_jax.report --root={runs} --output={runs}"
   ]
-  assert report == f"{checkout} sam_jax.report --root={runs} --output={runs}"
 
 
 @pytest.mark.parametrize(
   ("arguments", "runs"),
   [([], "runs/quickstart"), (["/a"], "/a"), (["gs://b/c"], "gs://b/c")],
 )
-def test_directory_of_the_quickstart(arguments, runs, checkout):
+def test_directory_of_the_quickstart(arguments, runs, checkout, tmp_path):
   process = start_script(checkout / "scripts/quickstart.sh", *arguments)
   assert process.communicate(timeout=60)[1] == ""
-  assert [line.rpartition("=")[2] for line in sorted(commands())] == [
-    runs,  # of the report
-    f"{runs}/sam",
-    f"{runs}/sgd",
-  ]
+  commands = (tmp_path / "record.commands").read_text().splitlines()
+  assert commands[1].endswith(f" --workdir={runs}/sam")
 
 
-def start_quickstart(checkout, training, **options):
-  """Start the quickstart, with commands of Bash in the place of training."""
+def test_ctrl_c_starts_no_other_run_of_the_quickstart(checkout, tmp_path):
   make(checkout)
-  pathlib.Path(os.environ["RECORD"] + ".training").write_text(training)
-  return start_script(checkout / "scripts/quickstart.sh", **options)
-
-
-def test_quickstart_trains_both_at_once(checkout):
-  process = start_quickstart(
-    checkout,
-    r"""
-    while [[ "$(wc -l < "$RECORD.commands")" -lt 2 ]]; do sleep 0.02; done
-    echo "  a line"
-    echo 'error: \ *' >&2
-    """,
-  )
-  stdout, stderr = process.communicate(timeout=60)
-  assert process.returncode == 0
-  assert sorted(stderr.splitlines()) == [
-    "[sam]    a line",
-    "[sam]  error: \\ *",
-    "[sgd]    a line",
-    "[sgd]  error: \\ *",
-  ]
-  assert "=== Training with SGD and with SAM, at the same time ===" in stdout
-
-
-# Save the state when asked to stop. SIGINT is that of a terminal, which Bash
-# ignores in the background, as Python does until it handles signals.
-TRAIN_UNTIL_STOPPED = """
-  trap 'echo "saved"; exit' TERM
-  echo begun >> "$RECORD.begun"
-  while :; do sleep 0.02; done
-"""
-
-
-@pytest.mark.parametrize(("fails", "stays"), [("sgd", "sam"), ("sam", "sgd")])
-def test_training_that_fails_ends_the_quickstart(fails, stays, checkout):
-  process = start_quickstart(
-    checkout,
-    f"""
-    if [[ "$*" == */{fails} ]]; then
-      until [[ -e "$RECORD.begun" ]]; do sleep 0.02; done
-      echo "error: no disk" >&2
-      exit 3
-    fi
-    {TRAIN_UNTIL_STOPPED}
-    """,
-  )
-  _, stderr = process.communicate(timeout=60)
-  assert process.returncode == 3
-  assert sorted(stderr.splitlines()) == sorted(
-    [f"[{fails}]  error: no disk", f"[{stays}]  saved"]
-  )
-  assert len(commands()) == 2  # no report
-
-
-@pytest.mark.parametrize(
-  ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
-)
-def test_interrupted_quickstart_lets_both_save(
-  number, code, checkout, tmp_path
-):
-  # A test run in the background ignores SIGINT, which Bash would inherit.
+  (tmp_path / "record.trains").touch()
+  commands = tmp_path / "record.commands"
+  # Tests in the background of a script ignore Ctrl-C, and Bash would, too.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  process = start_quickstart(
-    checkout, TRAIN_UNTIL_STOPPED, start_new_session=True
+  process = start_script(
+    checkout / "scripts/quickstart.sh", start_new_session=True
   )
   signal.signal(signal.SIGINT, before)
-  begun = tmp_path / "record.begun"
-  wait_for(lambda: begun.read_text().split() if begun.exists() else [], 2)
-  if number == signal.SIGINT:
-    os.killpg(process.pid, number)  # Ctrl-C reaches all
-  else:
-    process.send_signal(number)
-  _, stderr = process.communicate(timeout=60)
-  assert process.returncode == code
-  assert sorted(stderr.splitlines()) == ["[sam]  saved", "[sgd]  saved"]
-  assert len(commands()) == 2  # no report
+  wait_for(commands.exists)
+  os.killpg(process.pid, signal.SIGINT)
+  process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert len(commands.read_text().splitlines()) == 1
 
 
 def test_unsuitable_interpreters(checkout, tmp_path):
