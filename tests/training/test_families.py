@@ -152,7 +152,6 @@ def test_fine_tuning_starts_from_an_official_checkpoint(tmp_path, monkeypatch):
   monkeypatch.setattr(input_pipeline, "create_dataset", toy_dataset)
   config = make_config("efficientnet_tiny")
   config.pretrained = str(shutil.copy(CHECKPOINT, tmp_path / "official"))
-  config.sam.rho = 0.0  # one pass to compile, which keeps statistics as SAM's
   config.augment.policy = "none"
   started = []
 
