@@ -241,5 +241,8 @@ def test_no_result_without_the_last_checkpoint(
 def test_run_after_run_leaves_no_programs(tmp_path, monkeypatch):
   """A process that holds too many of them dies."""
   monkeypatch.setattr(compilation, "_MANY_MAPPINGS", 0)
+  compilation.free_programs_if_many()
+  programs = jax.devices()[0].client.live_executables
+  before = len(programs())  # those that other tests keep
   train(tmp_path, num_epochs=1)
-  assert not jax.devices()[0].client.live_executables()
+  assert len(programs()) == before
