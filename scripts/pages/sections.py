@@ -123,7 +123,13 @@ SECTIONS = {
     ),
   ),
   "compilation_for_tpus": Section(
-    ("compile_tpu_wrn10_2",),
+    (
+      "compile_tpu_wrn10_2",
+      "compile_tpu_wrn28_10",
+      "compile_tpu_resnet50",
+      "compile_tpu_efficientnet_b0",
+      "compile_tpu_vit_s16",
+    ),
     table(
       {
         "network": "network",
