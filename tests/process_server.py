@@ -139,7 +139,7 @@ def main():
   os.environ.clear()
   os.environ.update(environment)
   sys.argv = ["train", *arguments]
-  distributed._HEARTBEAT_SECONDS = 20  # a lost process is noticed sooner
+  distributed._HEARTBEAT_SECONDS = 10  # a lost process is noticed sooner
   watchdog._SECONDS_TO_NOTICE = 1  # do not wait for one that was killed
   runpy.run_module(TRAIN, run_name="__main__", alter_sys=True)
 
