@@ -110,12 +110,21 @@ SECTIONS = {
     table({"start": "start", "seconds": "seconds to first step"}),
   ),
   "compilation": Section(
-    ("compile_wrn28_10", "compile_pyramidnet20", "compile_pyramidnet272"),
+    (
+      "compile_wrn28_10",
+      "compile_shake_shake_26_2x96d",
+      "compile_pyramidnet20",
+      "compile_pyramidnet272",
+      "compile_resnet50",
+      "compile_efficientnet_b0",
+      "compile_vit_s16",
+    ),
     table(
       {
         "network": "network",
         "step": "step",
         "trace s": "trace s",
+        "compile s": "compile s",
         "compile CPU s": "compile CPU s",
         "kernels": "kernels",
       },
