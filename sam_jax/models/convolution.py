@@ -82,7 +82,8 @@ def _is_small(x, kernel, strides, padding):
   """Return True if x or the result has fewer pixels than the kernel.
 
   False where windows do not overlap: a ViT's patches have a large kernel, and
-  no gradient of the image is needed.
+  no gradient of the image is needed. False, too, where no window fits, or
+  where padding removes pixels.
   """
   image, window = x.shape[1:3], kernel.shape[:2]
   result = [
@@ -92,7 +93,9 @@ def _is_small(x, kernel, strides, padding):
     )
   ]
   overlaps = all(np.less(strides, window))
-  return overlaps and min(np.prod(image), np.prod(result)) < np.prod(window)
+  is_usual = min(result) > 0 and np.min(padding) >= 0
+  is_small = min(np.prod(image), np.prod(result)) < np.prod(window)
+  return overlaps and is_usual and is_small
 
 
 def _multiply_patches(x, kernel, strides, padding):
