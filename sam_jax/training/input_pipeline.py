@@ -183,7 +183,8 @@ def preview(
   """
   step, batch = next(batches)
   images = to_pixels(parallel.fetch(batch["image"]), spec)
-  return images, itertools.chain([(step, batch)], batches)
+  # Of an iterator, which drops the batch when it is drawn; a list would not.
+  return images, itertools.chain(iter([(step, batch)]), batches)
 
 
 def to_pixels(

@@ -100,7 +100,8 @@ def _train(
     if first == 0:
       first_batch = next(batches)
       images = programs.previews(first_batch)
-      batches = itertools.chain([first_batch], batches)
+      batches = itertools.chain(iter([first_batch]), batches)
+      del first_batch  # else it would stay on the devices; a list keeps it, too
     numbers = [hyperparameters.extract(member.run.config) for member in group]
     numbers = parallel.replicate(stack(numbers))
     state = parallel.replicate(stack([member.state for member in group]))

@@ -1,9 +1,13 @@
 """Hosts load data after process 0, and few of them download at once."""
 
+import weakref
+
 import jax
+import numpy as np
 import pytest
 
 from sam_jax.config.schema import default_config
+from sam_jax.datasets import catalog
 from sam_jax.runs import distributed
 from sam_jax.training import input_pipeline, parallel
 
@@ -40,3 +44,27 @@ def test_hosts_take_turns_unless_they_share_a_bucket(
     turns.append(found.index("load"))
   assert turns == [i for i, size in enumerate(rounds) for _ in range(size)]
   assert events(5)[0] == "process 0 to prepare the data set"
+
+
+class Images(dict):
+  """A batch that can be watched."""
+
+
+def test_a_preview_of_the_first_batch_does_not_keep_it():
+  references = []
+
+  def batches():
+    for step in range(3):
+      images = np.full((8, 8, 8, 1), step, np.float32)
+      batch = Images(parallel.shard({"image": images}))
+      references.append(weakref.ref(batch))
+      yield step, batch
+
+  spec = catalog.dataset_spec("digits")
+  images, drawn = input_pipeline.preview(batches(), spec)
+  assert images.shape[1:] == (8, 8, 1)
+  for expected in range(3):
+    step, batch = next(drawn)
+    assert step == expected == batch["image"].max()
+  is_alive = [reference() is not None for reference in references]
+  assert is_alive == [False, False, True]
