@@ -56,6 +56,8 @@ def sharpness(
 ) -> Sharpness:
   """Measure the sharpness of one objective.
 
+  Each call compiles the ascent: `sharpness_fn` does so once for many points.
+
   Args:
     value_and_grad: params -> loss and gradient, for example
       `Objective.value_and_grad`.
@@ -146,7 +148,11 @@ def group_sharpness(
 
   Returns:
     Two float32 (); the second one is the highest of the ascent.
+
+  Raises:
+    ValueError: An argument is out of range.
   """
+  sharpness_aware(rho, ascent_steps=ascent_steps, **ball)  # checks them
   value_and_grad = jax.value_and_grad(lambda w: example_losses(w, group).mean())
   loss, gradient = value_and_grad(params)
   if not is_traced(rho) and rho == 0:

@@ -162,6 +162,22 @@ def test_m_sharpness_of_no_radius_is_zero_and_below_it_is_refused():
     measure(params, -1.0)
 
 
+@pytest.mark.parametrize(
+  ("rho", "kwargs", "message"),
+  [
+    (-1.0, {}, "rho must be"),
+    (RHO, {"p": 0.5}, "p must be"),
+    (RHO, {"ascent_steps": 0}, "ascent_steps must be"),
+  ],
+)
+def test_wrong_arguments_are_named_before_any_gradient(rho, kwargs, message):
+  params, examples = problem()
+  with pytest.raises(ValueError, match=message):
+    sharpness(pytest.fail, params, rho, **kwargs)
+  with pytest.raises(ValueError, match=message):
+    group_sharpness(pytest.fail, params, rho, examples, **kwargs)
+
+
 def test_smaller_groups_are_sharper():
   params, examples = problem()
   values = [
