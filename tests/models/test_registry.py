@@ -40,6 +40,30 @@ def variable_shapes(name, classes):
   return kept.shapes(f"{name}_{classes}", "sam_jax/models", trace)
 
 
+# One of each family.
+FAMILIES = [
+  "wrn10_1",
+  "shake_shake_mini",
+  "pyramidnet_mini_shakedrop",
+  "resnet20",
+  "resnet18",
+  "efficientnet_tiny",
+  "cnn4",
+  "vit_nano4",
+  "mixer_nano4",
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_initial_values_have_the_shapes_and_types_of_zeros(name):
+  """`init_shapes`, which the tests use, traces no initializers."""
+  model = create_model(name, 10)
+  x = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+  init = functools.partial(model.init_with_output, train=False)
+  expected = jax.eval_shape(init, jax.random.key(0), x)
+  assert init_shapes(model, x, train=False) == expected
+
+
 def trace_shapes(name, classes):
   x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
   _, variables = init_shapes(create_model(name, classes), x, train=False)
