@@ -1,5 +1,6 @@
 """Set-up scripts with an interpreter that only writes down what it is to do."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -250,10 +251,14 @@ def test_ctrl_c_starts_no_other_run_of_the_quickstart(checkout, tmp_path):
     checkout / "scripts/quickstart.sh", start_new_session=True
   )
   signal.signal(signal.SIGINT, before)
-  wait_for(commands.exists)
-  os.killpg(process.pid, signal.SIGINT)
-  process.communicate(timeout=60)
-  assert process.returncode == 130
+  try:
+    wait_for(commands.exists)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+  finally:
+    with contextlib.suppress(ProcessLookupError):  # all have ended
+      os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
   assert len(commands.read_text().splitlines()) == 1
 
 
