@@ -105,7 +105,8 @@ def test_pmap_takes_the_step_of_shard_map():
   shards = [a.reshape(8, 8, *a.shape[1:]) for a in (module.x, module.y)]
   for _ in range(STEPS):
     params, opt_state = step(params, opt_state, *shards)
-    opt_state = jax.tree.map(lambda a: a[0], opt_state)
+    # Virtual CPU devices block each other with 32 steps in flight.
+    opt_state = jax.device_get(jax.tree.map(lambda a: a[0], opt_state))
   actual = np.append(params["kernel"], params["bias"])
   np.testing.assert_allclose(actual, trained(module), atol=1e-6)
 
@@ -190,13 +191,13 @@ def test_batch_statistics_are_those_of_the_first_pass():
   for module, shards in zip(
     section("Batch normalization"), (1, 8), strict=True
   ):
-    actual, step = initial(module), module.step
+    actual, step, batch = initial(module), module.step, module.batch
     opt_state = module.optimizer.init(actual[0])
     if shards > 1:
       opt_state = (opt_state[0], module.base.init(actual[0]))
-      step = module.global_step
+      step, batch = module.global_step, module.sharded
     for _ in range(5):
-      *actual, opt_state = step(*actual, opt_state, module.x, module.y)
+      *actual, opt_state = step(*actual, opt_state, *batch)
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
       tuple(actual),
