@@ -152,43 +152,8 @@ def train_step(
     The new state and the means of the metrics since the last log line (and
     `diverged_at`), both the same on every device.
   """
-
-  def shard_step(batch, index):
-    """Return the gradient of one shard, and what else is averaged.
-
-    Batch statistics and metrics are those of the first pass, at w unless a
-    method chooses another point; a pass at w + eps after it leaves only its
-    gradient and loss.
-    """
-    value_and_grad = _value_and_grad_fn(state, batch, index, parts)
-    point = gradient_point(parts.sharpness, state.sam_state, state.params)
-
-    def grad_fn(params, ascent_step):
-      # Only the gradient of the last pass is one to descend along.
-      is_ascent = ascent_step < parts.ascent_steps - 1
-      (_, (loss, _, _)), gradient = value_and_grad(params, is_ascent)
-      return loss, gradient
-
-    # The only gradient of a step is one to descend along.
-    is_ascent = point is state.params and is_sam_step(
-      state.step, parts.rho, parts.every
-    )
-    (_, (loss, error_rates, batch_stats)), gradient = _either(
-      is_ascent, lambda is_ascent: value_and_grad(point, is_ascent)
-    )
-    gradient, sam_state = parts.sharpness.update(
-      gradient, state.sam_state, state.params, grad_fn=grad_fn
-    )
-    return {
-      "gradient": gradient,
-      "batch_stats": batch_stats,
-      "sam_state": sam_state,
-      "loss": loss,
-      **error_rates,
-    }
-
   shard = mean_over_microbatches(
-    shard_step,
+    lambda batch, index: _shard_step(state, batch, index, parts),
     batch,
     parts.num_microbatches,
     unroll=parts.unrolls_microbatches,
@@ -221,12 +186,47 @@ def train_step(
   return new_state, {**metrics.means(), "diverged_at": metrics.diverged_at}
 
 
+def _shard_step(state, batch, index, parts) -> dict[str, Any]:
+  """Return the sharpness-aware gradient of one shard, and its other means.
+
+  A shard is the examples of one perturbation. Batch statistics and metrics are
+  those of the first pass, at w unless a method chooses another point; a pass at
+  w + eps after it leaves only its gradient and loss.
+  """
+  value_and_grad = _value_and_grad_fn(state, batch, index, parts)
+  point = gradient_point(parts.sharpness, state.sam_state, state.params)
+
+  def grad_fn(params, ascent_step):
+    # Only the gradient of the last pass is one to descend along.
+    is_ascent = ascent_step < parts.ascent_steps - 1
+    (_, (loss, _, _)), gradient = value_and_grad(params, is_ascent)
+    return loss, gradient
+
+  # The only gradient of a step is one to descend along.
+  is_ascent = point is state.params and is_sam_step(
+    state.step, parts.rho, parts.every
+  )
+  (_, (loss, error_rates, batch_stats)), gradient = _either(
+    is_ascent, lambda is_ascent: value_and_grad(point, is_ascent)
+  )
+  gradient, sam_state = parts.sharpness.update(
+    gradient, state.sam_state, state.params, grad_fn=grad_fn
+  )
+  return {
+    "gradient": gradient,
+    "batch_stats": batch_stats,
+    "sam_state": sam_state,
+    "loss": loss,
+    **error_rates,
+  }
+
+
 def _value_and_grad_fn(state, batch, index, parts):
   """Build (params, is_ascent) -> (objective, aux), gradient of one shard.
 
-  A shard is the examples of one perturbation. Every pass over it has the same
-  random key and the same incoming batch statistics. Passes of the ascent may
-  leave out examples: they take every k-th one, as on any number of devices.
+  Every pass over the shard has the same random key and the same incoming batch
+  statistics. Passes of the ascent may leave out examples: they take every k-th
+  one, as on any number of devices.
   """
   step_key = jax.random.fold_in(parts.dropout_key, state.step)
   shard = jax.lax.axis_index(AXIS) * parts.num_microbatches + index
