@@ -72,7 +72,9 @@ def convolve(
       x.shape[1:3], kernel.shape[:2], strides, padding
     )
   pads = tuple((before, after) for before, after in padding)
-  if feature_group_count == 1 and _is_small(x, kernel, strides, pads):
+  # Arguments that do not fit are for XLA to name.
+  fits = x.dtype == kernel.dtype and x.shape[3] == kernel.shape[2]
+  if feature_group_count == 1 and fits and _is_small(x, kernel, strides, pads):
     return _multiply_patches(x, kernel, strides, pads)
   x, kernel = _vary_alike(x, kernel)
   return _convolve(x, kernel, strides, pads, feature_group_count)
@@ -165,7 +167,7 @@ def _image_gradient(g, kernel, shape, strides, padding, groups):
   for axis, (before, _) in enumerate(padding):
     size = kernel.shape[axis]
     begin = size - 1 - before
-    spread = (g.shape[1 + axis] - 1) * strides[axis] + 1
+    spread = _spread(g.shape[1 + axis], strides[axis])
     pads.append((begin, shape[1 + axis] + size - 1 - spread - begin))
   return lax.conv_general_dilated(
     *(g, _swap_features(kernel[::-1, ::-1], groups), (1, 1), pads),
@@ -173,6 +175,11 @@ def _image_gradient(g, kernel, shape, strides, padding, groups):
     dimension_numbers=_NHWC_HWIO,
     feature_group_count=groups,
   )
+
+
+def _spread(pixels, stride):
+  """Return the size of `pixels` that are `stride` apart, 0 of none."""
+  return max((pixels - 1) * stride + 1, 0)
 
 
 def _swap_features(kernel, groups):
@@ -187,7 +194,7 @@ def _kernel_gradient(g, x, shape, strides, padding, groups):
   """Convolve x with g: channels are examples, and examples are channels."""
   pads = []
   for axis, (before, _) in enumerate(padding):
-    spread = (g.shape[1 + axis] - 1) * strides[axis] + 1
+    spread = _spread(g.shape[1 + axis], strides[axis])
     pads.append((before, spread + shape[axis] - 1 - x.shape[1 + axis] - before))
   examples, height, width, _ = x.shape
   x = x.reshape(examples, height, width, groups, -1).transpose(4, 1, 2, 3, 0)

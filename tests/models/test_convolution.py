@@ -14,7 +14,8 @@ from sam_jax.models.convolution import convolve
 
 _NHWC_HWIO = ("NHWC", "HWIO", "NHWC")
 
-# (size of images, size of kernels, stride, padding, groups)
+# (height of images, size of kernels, strides, padding, groups); one number for
+# both axes.
 _CASES = [
   (8, 3, 1, "SAME", 1),
   (8, 3, 2, "SAME", 1),
@@ -31,6 +32,9 @@ _CASES = [
   (2, 3, 1, "SAME", 2),
   (3, 5, 1, "VALID", 1),
   (2, 3, 1, ((-1, 2), (1, 1)), 1),
+  (3, 5, 2, "VALID", 1),  # no window fits
+  (2, (3, 4), (1, 2), "SAME", 1),
+  (9, (5, 3), (2, 3), ((1, 2), (0, 1)), 1),
 ]
 
 
@@ -44,18 +48,22 @@ def _of_jax(x, kernel, strides, padding, feature_group_count):
 
 @pytest.mark.parametrize("case", _CASES)
 def test_derivatives_equal_those_of_jax(case):
-  size, width, stride, padding, groups = case
+  size, window, strides, padding, groups = case
+  window, strides = np.broadcast_to(window, 2), np.broadcast_to(strides, 2)
   generator = np.random.default_rng(0)
   x = generator.standard_normal((3, size, size + 1, 6), np.float32)
-  kernel = generator.standard_normal((width, width, 6 // groups, 12))
-  kernel /= width  # else sums of large kernels are large, and so is rounding
+  kernel = generator.standard_normal((*window, 6 // groups, 12))
+  kernel /= window[
+    0
+  ]  # else sums of large kernels are large, and so is rounding
   w = (jnp.asarray(x), jnp.asarray(kernel, jnp.float32))
   direction = jax.tree.map(jnp.cos, w)
 
   def derivatives(convolution):
     def loss(x, kernel):
       y = convolution(
-        x, kernel, (stride, stride), padding, feature_group_count=groups
+        *(x, kernel, tuple(map(int, strides)), padding),
+        feature_group_count=groups,
       )
       return jnp.sum(jnp.sin(y))
 
@@ -105,6 +113,28 @@ def test_images_and_kernels_are_not_exchanged(size, stride):
 
   assert "rhs_reversal" not in text(convolve)
   assert "rhs_reversal" in text(_of_jax)
+
+
+def test_patches_of_a_vit_are_convolved():
+  """Its kernels do not overlap, and need no gradient of the image."""
+  shapes = (4, 8, 8, 3), (16, 16, 3, 12)
+  for x, kernel in (shapes, ((4, 8, 8, 3), (4, 4, 3, 12))):
+    jaxpr = jax.make_jaxpr(
+      lambda x, kernel: convolve(x, kernel, kernel.shape[:2], "SAME")
+    )(jnp.zeros(x), jnp.zeros(kernel))
+    assert "conv_general_dilated" in str(jaxpr)
+
+
+@pytest.mark.parametrize(
+  ("x", "kernel", "words"),
+  [
+    (jnp.zeros((1, 2, 2, 6)), jnp.zeros((3, 3, 5, 4)), "feature"),
+    (jnp.zeros((1, 2, 2, 6), "bfloat16"), jnp.zeros((3, 3, 6, 4)), "dtypes"),
+  ],
+)
+def test_small_images_that_do_not_fit_are_named(x, kernel, words):
+  with pytest.raises((TypeError, ValueError), match=words):
+    convolve(x, kernel, (1, 1), "SAME")
 
 
 @pytest.mark.parametrize("groups", [1, 2])
