@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sam_jax import target
+
 _WIDTH = 120
 
 
@@ -38,7 +40,10 @@ def size(model: nn.Module, image_shape: Sequence[int]) -> Size:
     lambda x: model.init({"params": jax.random.key(0)}, x, train=False), image
   )
   forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
-  cost = forward.lower(variables, image).cost_analysis() or {}
+  # The same number on every machine: on CPUs convolutions of small images are
+  # products, whose zeros of padding count.
+  with target.compiling_for("tpu"):
+    cost = forward.lower(variables, image).cost_analysis() or {}
   return Size(
     parameters=_count(variables["params"]),
     batch_stats=_count(variables.get("batch_stats", {})),
