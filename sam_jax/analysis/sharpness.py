@@ -91,12 +91,16 @@ def sharpness_fn(
 
   Returns:
     (params, rho) -> the loss at `params`, and the highest one of the ascent.
+
+  Raises:
+    ValueError: An argument is out of range; here, or in a call for rho.
   """
+  sharpness_aware(0.0, ascent_steps=ascent_steps, **ball)  # checks them
   # One program: outside of one, each operation on each shape would be its own.
   ascend = jax.jit(Ball(**ball).ascend)
 
   def measure(params, rho):
-    sharpness_aware(rho, ascent_steps=ascent_steps, **ball)  # checks them
+    sharpness_aware(rho)  # checks it
     loss, gradient = value_and_grad(params)
     losses = [loss]
     if rho > 0:
