@@ -139,8 +139,10 @@ def main():
   os.environ.clear()
   os.environ.update(environment)
   sys.argv = ["train", *arguments]
-  distributed._HEARTBEAT_SECONDS = 10  # a lost process is noticed sooner
-  watchdog._SECONDS_TO_NOTICE = 1  # do not wait for one that was killed
+  # A lost process is noticed sooner, and a killed one is not waited for long.
+  distributed._HEARTBEAT_SECONDS = 15
+  watchdog._SECONDS_BETWEEN_LOOKS = 0.25
+  watchdog._SECONDS_TO_NOTICE = 1
   runpy.run_module(TRAIN, run_name="__main__", alter_sys=True)
 
 

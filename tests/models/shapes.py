@@ -61,7 +61,10 @@ def _call_once(call, args, kwargs, context):
   if context.method_name != "__call__" or module.scope.parent is None:
     return call(*args, **kwargs)
   anonymous = module.clone(parent=None, name=None)
-  types = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(args)]
+  types = [
+    (x.shape, x.dtype) if hasattr(x, "shape") else x
+    for x in jax.tree.leaves(args)
+  ]
   key = anonymous, tuple(types), tuple(kwargs.items())
   if key not in _traced:
     output = call(*args, **kwargs)

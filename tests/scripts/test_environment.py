@@ -247,10 +247,12 @@ def test_ctrl_c_starts_no_other_run_of_the_quickstart(checkout, tmp_path):
   commands = tmp_path / "record.commands"
   # Tests in the background of a script ignore Ctrl-C, and Bash would, too.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  process = start_script(
-    checkout / "scripts/quickstart.sh", start_new_session=True
-  )
-  signal.signal(signal.SIGINT, before)
+  try:
+    process = start_script(
+      checkout / "scripts/quickstart.sh", start_new_session=True
+    )
+  finally:
+    signal.signal(signal.SIGINT, before)
   try:
     wait_for(commands.exists)
     os.killpg(process.pid, signal.SIGINT)

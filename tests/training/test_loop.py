@@ -245,4 +245,4 @@ def test_run_after_run_leaves_no_programs(tmp_path, monkeypatch):
   programs = jax.devices()[0].client.live_executables
   before = len(programs())  # those that other tests keep
   train(tmp_path, num_epochs=1)
-  assert len(programs()) == before
+  assert len(programs()) <= before

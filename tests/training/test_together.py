@@ -372,4 +372,4 @@ def test_group_after_group_leaves_no_programs(tmp_path, monkeypatch):
   programs = jax.devices()[0].client.live_executables
   before = len(programs())  # those that other tests keep
   train_together(tmp_path, {"a": {"num_epochs": 1}})
-  assert len(programs()) == before
+  assert len(programs()) <= before
