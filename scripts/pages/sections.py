@@ -136,6 +136,7 @@ SECTIONS = {
       "compile_tpu_wrn10_2",
       "compile_tpu_wrn28_10",
       "compile_tpu_shake_shake_26_2x96d",
+      "compile_tpu_pyramidnet110",
       "compile_tpu_resnet50",
       "compile_tpu_efficientnet_b0",
       "compile_tpu_vit_s16",
