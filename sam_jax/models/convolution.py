@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from sam_jax import target
 from sam_jax.arguments import is_sharded
@@ -196,13 +197,22 @@ def _kernel_gradient(g, x, shape, strides, padding, groups):
   for axis, (before, _) in enumerate(padding):
     spread = _spread(g.shape[1 + axis], strides[axis])
     pads.append((before, spread + shape[axis] - 1 - x.shape[1 + axis] - before))
-  examples, height, width, _ = x.shape
-  x = x.reshape(examples, height, width, groups, -1).transpose(4, 1, 2, 3, 0)
+  # XLA does not inline this call. It would compute x once more in the loops
+  # that transpose it, and take ten times as long as for what it has already.
+  with set_xla_metadata(inlineable="false"):
+    x = _examples_last(x, groups)
   gradient = lax.conv_general_dilated(
-    x.reshape(-1, height, width, groups * examples),
-    *(g.transpose(1, 2, 0, 3), (1, 1), pads),
+    *(x, g.transpose(1, 2, 0, 3), (1, 1), pads),
     rhs_dilation=strides,
     dimension_numbers=_NHWC_HWIO,
     feature_group_count=groups,
   )
   return gradient.transpose(1, 2, 0, 3)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _examples_last(x, groups):
+  """Turn [N, H, W, groups * I] into [I, H, W, groups * N]."""
+  examples, height, width, _ = x.shape
+  x = x.reshape(examples, height, width, groups, -1).transpose(4, 1, 2, 3, 0)
+  return x.reshape(-1, height, width, groups * examples)

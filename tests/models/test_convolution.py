@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -157,6 +158,23 @@ def test_gradients_have_the_layout_that_is_fast_inside_loops(groups):
   expected = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
   assert layouts(convolve) == [expected] * 3
   assert set(layouts(_of_jax)) > {expected}
+
+
+def test_images_are_not_computed_again_where_they_are_transposed():
+  x, kernel = jnp.zeros((4, 8, 8, 6)), jnp.zeros((3, 3, 6, 12))
+
+  @jax.jit
+  def gradient(x, kernel):
+    def loss(kernel):
+      y = convolve(nn.relu(2 * x + 1), kernel, (1, 1), "SAME")
+      return jnp.sum(y**2)
+
+    return jax.grad(loss)(kernel)
+
+  text = gradient.lower(x, kernel).compile().as_text()
+  (transposed,) = re.findall(r" call\((\S+)\)", text)
+  forward, _ = re.findall(r" convolution\((\S+), ", text)
+  assert transposed == forward
 
 
 def _gradients(x, kernel):
