@@ -195,7 +195,9 @@ def test_rank_needs_a_dense_layer_at_the_end():
 
 
 def test_random_measures_depend_on_the_seed_alone():
-  for text in ("average:draws=2", "trace:draws=2", "worst:m=7,restarts=2"):
+  # In a small ball all searches of `worst` arrive at the same point.
+  worst = "worst:m=7,rho=3,restarts=2"
+  for text in ("average:draws=2", "trace:draws=2", worst):
     assert measured(text) == measured(text)
     assert measured(text) != measured(text, seed=1), text
 
