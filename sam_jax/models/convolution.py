@@ -3,8 +3,8 @@
 XLA's library of convolutions for CPUs takes NHWC images and HWIO kernels. JAX
 differentiates a convolution into ones of other layouts, which XLA rewrites
 outside of loops only: inside they fall back to generic code, 25 times slower.
-Here gradients are convolutions of that form from the start, of transposed
-arrays.
+Here gradients are convolutions of that form from the start, of arrays that are
+transposed in calls of their own.
 
 Where an image has fewer pixels than a kernel, XLA exchanges the two, and the
 same generic code follows. Here such a convolution is a matrix product, and so

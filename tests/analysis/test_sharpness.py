@@ -11,6 +11,7 @@ from sam_jax.analysis.sharpness import (
   m_sharpness,
   m_sharpness_fn,
   sharpness,
+  sharpness_fn,
 )
 
 CURVATURE = np.diag([1.0, 2.0, 5.0]).astype(np.float32)
@@ -176,6 +177,13 @@ def test_wrong_arguments_are_named_before_any_gradient(rho, kwargs, message):
     sharpness(pytest.fail, params, rho, **kwargs)
   with pytest.raises(ValueError, match=message):
     group_sharpness(pytest.fail, params, rho, examples, **kwargs)
+
+
+@pytest.mark.parametrize("kwargs", [{"p": 0.5}, {"ascent_steps": 0}])
+def test_arguments_of_every_call_are_checked_once_before(kwargs):
+  (name,) = kwargs
+  with pytest.raises(ValueError, match=f"{name} must be"):
+    sharpness_fn(pytest.fail, **kwargs)
 
 
 def test_smaller_groups_are_sharper():
